@@ -1,0 +1,1 @@
+"""What users import: connections, results, bulk loading. Depends on no other part of NearQL."""

@@ -1,0 +1,1 @@
+"""Many nodes, one database: metadata (Raft), replication, failover, moves."""

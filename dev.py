@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""One command per job, from a bare checkout: `python3 dev.py test`.
+
+Needs Python 3.11+ and pip, nothing else: no make, no uv, no python3-venv package. The first job makes
+`.venv` from the hash-locked `requirements.lock`; later ones start at once, until the lock changes.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / "bin"
+PYTHON = BIN / "python"
+LOCK = ROOT / "requirements.lock"
+IMAGE_LOCK = ROOT / "docker" / "requirements.lock"
+STAMP = (
+    VENV / ".complete"
+)  # written last: a set-up that was broken off never counts as done
+
+NO_PIP = """\
+dev.py needs pip, and this Python has neither pip nor ensurepip.
+On Debian or Ubuntu:  apt-get install python3-pip      then run the same command again."""
+NO_PACKAGES = """\
+dev.py: pip could not install the pinned packages (its message is above).
+No network? Point pip at a mirror or a folder of wheels (PIP_INDEX_URL, PIP_FIND_LINKS) and run the
+same command again; nothing half-made is kept."""
+
+
+# ---- The environment ------------------------------------------------------------------------------
+
+
+def ensure_environment() -> None:
+    """Make or update `.venv`; does nothing when it already matches the lock."""
+    if sys.version_info < (3, 11):
+        sys.exit(f"nearql needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+    wanted = fingerprint()
+    with one_at_a_time():
+        if read_stamp() != wanted:
+            set_up(wanted)
+
+
+def fingerprint() -> dict[str, str]:
+    """What the environment depends on: the interpreter, the lock, and our own metadata."""
+    import tomllib  # Python 3.11+, so not before the version check
+
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    ours = [
+        pyproject["project"],
+        pyproject["build-system"],
+        pyproject["tool"]["hatch"],
+        str(ROOT),
+    ]
+    content = LOCK.read_bytes() + json.dumps(ours, sort_keys=True).encode()
+    return {"python": sys.version, "content": hashlib.sha256(content).hexdigest()}
+
+
+def read_stamp() -> dict[str, str]:
+    """The fingerprint of the finished environment; empty where there is none."""
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp if PYTHON.exists() else {}
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Two jobs started together must not both write `.venv`."""
+    with open(ROOT / "pyproject.toml") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def set_up(wanted: dict[str, str]) -> None:
+    """Install the lock and this tree. The same interpreter's environment is updated in place."""
+    reuse = read_stamp().get("python") == wanted["python"]
+    say(
+        "updating .venv"
+        if reuse
+        else "making .venv from requirements.lock (about a minute)"
+    )
+    STAMP.unlink(missing_ok=True)
+    pip = pip_command(reuse)
+    install(*pip, "--require-hashes", "--only-binary=:all:", "-r", str(LOCK))
+    install(*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
+    STAMP.write_text(json.dumps(wanted))
+
+
+def pip_command(reuse: bool) -> list[str]:
+    """A pip that installs into `.venv`: its own, or ours from outside where ensurepip is missing."""
+    with_pip = importlib.util.find_spec("ensurepip") is not None
+    if not with_pip and importlib.util.find_spec("pip") is None:
+        sys.exit(NO_PIP)
+    if not reuse:
+        venv.create(VENV, with_pip=with_pip, clear=True, symlinks=True)
+    if with_pip:
+        return [str(PYTHON), "-m", "pip"]
+    return [sys.executable, "-m", "pip", "--python", str(PYTHON)]
+
+
+def install(*command: str) -> None:
+    """Run pip with its talk on stderr, so that stdout stays the job's own."""
+    pip_end = command.index("pip") + 1 + 2 * ("--python" in command)
+    options = ["install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    argv = [*command[:pip_end], *options, *command[pip_end:]]
+    if subprocess.run(argv, stdout=sys.stderr).returncode != 0:
+        sys.exit(NO_PACKAGES)
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr."""
+    print(f"dev.py: {text}", file=sys.stderr, flush=True)
+
+
+# ---- The jobs -------------------------------------------------------------------------------------
+
+
+def become(*command: str) -> None:
+    """Replace this process by a program of the environment: its signals and exit code are ours."""
+    os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    os.execv(BIN / command[0], [str(BIN / command[0]), *command[1:]])
+
+
+def job_env(_args: list[str]) -> None:
+    """Make the environment; the last line printed is the folder of its executables."""
+    print(BIN)
+
+
+def job_test(args: list[str]) -> None:
+    """Run the fast tests; arguments go to pytest (`-m slow`, `-k name`, a path)."""
+    become("python", "-m", "pytest", *args)
+
+
+def job_demo(args: list[str]) -> None:
+    """Start a server on the shipped data set and run sample queries."""
+    become("nearql", "demo", *args)
+
+
+def job_bench(args: list[str]) -> None:
+    """Measure queries per second and recall on this machine."""
+    become("nearql", "bench", *args)
+
+
+def job_python(args: list[str]) -> None:
+    """Run the environment's Python."""
+    become("python", *args)
+
+
+def job_lint(_args: list[str]) -> None:
+    """Every static check; all of them run, and one failure fails the job."""
+    checks = [
+        ["ruff", "check"],
+        ["ruff", "format", "--check"],
+        ["mypy"],
+        ["lint-imports", "--no-logo", "--no-cache"],
+        ["codespell"],
+    ]
+    failed = [" ".join(check) for check in checks if not passes(check)]
+    sys.exit(f"dev.py: failed: {', '.join(failed)}" if failed else 0)
+
+
+def passes(check: list[str]) -> bool:
+    """Run one check of the environment from the repository's root."""
+    say(" ".join(check))
+    return subprocess.run([str(BIN / check[0]), *check[1:]], cwd=ROOT).returncode == 0
+
+
+def job_lock(_args: list[str]) -> None:
+    """Pin the newest allowed versions again, for development and for the image. Needs uv."""
+    uv = shutil.which("uv") or sys.exit("dev.py lock needs uv on PATH (pip install uv)")
+    groups = ["--group", "test", "--group", "lint", "--group", "build"]
+    for target, more in ((LOCK, groups), (IMAGE_LOCK, [])):
+        say(f"resolving {target.relative_to(ROOT)}")
+        subprocess.run(
+            [uv, *COMPILE, *more, "--output-file", target], cwd=ROOT, check=True
+        )
+
+
+# One lock serves Python 3.11 to 3.14 (markers). It names no index and no host: any mirror will do.
+COMPILE = [
+    "pip", "compile", "--quiet", "pyproject.toml", "--extra", "server", "--upgrade",
+    "--universal", "--python-version", "3.11", "--generate-hashes",
+    "--no-emit-index-url", "--no-emit-find-links",
+    "--custom-compile-command", "python3 dev.py lock",
+]  # fmt: skip
+
+JOBS: dict[str, Callable[[list[str]], None]] = {
+    "env": job_env,
+    "test": job_test,
+    "lint": job_lint,
+    "demo": job_demo,
+    "bench": job_bench,
+    "python": job_python,
+    "lock": job_lock,
+}
+
+
+def main(argv: list[str]) -> None:
+    """Set up the environment where the job needs it, then do the job."""
+    if not argv or argv[0] not in JOBS:
+        width = max(map(len, JOBS))
+        lines = [
+            f"  {name:{width}}  {str(job.__doc__).splitlines()[0]}"
+            for name, job in JOBS.items()
+        ]
+        sys.exit("\n".join(["usage: python3 dev.py JOB [arguments]", *lines]))
+    if argv[0] != "lock":
+        ensure_environment()
+    JOBS[argv[0]](argv[1:])
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""SQL text to rows: dialect, binder, planner, executor. Knows tables only through its ports."""
