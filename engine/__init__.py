@@ -1,1 +1,1 @@
-"""One node's data: segments, indexes, backends, storage. Knows nothing of SQL, network or cluster."""
+"""One node's data: segments, indexes, backends, storage. Knows no SQL, network or cluster."""

@@ -1,0 +1,29 @@
+"""Every limit and knob of the engine, with its default; `server/config.py` fills it from files and variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Sizes are bytes, times are milliseconds, unless a name says otherwise."""
+
+    device: str = "auto"  # auto | cpu | gpu
+    backend: str = "auto"  # auto | numpy | faiss_cpu: what runs searches on the CPU
+    memory_limit_bytes: int = 4 * GIB  # resolved from "80%" by server/config.py
+    search_threads: int = 0  # 0 = one per core
+    seal_rows: int = 131_072  # a growing segment is sealed at this many row versions ...
+    seal_bytes: int = 256 * MIB  # ... or at this many bytes of vectors
+    checkpoint_wal_bytes: int = 256 * MIB  # log kept behind the last checkpoint before a new one
+    wal_file_bytes: int = 64 * MIB
+    wal_record_bytes: int = 16 * MIB  # largest payload of one record
+    wal_group_bytes: int = 4 * MIB  # what one group commit gathers at most
+    wal_retention_bytes: int = GIB  # sealed WAL files kept for replicas to catch up
+    disk_reserve_bytes: int = 64 * MIB  # free space below which writes are refused with 507
+    dedup_entries: int = 100_000  # request ids remembered per shard
+    write_queue_bytes: int = 64 * MIB  # per table; 429 beyond
+    write_queue_batches: int = 256

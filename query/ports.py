@@ -1,0 +1,152 @@
+"""What SQL needs of a node, as narrow Protocols: the query layer knows tables, catalog and metadata only by these.
+
+`engine.table.Table` implements `TableHandle`, `engine.view.TableView` implements `TableView`, and the server's
+node (later: the cluster's router) implements `Database`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nearql.engine.schema import IndexDef, TableDef, TableSchema
+from nearql.engine.types import (
+    Change,
+    DistanceSpec,
+    Metric,
+    OnConflict,
+    RowSet,
+    SearchHits,
+    SearchRequest,
+    ShardPosition,
+    WriteOutcome,
+)
+
+
+class TableView(Protocol):
+    """One read view: rows, vectors and counts of one instant belong together for as long as it is held."""
+
+    @property
+    def schema(self) -> TableSchema:
+        """The schema as of this view."""
+
+    @property
+    def positions(self) -> tuple[ShardPosition, ...]:
+        """What the view reflects, per shard."""
+
+    @property
+    def row_count(self) -> int:
+        """Live rows."""
+
+    @property
+    def data_version(self) -> tuple[int, ...]:
+        """Equal for two views exactly when they show the same rows; keys the filter cache."""
+
+    def scan(
+        self,
+        columns: Sequence[str],
+        *,
+        rows: RowSet | None = None,
+        distances: Sequence[DistanceSpec] = (),
+    ) -> pa.Table:
+        """Live rows (those in `rows`): ROW_COLUMN first, then `columns`, then the distances.
+
+        Scalars come in storage types (the caller casts to `ColumnType.duck`), vectors as
+        fixed-size lists of float32, HALFVEC too. Zero-copy where no row of a segment is dead.
+        """
+
+    def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
+        """These rows' columns in the given order (repeats allowed), without ROW_COLUMN."""
+
+    def row_set(self, rows: NDArray[np.int64]) -> RowSet:
+        """The filter that qualifies exactly these row numbers."""
+
+    def search(self, request: SearchRequest) -> SearchHits:
+        """Exact k nearest rows, ties by primary key; rows with NULL vectors never match."""
+
+    def search_range(
+        self, column: str, metric: Metric, query: NDArray[np.float32], radius: float,
+        *, inclusive: bool, rows: RowSet | None = None,
+    ) -> SearchHits:  # fmt: skip
+        """Every row nearer than `radius`, shape (1, matches), sorted by (distance, key)."""
+
+
+class TableHandle(Protocol):
+    """One table's data on this node."""
+
+    @property
+    def definition(self) -> TableDef:
+        """The definition that the data has reached."""
+
+    def read_view(self) -> TableView:
+        """The newest read view; cheap (no copy)."""
+
+    def insert(
+        self, rows: pa.Table, on_conflict: OnConflict, *, request_id: bytes | None = None,
+        timeout_ms: int | None = None,
+    ) -> WriteOutcome:  # fmt: skip
+        """Durably add complete rows in storage types; all or none per shard.
+
+        Raises:
+            Conflict: code `duplicate_key`, extra `key` and `row` (position in `rows`), if ERROR.
+            StorageFull, Overloaded, WriteUnknown.
+        """
+
+    def modify(
+        self, evaluate: Callable[[TableView], Change], *, request_id: bytes | None = None,
+        timeout_ms: int | None = None,
+    ) -> WriteOutcome:  # fmt: skip
+        """Evaluate once, with no other writer in between, on everything written before; then log the result."""
+
+    def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
+        """Delete every row; the outcome's `deleted` is how many there were."""
+
+
+@dataclass(frozen=True)
+class CatalogView:
+    """An immutable picture of the catalog. `version` rises with every change; keys the plan cache."""
+
+    version: int
+    tables: Mapping[str, TableDef]  # by lower-case name
+
+
+class Database(Protocol):
+    """A node as SQL sees it."""
+
+    def catalog(self) -> CatalogView:
+        """The catalog now."""
+
+    def table(self, uuid: str) -> TableHandle:
+        """The data of a table in the catalog."""
+
+    def system_table(self, name: str) -> pa.Table | None:
+        """The rows of `nearql.<name>`, or None where there is no such system table."""
+
+    def create_table(self, definition: TableDef, *, if_not_exists: bool) -> bool:
+        """Durably create; whether it was new. Raises Conflict `duplicate_table`."""
+
+    def drop_table(self, name: str, *, if_exists: bool) -> bool:
+        """Durably drop; whether it existed. Raises NotFound `undefined_table`."""
+
+    def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
+        """Durably replace the schema; `schema.version` must be one above the current."""
+
+    def create_index(self, table: str, index: IndexDef, *, if_not_exists: bool) -> bool:
+        """Durably define an index; whether it was new."""
+
+    def drop_index(self, name: str, *, if_exists: bool) -> bool:
+        """Durably drop an index by name; whether it existed."""
+
+    def allocate(self, table_uuid: str, count: int) -> int:
+        """The first of `count` fresh identity numbers of a table; gaps permitted, never given twice."""
+
+    def describe_settings(self) -> Mapping[str, Any]:
+        """Effective settings for SHOW SETTINGS, secrets left out."""
+
+    def notice(self, text: str) -> None:
+        """Log something an operator should know."""

@@ -1,0 +1,219 @@
+"""The statements NearQL knows, as plain values: what `query.dialect.parse` makes of a request's text.
+
+Trees inside are sqlglot expressions of the NearQL dialect. Distance operators in them are the carrier
+nodes that `query.dialect.distance_of` recognises; parameters are `exp.Placeholder` (`:q`, `?`) and
+`exp.Parameter` (`$1`, `$name`). Nothing outside `query/` sees this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlglot import exp
+
+from nearql.engine.schema import Column
+from nearql.engine.types import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One statement. text: as written, without the `;`. offset: where it starts in the request, 0-based."""
+
+    text: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Statement):
+    """SELECT, WITH, VALUES, UNION, FROM-first: whatever returns rows and changes nothing."""
+
+    tree: exp.Query
+
+
+@dataclass(frozen=True)
+class ConflictClause:
+    """ON CONFLICT (column) DO NOTHING, or DO UPDATE SET assignments [WHERE condition]."""
+
+    column: str | None
+    assignments: tuple[tuple[str, exp.Expression], ...] = ()  # empty = DO NOTHING
+    where: exp.Expression | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insert(Statement):
+    """INSERT INTO table [(columns)] source [ON CONFLICT ...] [RETURNING ...]."""
+
+    table: str
+    columns: tuple[str, ...] | None
+    source: exp.Query | None  # VALUES or a query; None = DEFAULT VALUES
+    conflict: ConflictClause | None = None
+    returning: tuple[exp.Expression, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update(Statement):
+    """UPDATE table [alias] SET ... [FROM ...] [WHERE ...] [RETURNING ...]."""
+
+    table: str
+    alias: str | None
+    assignments: tuple[tuple[str, exp.Expression], ...]
+    sources: tuple[exp.Expression, ...] = ()  # the FROM items and joins
+    where: exp.Expression | None = None
+    returning: tuple[exp.Expression, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete(Statement):
+    """DELETE FROM table [alias] [USING ...] [WHERE ...] [RETURNING ...]."""
+
+    table: str
+    alias: str | None
+    sources: tuple[exp.Expression, ...] = ()
+    where: exp.Expression | None = None
+    returning: tuple[exp.Expression, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncate(Statement):
+    """TRUNCATE [TABLE] table."""
+
+    table: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateTable(Statement):
+    """CREATE TABLE. `key` is a column name, None for a hidden key; `source` is the query of CREATE TABLE AS."""
+
+    table: str
+    columns: tuple[Column, ...]
+    key: str | None
+    checks: tuple[tuple[str, str], ...] = ()
+    if_not_exists: bool = False
+    options: tuple[tuple[str, Any], ...] = ()  # WITH (...): lower-case names
+    source: exp.Query | None = None
+    notices: tuple[str, ...] = ()  # what was accepted as a no-op, by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropTable(Statement):
+    """DROP TABLE [IF EXISTS] a, b."""
+
+    tables: tuple[str, ...]
+    if_exists: bool = False
+
+
+@dataclass(frozen=True)
+class AddColumn:
+    """ALTER TABLE ... ADD COLUMN."""
+
+    column: Column
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True)
+class DropColumn:
+    """ALTER TABLE ... DROP COLUMN."""
+
+    name: str
+    if_exists: bool = False
+
+
+@dataclass(frozen=True)
+class RenameColumn:
+    """ALTER TABLE ... RENAME COLUMN a TO b."""
+
+    name: str
+    new_name: str
+
+
+@dataclass(frozen=True)
+class RenameTable:
+    """ALTER TABLE a RENAME TO b."""
+
+    new_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlterTable(Statement):
+    """ALTER TABLE with one action or several."""
+
+    table: str
+    actions: tuple[AddColumn | DropColumn | RenameColumn | RenameTable, ...]
+    if_exists: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateIndex(Statement):
+    """CREATE INDEX on a vector column; `kind` None where a scalar index is accepted as a no-op."""
+
+    table: str
+    name: str | None
+    column: str
+    kind: str | None
+    metric: Metric
+    options: tuple[tuple[str, Any], ...] = ()
+    if_not_exists: bool = False
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropIndex(Statement):
+    """DROP INDEX [IF EXISTS] name."""
+
+    names: tuple[str, ...]
+    if_exists: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reindex(Statement):
+    """REINDEX INDEX name | TABLE name."""
+
+    target: str
+    is_table: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetVariable(Statement):
+    """SET [LOCAL|SESSION] name = value; RESET name has value None. Holds for the request."""
+
+    name: str  # lower-case, as in hnsw.ef_search
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(Statement):
+    """SHOW TABLES | COLLECTIONS | SETTINGS | CLUSTER | SHARDS | <setting>; `what` is lower-case."""
+
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe(Statement):
+    """DESCRIBE table."""
+
+    table: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain(Statement):
+    """EXPLAIN [ANALYZE] [(FORMAT JSON)] statement."""
+
+    statement: Statement
+    analyze: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction(Statement):
+    """BEGIN, COMMIT (accepted, nothing happens) or ROLLBACK (an error after a write)."""
+
+    action: str  # begin | commit | rollback
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait(Statement):
+    """WAIT n TIMEOUT ms."""
+
+    copies: int
+    timeout_ms: int
