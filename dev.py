@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """One command per job, from a bare checkout: `python3 dev.py test`.
 
-Needs Python 3.11+ and pip, nothing else: no make, no uv, no python3-venv package. The first job makes
-`.venv` from the hash-locked `requirements.lock`; later ones start at once, until the lock changes.
+Needs Python 3.11+ and pip, nothing else: no make, no uv, no python3-venv package. The first job
+makes `.venv` from the hash-locked `requirements.lock`; later ones start at once until it changes.
 """
+
+from __future__ import annotations  # an older Python gets as far as our message
 
 import contextlib
 import fcntl
@@ -24,9 +26,7 @@ BIN = VENV / "bin"
 PYTHON = BIN / "python"
 LOCK = ROOT / "requirements.lock"
 IMAGE_LOCK = ROOT / "docker" / "requirements.lock"
-STAMP = (
-    VENV / ".complete"
-)  # written last: a set-up that was broken off never counts as done
+STAMP = VENV / ".complete"  # written last: a set-up that was broken off never counts as done
 
 NO_PIP = """\
 dev.py needs pip, and this Python has neither pip nor ensurepip.
@@ -37,7 +37,7 @@ No network? Point pip at a mirror or a folder of wheels (PIP_INDEX_URL, PIP_FIND
 same command again; nothing half-made is kept."""
 
 
-# ---- The environment ------------------------------------------------------------------------------
+# ---- The environment -----------------------------------------------------------------
 
 
 def ensure_environment() -> None:
@@ -85,11 +85,7 @@ def one_at_a_time() -> Iterator[None]:
 def set_up(wanted: dict[str, str]) -> None:
     """Install the lock and this tree. The same interpreter's environment is updated in place."""
     reuse = read_stamp().get("python") == wanted["python"]
-    say(
-        "updating .venv"
-        if reuse
-        else "making .venv from requirements.lock (about a minute)"
-    )
+    say("updating .venv" if reuse else "making .venv from requirements.lock (about a minute)")
     STAMP.unlink(missing_ok=True)
     pip = pip_command(reuse)
     install(*pip, "--require-hashes", "--only-binary=:all:", "-r", str(LOCK))
@@ -98,7 +94,7 @@ def set_up(wanted: dict[str, str]) -> None:
 
 
 def pip_command(reuse: bool) -> list[str]:
-    """A pip that installs into `.venv`: its own, or ours from outside where ensurepip is missing."""
+    """A pip that installs into `.venv`: its own, or ours from outside if ensurepip is missing."""
     with_pip = importlib.util.find_spec("ensurepip") is not None
     if not with_pip and importlib.util.find_spec("pip") is None:
         sys.exit(NO_PIP)
@@ -123,7 +119,7 @@ def say(text: str) -> None:
     print(f"dev.py: {text}", file=sys.stderr, flush=True)
 
 
-# ---- The jobs -------------------------------------------------------------------------------------
+# ---- The jobs ------------------------------------------------------------------------
 
 
 def become(*command: str) -> None:
@@ -184,9 +180,7 @@ def job_lock(_args: list[str]) -> None:
     groups = ["--group", "test", "--group", "lint", "--group", "build"]
     for target, more in ((LOCK, groups), (IMAGE_LOCK, [])):
         say(f"resolving {target.relative_to(ROOT)}")
-        subprocess.run(
-            [uv, *COMPILE, *more, "--output-file", target], cwd=ROOT, check=True
-        )
+        subprocess.run([uv, *COMPILE, *more, "--output-file", target], cwd=ROOT, check=True)
 
 
 # One lock serves Python 3.11 to 3.14 (markers). It names no index and no host: any mirror will do.
@@ -213,8 +207,7 @@ def main(argv: list[str]) -> None:
     if not argv or argv[0] not in JOBS:
         width = max(map(len, JOBS))
         lines = [
-            f"  {name:{width}}  {str(job.__doc__).splitlines()[0]}"
-            for name, job in JOBS.items()
+            f"  {name:{width}}  {str(job.__doc__).splitlines()[0]}" for name, job in JOBS.items()
         ]
         sys.exit("\n".join(["usage: python3 dev.py JOB [arguments]", *lines]))
     if argv[0] != "lock":

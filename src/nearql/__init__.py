@@ -1,7 +1,7 @@
 """NearQL: a vector search engine that people talk to in SQL.
 
-`nearql.connect("http://localhost:8470")` talks to a server, `nearql.connect("./nearql-data")` runs the
-engine in this process. Names load on first use, so that `import nearql` costs a server nothing.
+`nearql.connect("http://localhost:8470")` talks to a server, `nearql.connect("./nearql-data")` runs
+the engine in this process. Names load on first use, so that `import nearql` costs next to nothing.
 """
 
 from typing import TYPE_CHECKING

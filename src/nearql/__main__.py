@@ -30,27 +30,15 @@ COMMANDS = {
         'nearql sql "SELECT 1"',
         "run a statement; with none, a shell",
     ),
-    "load": Command(
-        "nearql.client.cli.load", "nearql load docs docs.parquet", "load a file"
-    ),
+    "load": Command("nearql.client.cli.load", "nearql load docs docs.parquet", "load a file"),
     "cluster": Command(
         "nearql.client.cli.cluster", "nearql cluster status", "watch and steer nodes"
     ),
-    "token": Command(
-        "nearql.client.cli.token", "nearql token create app", "make access keys"
-    ),
-    "backup": Command(
-        "nearql.server.cli.backup", "nearql backup ./copy", "copy a database"
-    ),
-    "restore": Command(
-        "nearql.server.cli.restore", "nearql restore ./copy", "bring a copy back"
-    ),
-    "doctor": Command(
-        "nearql.server.cli.doctor", "nearql doctor", "check devices, disk and ports"
-    ),
-    "bench": Command(
-        "nearql.server.cli.bench", "nearql bench", "measure speed and recall here"
-    ),
+    "token": Command("nearql.client.cli.token", "nearql token create app", "make access keys"),
+    "backup": Command("nearql.server.cli.backup", "nearql backup ./copy", "copy a database"),
+    "restore": Command("nearql.server.cli.restore", "nearql restore ./copy", "bring a copy back"),
+    "doctor": Command("nearql.server.cli.doctor", "nearql doctor", "check devices, disk and ports"),
+    "bench": Command("nearql.server.cli.bench", "nearql bench", "measure speed and recall here"),
 }
 
 
