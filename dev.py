@@ -25,7 +25,6 @@ VENV = ROOT / ".venv"
 BIN = VENV / "bin"
 PYTHON = BIN / "python"
 LOCK = ROOT / "requirements.lock"
-IMAGE_LOCK = ROOT / "docker" / "requirements.lock"
 STAMP = VENV / ".complete"  # written last: a set-up that was broken off never counts as done
 
 NO_PIP = """\
@@ -175,21 +174,27 @@ def passes(check: list[str]) -> bool:
 
 
 def job_lock(_args: list[str]) -> None:
-    """Pin the newest allowed versions again, for development and for the image. Needs uv."""
+    """Pin the newest allowed versions again, in every lock. Needs uv."""
     uv = shutil.which("uv") or sys.exit("dev.py lock needs uv on PATH (pip install uv)")
-    groups = ["--group", "test", "--group", "lint", "--group", "build"]
-    for target, more in ((LOCK, groups), (IMAGE_LOCK, [])):
-        say(f"resolving {target.relative_to(ROOT)}")
-        subprocess.run([uv, *COMPILE, *more, "--output-file", target], cwd=ROOT, check=True)
+    for target, sources in LOCKS.items():
+        say(f"resolving {target}")
+        subprocess.run([uv, *COMPILE, *sources, "--output-file", target], cwd=ROOT, check=True)
 
 
 # One lock serves Python 3.11 to 3.14 (markers). It names no index and no host: any mirror will do.
 COMPILE = [
-    "pip", "compile", "--quiet", "pyproject.toml", "--extra", "server", "--upgrade",
-    "--universal", "--python-version", "3.11", "--generate-hashes",
-    "--no-emit-index-url", "--no-emit-find-links",
+    "pip", "compile", "--quiet", "--upgrade", "--universal", "--python-version", "3.11",
+    "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links",
     "--custom-compile-command", "python3 dev.py lock",
 ]  # fmt: skip
+
+SERVER = ["pyproject.toml", "--extra", "server"]
+LOCKS = {
+    "requirements.lock": [*SERVER, "--group", "test", "--group", "lint", "--group", "build"],
+    "docker/requirements.lock": SERVER,
+    "docker/build.lock": ["--group", "build"],
+    ".ci/requirements.lock": ["--group", "ci"],
+}
 
 JOBS: dict[str, Callable[[list[str]], None]] = {
     "env": job_env,
