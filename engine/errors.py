@@ -19,8 +19,9 @@
     ├── Corruption                500  stored data failed its checksum; it was set aside, not served
     └── InternalError             500  a bug of ours
 
-Each class says whether the operation may have happened (`definite`: it certainly did not) and whether
-the same request may succeed later (`retryable`). Errors are logged where they are handled.
+Each class says whether the operation may have happened (`definite`: it certainly did not) and
+whether the same request may succeed later (`retryable`). Errors are logged where they are
+handled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Columns, types and tables as plain values: what metadata records and every layer reads.
 
-A scalar type is spelled as DuckDB spells it. Storage is Arrow: each type has one Arrow type in which
-segments and the WAL hold it (`ColumnType.storage`) and one DuckDB type as which SQL sees it
+A scalar type is spelled as DuckDB spells it. Storage is Arrow: each type has one Arrow type in
+which segments and the WAL hold it (`ColumnType.storage`) and one DuckDB type as which SQL sees it
 (`ColumnType.duck`). Columns are known by number inside the data, so that a rename touches no row.
 """
 
@@ -106,7 +106,8 @@ class ColumnType:
     def storage(self) -> pa.DataType:
         """The Arrow type in segments and in the WAL; a fixed-size list for vectors."""
         if self.dimensions is not None:
-            return pa.list_(pa.float16() if self.element == "float16" else pa.float32(), self.dimensions)
+            return pa.list_(pa.float16() if self.element == "float16" else pa.float32(),
+            self.dimensions)
         if self.name.endswith("[]"):
             return pa.list_(ColumnType(self.name[:-2]).storage)
         if match := _DECIMAL.match(self.name):
@@ -128,7 +129,7 @@ def _canonical(text: str) -> str:
     if text.endswith("[]"):
         inner = _canonical(text[:-2].rstrip())
         if _VECTOR.match(inner):
-            raise Unsupported(f"A column can't be a list of vectors ({text}); use one row per vector.")
+            raise Unsupported(f"A list of vectors ({text}) is no column type; use a row per vector.")
         return inner + "[]"
     if match := _VECTOR.match(text):
         return _checked_vector(match[1], int(match[2]))
@@ -143,14 +144,14 @@ def _canonical(text: str) -> str:
     if head in _STORAGE and (not tail or head in ("TIMESTAMP", "TIME")):
         return head
     raise Unsupported(
-        f"Columns can't have the type {text}. Offered: {', '.join(sorted(_STORAGE))}, DECIMAL(p,s), "
-        "lists of these, VECTOR(n) and HALFVEC(n)."
+        f"Columns can't have the type {text}. Offered: {', '.join(sorted(_STORAGE))}, "
+        "DECIMAL(p,s), lists of these, VECTOR(n) and HALFVEC(n)."
     )
 
 
 def _checked_vector(kind: str, dimensions: int) -> str:
     if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise InvalidValue(f"{kind}({dimensions}): dimensions must be between 1 and {MAX_DIMENSIONS}.")
+        raise InvalidValue(f"{kind}({dimensions}): dimensions must be 1 to {MAX_DIMENSIONS}.")
     return f"{kind}({dimensions})"
 
 
@@ -218,7 +219,8 @@ class TableSchema:
         """
         found = self.by_name.get(name.lower())
         if found is None:
-            raise NotFound(f"There is no column {name!r}.", code="undefined_column", sqlstate="42703")
+            raise NotFound(f"There is no column {name!r}.", code="undefined_column",
+            sqlstate="42703")
         return found
 
     def storage_schema(self) -> pa.Schema:

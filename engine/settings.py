@@ -1,4 +1,4 @@
-"""Every limit and knob of the engine, with its default; `server/config.py` fills it from files and variables."""
+"""Every limit and knob of the engine, with its default; `server/config.py` fills it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen values that cross the engine's boundary. Shapes: n rows, d dimensions, nq queries, k hits."""
+"""Frozen values that cross the engine's boundary (n rows, d dimensions, nq queries, k hits)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-ROW_COLUMN = "__row"  # the row number in scans; int64, `shard << SHARD_SHIFT | position in the shard`
+ROW_COLUMN = "__row"  # row number in scans: int64, `shard << SHARD_SHIFT | position`
 KEY_COLUMN = "__key"  # the hidden primary key of a table declared without one; BIGINT
 SHARD_SHIFT = 40  # up to 2**40 row versions in a shard and 2**23 shards in a table
 
@@ -19,8 +19,8 @@ SHARD_SHIFT = 40  # up to 2**40 row versions in a shard and 2**23 shards in a ta
 class Metric(StrEnum):
     """How two vectors are compared; a smaller distance is nearer.
 
-    l2: Euclidean distance. inner_product: the negative inner product. cosine: 1 - cosine similarity,
-    NaN where a vector is zero. l1: Manhattan distance.
+    l2: Euclidean distance. inner_product: the negative inner product. cosine: 1 - cosine
+    similarity, NaN where a vector is zero. l1: Manhattan distance.
     """
 
     L2 = "l2"
@@ -41,8 +41,8 @@ class OnConflict(StrEnum):
 class RowSet:
     """A filter: which rows of a read view qualify.
 
-    masks: one bool array per shard, its length the number of row versions that the view shows of it.
-    count: how many are set; tombstoned rows are never set.
+    masks: one bool array per shard, its length the number of row versions that the view shows of
+    it. count: how many are set; tombstoned rows are never set.
     """
 
     masks: tuple[NDArray[np.bool_], ...]
@@ -97,7 +97,8 @@ class SearchHits:
 
 @dataclass(frozen=True, slots=True)
 class DistanceSpec:
-    """A distance computed for every row of a scan: float32 column `name`, NULL where the vector is NULL.
+    """A distance computed for every row of a scan: float32 column `name`, NULL where the vector
+    is NULL.
 
     query: float32, shape (d,).
     """

@@ -1,7 +1,8 @@
-"""What SQL needs of a node, as narrow Protocols: the query layer knows tables, catalog and metadata only by these.
+"""What SQL needs of a node, as narrow Protocols: the query layer knows tables, catalog and
+metadata only by these.
 
-`engine.table.Table` implements `TableHandle`, `engine.view.TableView` implements `TableView`, and the server's
-node (later: the cluster's router) implements `Database`.
+`engine.table.Table` implements `TableHandle`, `engine.view.TableView` implements `TableView`, and
+the server's node (later: the cluster's router) implements `Database`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from nearql.engine.types import (
 
 
 class TableView(Protocol):
-    """One read view: rows, vectors and counts of one instant belong together for as long as it is held."""
+    """One read view: rows, vectors and counts of one instant, for as long as it is held."""
 
     @property
     def schema(self) -> TableSchema:
@@ -101,7 +102,7 @@ class TableHandle(Protocol):
         self, evaluate: Callable[[TableView], Change], *, request_id: bytes | None = None,
         timeout_ms: int | None = None,
     ) -> WriteOutcome:  # fmt: skip
-        """Evaluate once, with no other writer in between, on everything written before; then log the result."""
+        """Evaluate once, on everything written before and no writer in between; log the result."""
 
     def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
         """Delete every row; the outcome's `deleted` is how many there were."""
@@ -109,7 +110,7 @@ class TableHandle(Protocol):
 
 @dataclass(frozen=True)
 class CatalogView:
-    """An immutable picture of the catalog. `version` rises with every change; keys the plan cache."""
+    """An immutable picture of the catalog; `version` rises with every change."""
 
     version: int
     tables: Mapping[str, TableDef]  # by lower-case name
@@ -143,7 +144,7 @@ class Database(Protocol):
         """Durably drop an index by name; whether it existed."""
 
     def allocate(self, table_uuid: str, count: int) -> int:
-        """The first of `count` fresh identity numbers of a table; gaps permitted, never given twice."""
+        """The first of `count` fresh identity numbers of a table: gaps permitted, none twice."""
 
     def describe_settings(self) -> Mapping[str, Any]:
         """Effective settings for SHOW SETTINGS, secrets left out."""

@@ -1,8 +1,9 @@
-"""The statements NearQL knows, as plain values: what `query.dialect.parse` makes of a request's text.
+"""The statements NearQL knows, as plain values: what `query.dialect.parse` makes of a request's
+text.
 
-Trees inside are sqlglot expressions of the NearQL dialect. Distance operators in them are the carrier
-nodes that `query.dialect.distance_of` recognises; parameters are `exp.Placeholder` (`:q`, `?`) and
-`exp.Parameter` (`$1`, `$name`). Nothing outside `query/` sees this module.
+Trees inside are sqlglot expressions of the NearQL dialect. Distance operators in them are the
+carrier nodes that `query.dialect.distance_of` recognises; parameters are `exp.Placeholder` (`:q`,
+`?`) and `exp.Parameter` (`$1`, `$name`). Nothing outside `query/` sees this module.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nearql.engine.types import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One statement. text: as written, without the `;`. offset: where it starts in the request, 0-based."""
+    """One statement. text: as written, without `;`. offset: its start in the request, 0-based."""
 
     text: str
     offset: int = 0
@@ -83,7 +84,7 @@ class Truncate(Statement):
 
 @dataclass(frozen=True, kw_only=True)
 class CreateTable(Statement):
-    """CREATE TABLE. `key` is a column name, None for a hidden key; `source` is the query of CREATE TABLE AS."""
+    """CREATE TABLE. key: a column name, None for a hidden key; source: of CREATE TABLE AS."""
 
     table: str
     columns: tuple[Column, ...]

@@ -1,0 +1,104 @@
+"""Every change of metadata is one of these commands, whoever decides it and however it is
+replicated.
+
+A command is idempotent: applied twice with one `request_id` it changes the state once and answers
+the same. What depends on earlier state names the version it expects (compare-and-set).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nearql.engine.schema import IndexDef, TableDef, TableSchema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """request_id: chosen by the proposer, unique for ever."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initialise(Command):
+    """Give an empty state its identity; refused once it has one."""
+
+    cluster_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterNode(Command):
+    """A process of this node has started; its incarnation rises by one."""
+
+    node_id: str
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateTable(Command):
+    """Reserve a name and place the shards; the table is visible after TableReady.
+
+    shard_uuids: one per shard, chosen by the proposer. nodes: the copies' node ids, primary first.
+    """
+
+    table: TableDef
+    shard_uuids: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableReady(Command):
+    """The copies of a created table are durably prepared; alloc_ids name them by node."""
+
+    table_uuid: str
+    alloc_ids: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropTable(Command):
+    """Forget a table, ready or not, by uuid."""
+
+    table_uuid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceSchema(Command):
+    """Change a table's columns and, with new_name, its name."""
+
+    table_uuid: str
+    schema: TableSchema
+    expected_version: int
+    new_name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateIndex(Command):
+    """Define a vector index."""
+
+    table_uuid: str
+    index: IndexDef
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropIndex(Command):
+    """Forget an index, by uuid."""
+
+    index_uuid: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocateNumbers(Command):
+    """Give out the next block of identity numbers of a table; answers its first number."""
+
+    table_uuid: str
+    count: int
+
+
+COMMANDS: dict[str, type[Command]] = {
+    command.__name__: command
+    for command in (
+        Initialise, RegisterNode, CreateTable, TableReady, DropTable, ReplaceSchema, CreateIndex,
+        DropIndex, AllocateNumbers,
+    )
+}  # fmt: skip

@@ -1,0 +1,240 @@
+"""The metadata state machine: `apply(state, command) -> (state, result)`.
+
+Pure and deterministic: no clock, no randomness, no I/O, no iteration over sets; it never raises
+for a command that was decoded, a refusal is a result. The same function serves a node alone and,
+under Raft, every member of a cluster. A state is never changed: readers may keep one as long as
+they like.
+
+Invariants (`check_invariants`): names are unique among tables whatever their case; each table has
+`table.shards` shard rows; `1 <= len(isr)`, and a primary is a member of its in-sync set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from nearql.cluster.metadata import commands as c
+from nearql.engine.schema import TableDef
+
+REMEMBERED_RESULTS = 10_000  # request ids whose results a retry still finds
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command did. `code` is empty on success, else an error word; `value` is plain."""
+
+    code: str = ""
+    detail: str = ""
+    value: Any = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command took effect."""
+        return not self.code
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node that registered. incarnation: how many times its process has started."""
+
+    node_id: str
+    name: str
+    url: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRow:
+    """Placement of one shard (3-replication 2.2). version: compare-and-set counter of this row."""
+
+    uuid: str
+    epoch: int
+    primary: str | None  # node id
+    replicas: Mapping[str, str]  # node id -> alloc_id of its copy
+    isr: tuple[str, ...]  # node ids, sorted
+    min_isr: int
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A table and where it lies. ready: its copies are prepared, so it is visible."""
+
+    table: TableDef
+    shards: tuple[ShardRow, ...]
+    ready: bool = False
+    next_number: int = 1  # the next identity number to give out
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The whole catalog at one log index. version: rises with every change that a plan can see."""
+
+    cluster_id: str = ""
+    version: int = 0
+    applied_index: int = 0
+    nodes: Mapping[str, NodeRow] = field(default_factory=dict)
+    tables: Mapping[str, TableRow] = field(default_factory=dict)  # by uuid
+    results: Mapping[str, Result] = field(default_factory=dict)  # by request id, oldest first
+
+    def table_named(self, name: str) -> TableRow | None:
+        """The table of this name, ready or not, whatever its case."""
+        wanted = name.lower()
+        return next((r for r in self.tables.values() if r.table.name.lower() == wanted), None)
+
+    def index_named(self, name: str) -> tuple[TableRow, str] | None:
+        """The table that has an index of this name, and the index's uuid."""
+        wanted = name.lower()
+        for row in self.tables.values():
+            for index in row.table.indexes:
+                if index.name.lower() == wanted:
+                    return row, index.uuid
+        return None
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where the state contradicts itself."""
+        names = [row.table.name.lower() for row in self.tables.values()]
+        assert len(names) == len(set(names)), "two tables of one name"
+        for row in self.tables.values():
+            assert len(row.shards) == row.table.shards, row.table.name
+            for shard in row.shards:
+                assert shard.isr, f"shard {shard.uuid} has an empty in-sync set"
+                assert shard.primary is None or shard.primary in shard.isr, shard.uuid
+        assert len(self.results) <= REMEMBERED_RESULTS
+
+
+def apply(state: Metadata, command: c.Command) -> tuple[Metadata, Result]:
+    """The state after `command`, and what it answers."""
+    state = replace(state, applied_index=state.applied_index + 1)
+    known = state.results.get(command.request_id)
+    if known is not None:
+        return state, known
+    changed, result = _HANDLERS[type(command)](state, command)
+    return replace(changed, results=_remember(state.results, command.request_id, result)), result
+
+
+def _remember(results: Mapping[str, Result], request_id: str, result: Result) -> dict[str, Result]:
+    kept = {**results, request_id: result}
+    if len(kept) > REMEMBERED_RESULTS:
+        del kept[next(iter(kept))]
+    return kept
+
+
+def _initialise(state: Metadata, command: c.Initialise) -> tuple[Metadata, Result]:
+    if state.cluster_id:
+        return state, Result("already_initialised", f"This is cluster {state.cluster_id} already.")
+    return replace(state, cluster_id=command.cluster_id), Result(value=command.cluster_id)
+
+
+def _register(state: Metadata, command: c.RegisterNode) -> tuple[Metadata, Result]:
+    known = state.nodes.get(command.node_id)
+    for other in state.nodes.values():
+        if other.name == command.name and other.node_id != command.node_id:
+            detail = (
+                f"The node name {command.name!r} belongs to node {other.node_id}; choose another."
+            )
+            return state, Result("duplicate_node", detail)
+    incarnation = known.incarnation + 1 if known else 1
+    row = NodeRow(command.node_id, command.name, command.url, incarnation)
+    return replace(state, nodes={**state.nodes, row.node_id: row}), Result(value=incarnation)
+
+
+def _create_table(state: Metadata, command: c.CreateTable) -> tuple[Metadata, Result]:
+    table = command.table
+    if state.table_named(table.name):
+        return state, Result("duplicate_table", f"A table named {table.name!r} exists already.")
+    shards = tuple(_new_shard(uuid, command.nodes) for uuid in command.shard_uuids)
+    return _with_table(state, TableRow(table, shards)), Result(value=table.uuid)
+
+
+def _new_shard(uuid: str, nodes: tuple[str, ...]) -> ShardRow:
+    copies = dict.fromkeys(nodes, "")
+    return ShardRow(uuid, 1, nodes[0], copies, tuple(sorted(nodes)), len(nodes) // 2 + 1)
+
+
+def _table_ready(state: Metadata, command: c.TableReady) -> tuple[Metadata, Result]:
+    row = state.tables.get(command.table_uuid)
+    if row is None:
+        return state, _no_table(command.table_uuid)
+    shards = tuple(
+        replace(shard, replicas={node: command.alloc_ids[node] for node in shard.replicas})
+        for shard in row.shards
+    )
+    return _with_table(state, replace(row, shards=shards, ready=True)), Result()
+
+
+def _drop_table(state: Metadata, command: c.DropTable) -> tuple[Metadata, Result]:
+    if command.table_uuid not in state.tables:
+        return state, _no_table(command.table_uuid)
+    kept = {uuid: row for uuid, row in state.tables.items() if uuid != command.table_uuid}
+    return replace(state, tables=kept, version=state.version + 1), Result()
+
+
+def _replace_schema(state: Metadata, command: c.ReplaceSchema) -> tuple[Metadata, Result]:
+    row = state.tables.get(command.table_uuid)
+    if row is None:
+        return state, _no_table(command.table_uuid)
+    have = row.table.schema.version
+    if have != command.expected_version or command.schema.version != have + 1:
+        detail = f"Table {row.table.name!r} was altered meanwhile (version {have}); try again."
+        return state, Result("schema_changed", detail)
+    name = command.new_name or row.table.name
+    other = state.table_named(name)
+    if other is not None and other.table.uuid != row.table.uuid:
+        return state, Result("duplicate_table", f"A table named {name!r} exists already.")
+    table = replace(row.table, name=name, schema=command.schema)
+    return _with_table(state, replace(row, table=table)), Result()
+
+
+def _create_index(state: Metadata, command: c.CreateIndex) -> tuple[Metadata, Result]:
+    row = state.tables.get(command.table_uuid)
+    if row is None:
+        return state, _no_table(command.table_uuid)
+    if state.index_named(command.index.name):
+        detail = f"An index named {command.index.name!r} exists already."
+        return state, Result("duplicate_index", detail)
+    table = replace(row.table, indexes=(*row.table.indexes, command.index))
+    return _with_table(state, replace(row, table=table)), Result(value=command.index.uuid)
+
+
+def _drop_index(state: Metadata, command: c.DropIndex) -> tuple[Metadata, Result]:
+    for row in state.tables.values():
+        kept = tuple(index for index in row.table.indexes if index.uuid != command.index_uuid)
+        if len(kept) < len(row.table.indexes):
+            table = replace(row.table, indexes=kept)
+            return _with_table(state, replace(row, table=table)), Result()
+    return state, Result("undefined_index", f"There is no index {command.index_uuid}.")
+
+
+def _allocate(state: Metadata, command: c.AllocateNumbers) -> tuple[Metadata, Result]:
+    row = state.tables.get(command.table_uuid)
+    if row is None:
+        return state, _no_table(command.table_uuid)
+    first = row.next_number
+    moved = replace(row, next_number=first + command.count)
+    # No plan depends on the counter, so the version stays and cached plans stay valid.
+    return replace(state, tables={**state.tables, row.table.uuid: moved}), Result(value=first)
+
+
+def _with_table(state: Metadata, row: TableRow) -> Metadata:
+    tables = {**state.tables, row.table.uuid: row}
+    return replace(state, tables=tables, version=state.version + 1)
+
+
+def _no_table(uuid: str) -> Result:
+    return Result("undefined_table", f"There is no table {uuid}.")
+
+
+_HANDLERS: dict[type[c.Command], Callable[[Metadata, Any], tuple[Metadata, Result]]] = {
+    c.Initialise: _initialise,
+    c.RegisterNode: _register,
+    c.CreateTable: _create_table,
+    c.TableReady: _table_ready,
+    c.DropTable: _drop_table,
+    c.ReplaceSchema: _replace_schema,
+    c.CreateIndex: _create_index,
+    c.DropIndex: _drop_index,
+    c.AllocateNumbers: _allocate,
+}

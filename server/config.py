@@ -1,0 +1,377 @@
+"""Settings of a node: one table of sections, filled from defaults, a YAML file, variables and
+flags.
+
+Later sources win: defaults < file < `NEARQL_<SECTION>_<KEY>` variables < command-line flags. An
+unknown key in a file is an error that names the nearest valid one; an unknown `NEARQL_*` variable
+is only a warning, because Kubernetes injects some. Relative paths in a file count from the file's
+folder. `docs/configuration.md` lists every key; a test compares.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nearql.engine.errors import InvalidRequest
+from nearql.engine.settings import EngineSettings
+from nearql.server.sizes import parse_size, resolve_memory
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class ConfigError(InvalidRequest):
+    """A setting is wrong; the detail names it, where it came from and what it should be."""
+
+    code = "invalid_configuration"
+    title = "Invalid configuration"
+
+
+def _key(default: Any, help_text: str, **metadata: Any) -> Any:
+    """A setting: its default and one line of help, which docs/configuration.md repeats."""
+    return field(default=default, metadata={"help": help_text, **metadata})
+
+
+@dataclass(frozen=True)
+class NodeSection:
+    """Who this node is."""
+
+    name: str = _key("n1", "Name of this node, unique in its cluster.")
+    data_dir: Path = _key(
+        Path("nearql-data"), "Directory of everything that must survive a restart."
+    )
+    advertise_url: str = _key(
+        "", "URL under which clients reach this node; default http://host:port."
+    )
+
+
+@dataclass(frozen=True)
+class HttpSection:
+    """The HTTP edge."""
+
+    host: str = _key(
+        "127.0.0.1", "Address to listen on. Others than loopback need `auth` or --insecure."
+    )
+    port: int = _key(8470, "Port of the API, the dashboard and the metrics; 0 takes a free one.")
+    workers: int = _key(8, "Threads that run statements beside the event loop.", low=1, high=256)
+    queue: int = _key(512, "Statements waiting for a thread before 429 is answered.", low=1)
+    shutdown_timeout_ms: int = _key(30_000, "How long a stop waits for requests in flight.", low=0)
+    tls_cert_file: str = _key("", "Certificate chain (PEM). TLS comes with a later version.")
+    tls_key_file: str = _key("", "Key of the certificate (PEM). TLS comes with a later version.")
+
+
+@dataclass(frozen=True)
+class AuthSection:
+    """Who may do what."""
+
+    mode: str = _key(
+        "none", "none: everybody may do everything. `required` comes with a later version."
+    )
+    jwt_key_file: str = _key("", "Key set that signs tokens. Comes with a later version.")
+    bootstrap_admin_key_file: str = _key(
+        "", "The first administrator's key. Comes with a later version."
+    )
+
+
+@dataclass(frozen=True)
+class EngineSection:
+    """The data on this node."""
+
+    device: str = _key("auto", "auto, cpu or gpu. gpu refuses to start without a working device.")
+    backend: str = _key("auto", "auto, numpy or faiss_cpu: what runs searches on the CPU.")
+    memory_limit: str = _key("80%", "Bytes, or share of the cgroup's or machine's memory.")
+    duckdb_memory_limit: str = _key(
+        "25%", "The part of memory that DuckDB may use before it spills."
+    )
+    duckdb_threads: int = _key(0, "Threads of one DuckDB statement; 0 = one per core.", low=0)
+    gpu_memory_limit: str = _key("90%", "Bytes, or share of the GPU's memory.")
+    search_threads: int = _key(0, "Threads of searches; 0 = one per core.", low=0)
+    seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
+    seal_bytes: int = _key(
+        256 << 20, "Vector bytes at which a growing segment is sealed.", size=True
+    )
+    checkpoint_wal: int = _key(
+        256 << 20, "Log behind the last checkpoint that starts a new one.", size=True
+    )
+    wal_file: int = _key(64 << 20, "Size of a WAL file.", size=True)
+    wal_retention: int = _key(
+        1 << 30, "WAL kept for replicas; a node alone trims freely.", size=True
+    )
+    disk_reserve: int = _key(64 << 20, "Free disk space below which writes answer 507.", size=True)
+    write_queue_bytes: int = _key(
+        64 << 20, "Waiting writes per table before 429 is answered.", size=True
+    )
+    write_queue_batches: int = _key(256, "Waiting batches per table before 429 is answered.", low=1)
+
+
+@dataclass(frozen=True)
+class LimitsSection:
+    """What one request may ask for."""
+
+    json_body: int = _key(64 << 20, "Largest JSON body (413 beyond).", size=True)
+    stream_body: int = _key(
+        1 << 30, "Largest streamed body, after decompression (413 beyond).", size=True
+    )
+    max_limit: int = _key(16_384, "Largest k (LIMIT + OFFSET) of a vector search.", low=1)
+    max_tables: int = _key(1_000, "Tables on this node.", low=1)
+    result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)
+    result_bytes: int = _key(1 << 30, "Bytes of one answer (413 beyond).", size=True)
+    statement_timeout_ms: int = _key(30_000, "Default time of one statement; 0 = none.", low=0)
+    sql_length: int = _key(16 << 20, "Characters of SQL text in one request.", size=True)
+    sql_depth: int = _key(100, "Nesting of brackets in one statement.", low=8, high=400)
+
+
+@dataclass(frozen=True)
+class LogSection:
+    """What the node writes to stderr."""
+
+    format: str = _key("console", "console or json.")
+    level: str = _key("info", "debug, info, warning or error.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one node, validated."""
+
+    node: NodeSection = field(default_factory=NodeSection)
+    http: HttpSection = field(default_factory=HttpSection)
+    auth: AuthSection = field(default_factory=AuthSection)
+    engine: EngineSection = field(default_factory=EngineSection)
+    limits: LimitsSection = field(default_factory=LimitsSection)
+    log: LogSection = field(default_factory=LogSection)
+    insecure: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def advertise_url(self) -> str:
+        """Where clients reach this node."""
+        return self.node.advertise_url or f"http://{self.http.host}:{self.http.port}"
+
+    def engine_settings(self) -> EngineSettings:
+        """The engine's own form of these settings, sizes resolved on this machine."""
+        e = self.engine
+        return EngineSettings(
+            device=e.device,
+            backend=e.backend,
+            memory_limit_bytes=resolve_memory(e.memory_limit),
+            search_threads=e.search_threads,
+            seal_rows=e.seal_rows,
+            seal_bytes=e.seal_bytes,
+            checkpoint_wal_bytes=e.checkpoint_wal,
+            wal_file_bytes=e.wal_file,
+            wal_retention_bytes=0,  # nobody catches up from a node alone
+            disk_reserve_bytes=e.disk_reserve,
+            write_queue_bytes=e.write_queue_bytes,
+            write_queue_batches=e.write_queue_batches,
+        )
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "node": NodeSection, "http": HttpSection, "auth": AuthSection, "engine": EngineSection,
+    "limits": LimitsSection, "log": LogSection,
+}  # fmt: skip
+_LATER = {  # sections of the cluster: keys are checked and, while cluster.enabled is false, unused
+    "cluster": (
+        "enabled", "write_routing", "voters", "discovery", "dns_name", "bootstrap",
+        "join_token_file",
+        "ca_file", "cert_file", "key_file",
+    ),
+    "raft": ("host", "port", "election_timeout_ms"),
+    "replication": ("host", "port", "advertise", "write_concern", "write_timeout_ms"),
+}  # fmt: skip
+_NOT_YET = (
+    "http.tls_cert_file",
+    "http.tls_key_file",
+    "auth.jwt_key_file",
+    "auth.bootstrap_admin_key_file",
+)
+_CHOICES = {
+    "auth.mode": ("none", "required"),
+    "engine.device": ("auto", "cpu", "gpu"),
+    "engine.backend": ("auto", "numpy", "faiss_cpu"),
+    "log.format": ("console", "json"),
+    "log.level": ("debug", "info", "warning", "error"),
+}
+_PLAIN_VARIABLES = {"NEARQL_DATA_DIR": ("node", "data_dir")}
+_OTHER_VARIABLES = frozenset(
+    {"NEARQL_CONFIG", "NEARQL_INSECURE", "NEARQL_VENV", "NEARQL_URL", "NEARQL_TOKEN"}
+)
+
+
+def load_config(
+    file: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    insecure: bool = False,
+) -> Config:
+    """The settings of a node.
+
+    Args:
+        file: a YAML file; else the one that NEARQL_CONFIG names, if any.
+        environment: defaults to the process's own.
+        flags: `section.key` -> value, None where not given.
+
+    Raises:
+        ConfigError: names the setting, its source and what it should be.
+    """
+    environment = os.environ if environment is None else environment
+    if file is None and environment.get("NEARQL_CONFIG"):
+        file = Path(environment["NEARQL_CONFIG"])
+    found: dict[tuple[str, str], tuple[Any, str]] = {}
+    if file is not None:
+        found.update(_from_file(file))
+    variables, warnings = _from_environment(environment)
+    found.update(variables)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            section, _, key = name.partition(".")
+            found[section, key] = (value, f"--{key.replace('_', '-')}")
+    config = _build(found)
+    insecure = insecure or environment.get("NEARQL_INSECURE", "").lower() in ("1", "true", "yes")
+    return _checked(replace(config, insecure=insecure, warnings=tuple(warnings)))
+
+
+def _from_file(file: Path) -> dict[tuple[str, str], tuple[Any, str]]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration file {file} can't be read: {error.strerror}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {file} is not valid YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"The configuration file {file} must map sections to keys.")
+    found: dict[tuple[str, str], tuple[Any, str]] = {}
+    for section, keys in content.items():
+        _check_section(str(section), keys, file)
+        for key, value in (keys or {}).items():
+            _check_key(section, str(key), file)
+            if section in _LATER or value is None:
+                continue
+            if section == "node" and key == "data_dir":
+                value = file.parent / Path(str(value))
+            found[section, key] = (value, str(file))
+    return found
+
+
+def _check_section(section: str, keys: Any, file: Path) -> None:
+    if section not in SECTIONS and section not in _LATER:
+        raise ConfigError(
+            f"{file}: unknown section {section!r}{_nearest(section, [*SECTIONS, *_LATER])}."
+        )
+    if keys is not None and not isinstance(keys, dict):
+        raise ConfigError(f"{file}: section {section!r} must map keys to values.")
+    if section == "cluster" and (keys or {}).get("enabled"):
+        raise ConfigError(
+            f"{file}: cluster.enabled is set, and this version runs one node only; remove the key."
+        )
+
+
+def _check_key(section: str, key: str, file: Path) -> None:
+    names = (
+        [f.name for f in fields(SECTIONS[section])]
+        if section in SECTIONS
+        else list(_LATER[section])
+    )
+    if key not in names:
+        raise ConfigError(
+            f"{file}: unknown key {section}.{key}{_nearest(key, names, section + '.')}."
+        )
+
+
+def _nearest(word: str, names: list[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; valid are {', '.join(names)}"
+
+
+def _from_environment(
+    environment: Mapping[str, str],
+) -> tuple[dict[tuple[str, str], tuple[Any, str]], list[str]]:
+    found: dict[tuple[str, str], tuple[Any, str]] = {}
+    warnings = []
+    known = {
+        f"NEARQL_{section}_{f.name}".upper(): (section, f.name)
+        for section, kind in SECTIONS.items()
+        for f in fields(kind)
+    } | _PLAIN_VARIABLES
+    for name, text in sorted(environment.items()):
+        if not name.startswith("NEARQL_") or name in _OTHER_VARIABLES:
+            continue
+        if name in known:
+            found[known[name]] = (text, f"variable {name}")
+        else:
+            warnings.append(f"Unknown variable {name} is ignored{_nearest(name, list(known))}.")
+    return found, warnings
+
+
+def _build(found: dict[tuple[str, str], tuple[Any, str]]) -> Config:
+    sections = {}
+    for section, kind in SECTIONS.items():
+        values = {
+            f.name: _convert(f"{section}.{f.name}", f, *found[section, f.name])
+            for f in fields(kind)
+            if (section, f.name) in found
+        }
+        sections[section] = kind(**values)
+    return Config(**sections)
+
+
+def _convert(name: str, setting: Any, value: Any, source: str) -> Any:
+    """The value as the setting's type, checked against its range and choices."""
+    default, metadata = setting.default, setting.metadata
+    try:
+        if isinstance(default, Path):
+            return Path(str(value))
+        if metadata.get("size"):
+            return parse_size(str(value))
+        converted: Any = int(str(value)) if isinstance(default, int) else str(value)
+    except ValueError:
+        wanted = "a size such as 64MiB" if metadata.get("size") else "a whole number"
+        raise ConfigError(f"{name} = {value!r} ({source}): must be {wanted}.") from None
+    low, high = metadata.get("low"), metadata.get("high")
+    if (low is not None and converted < low) or (high is not None and converted > high):
+        raise ConfigError(f"{name} = {converted} ({source}): must be {_range(low, high)}.")
+    choices = _CHOICES.get(name)
+    if choices and converted not in choices:
+        raise ConfigError(f"{name} = {value!r} ({source}): must be one of {', '.join(choices)}.")
+    return converted
+
+
+def _range(low: int | None, high: int | None) -> str:
+    return f"at least {low}" if high is None else f"{low} to {high}"
+
+
+def _checked(config: Config) -> Config:
+    """Refuse what is unsafe or not offered."""
+    if not 0 <= config.http.port <= 65_535:
+        raise ConfigError(f"http.port = {config.http.port}: must be 0 to 65535.")
+    if config.auth.mode == "required":
+        raise ConfigError(
+            "auth.mode = required: keys and tokens are not part of this version, and requests "
+            "would go unchecked. Bind a loopback address, or put an authenticating proxy in "
+            "front and use --insecure."
+        )
+    for name in _NOT_YET:
+        section, _, key = name.partition(".")
+        if getattr(getattr(config, section), key):
+            raise ConfigError(f"{name} is set, and this version can't honour it; remove the key.")
+    if config.http.host not in LOOPBACK and not config.insecure:
+        raise ConfigError(
+            f"http.host = {config.http.host} is reachable from other machines and auth.mode is "
+            "none. "
+            "Bind 127.0.0.1, or accept the risk with --insecure (or NEARQL_INSECURE=1)."
+        )
+    for key in ("memory_limit", "duckdb_memory_limit"):
+        text = getattr(config.engine, key)
+        try:
+            resolve_memory(text)
+        except ValueError:
+            raise ConfigError(f"engine.{key} = {text!r}: must be like 80% or 8GiB.") from None
+    return config
