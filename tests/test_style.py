@@ -98,7 +98,7 @@ def test_most_functions_are_short(package: str) -> None:
         for f in functions(file.tree)
     ]
     lengths = sorted(lines for lines, _ in found)
-    if len(lengths) < 10:
+    if len(lengths) < 30:
         pytest.skip(f"{package} has {len(lengths)} functions, too few for a statistic")
     median = statistics.median(lengths)
     p90 = statistics.quantiles(lengths, n=10)[-1]

@@ -1,4 +1,4 @@
-"""What the chart renders: the promises of a safe, durable single node, and refusal of wrong values."""
+"""What the chart renders: a safe, durable single node; and what it refuses."""
 
 from __future__ import annotations
 
