@@ -1,0 +1,1 @@
+"""What a shard leaves on disk: WAL, manifest, immutable checksummed files."""
