@@ -1,0 +1,45 @@
+"""Every dependency has its line of why, and the device extras exclude each other."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+
+
+def names(requirements: list[Any]) -> set[str]:
+    """Package names, without versions, our own extras and included groups."""
+    texts = [text for text in requirements if isinstance(text, str)]
+    return {re.split(r"[><=\[; ]", text)[0] for text in texts} - {"nearql"}
+
+
+@pytest.mark.docs
+def test_every_dependency_is_explained() -> None:
+    groups = [PROJECT["project"]["dependencies"], *EXTRAS.values()]
+    wanted = set().union(*map(names, [*groups, *PROJECT["dependency-groups"].values()]))
+    page = (ROOT / "docs/dependencies.md").read_text()
+    cells = re.findall(r"^\| (?!package)([^|]+) \|", page, re.MULTILINE)
+    explained = {name.strip() for cell in cells for name in cell.split(",")}
+    assert explained == wanted
+
+
+def test_each_server_extra_holds_one_faiss() -> None:
+    for extra in ("server", "gpu", "gpu-cuvs"):
+        assert "nearql[server-core]" in EXTRAS[extra]
+        assert len([name for name in names(EXTRAS[extra]) if name.startswith("faiss")]) == 1
+    assert not [name for name in names(EXTRAS["server-core"]) if name.startswith("faiss")]
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "docker/requirements.lock"])
+def test_locks_hold_every_dependency(lock: str) -> None:
+    """A dependency added without `python3 dev.py lock` fails here, not on a newcomer's machine."""
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
+    needed = names(PROJECT["project"]["dependencies"] + EXTRAS["server-core"] + EXTRAS["server"])
+    assert {name.lower().replace("_", "-") for name in needed} <= pinned
