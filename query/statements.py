@@ -37,19 +37,21 @@ class ConflictClause:
     """ON CONFLICT (column) DO NOTHING, or DO UPDATE SET assignments [WHERE condition]."""
 
     column: str | None
-    assignments: tuple[tuple[str, exp.Expression], ...] = ()  # empty = DO NOTHING
-    where: exp.Expression | None = None
+    assignments: tuple[tuple[str, exp.Expr], ...] = ()  # empty = DO NOTHING
+    where: exp.Expr | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Insert(Statement):
-    """INSERT INTO table [(columns)] source [ON CONFLICT ...] [RETURNING ...]."""
+    """INSERT INTO table [AS alias] [(columns)] [BY NAME] source [ON CONFLICT ...] [RETURNING ...]."""
 
     table: str
-    columns: tuple[str, ...] | None
-    source: exp.Query | None  # VALUES or a query; None = DEFAULT VALUES
+    alias: str | None = None
+    by_name: bool = False  # the source's columns go to the table's columns of the same names
+    columns: tuple[str, ...] | None = None
+    source: exp.Query | None = None  # VALUES or a query; None = DEFAULT VALUES
     conflict: ConflictClause | None = None
-    returning: tuple[exp.Expression, ...] = ()
+    returning: tuple[exp.Expr, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,10 @@ class Update(Statement):
 
     table: str
     alias: str | None
-    assignments: tuple[tuple[str, exp.Expression], ...]
-    sources: tuple[exp.Expression, ...] = ()  # the FROM items and joins
-    where: exp.Expression | None = None
-    returning: tuple[exp.Expression, ...] = ()
+    assignments: tuple[tuple[str, exp.Expr], ...]
+    sources: tuple[exp.Expr, ...] = ()  # the FROM items and joins
+    where: exp.Expr | None = None
+    returning: tuple[exp.Expr, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,9 @@ class Delete(Statement):
 
     table: str
     alias: str | None
-    sources: tuple[exp.Expression, ...] = ()
-    where: exp.Expression | None = None
-    returning: tuple[exp.Expression, ...] = ()
+    sources: tuple[exp.Expr, ...] = ()
+    where: exp.Expr | None = None
+    returning: tuple[exp.Expr, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

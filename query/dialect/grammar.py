@@ -1,0 +1,121 @@
+"""The NearQL dialect for sqlglot: DuckDB's grammar, pgvector's operators, and no translation.
+
+sqlglot is a transpiler: its DuckDB parser turns `LIST_SORT(x)` into a dialect-neutral node and its generator
+turns that node into what it believes DuckDB calls it, which is not always what was written. NearQL must not
+change what a statement means, so three things differ from `sqlglot.dialects.duckdb`:
+
+* The names of ordinary functions are marked in the token stream (`mark_functions`), which makes the parser
+  keep each call as written (`exp.Anonymous`); the marks are taken off the tree again (`unmark`). Only what has
+  its own syntax (CAST, EXTRACT, SUBSTRING ... FROM) keeps its own node.
+* JSON paths stay the text they are (`to_json_path`).
+* The distance operators are tokens that the DuckDB dialect has no use for, parsed at the level of
+  PostgreSQL's "other operators": below + and -, above comparisons.
+
+With sqlglot's compiled build (`sqlglotc`) parsers and generators can't be subclassed, so the operator tokens
+are added to `DuckDBParser.BITWISE` in place. That is visible to others in the process, but only to text that
+contains those tokens, which no other dialect's tokenizer makes.
+"""
+
+from __future__ import annotations
+
+from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
+from sqlglot.generators.duckdb import DuckDBGenerator
+from sqlglot.parsers.duckdb import DuckDBParser
+from sqlglot.tokens import Token, TokenType
+
+# Operator -> (token that DuckDB's dialect never makes, carrier node that it never builds).
+# The compiled parser only takes node classes that it knows, hence sqlglot's own.
+OPERATORS: dict[str, tuple[TokenType, type[exp.Binary]]] = {
+    "<->": (TokenType.DOTCARET, exp.Distance),
+    "<=>": (TokenType.NCOLON_GT, exp.DistanceNd),
+    "<#>": (TokenType.COLON_GT, exp.Adjacent),
+    "<+>": (TokenType.DCOLONDOLLAR, exp.ExtendsLeft),
+    "<~>": (TokenType.DCOLONPERCENT, exp.ExtendsRight),
+    "<%>": (TokenType.DCOLONQMARK, exp.JSONBContains),
+}
+CARRIERS = {carrier: operator for operator, (_, carrier) in OPERATORS.items()}
+
+# Calls with a syntax of their own inside the parentheses; everything else is kept as written.
+_OWN_SYNTAX = frozenset(
+    {"CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITION", "OVERLAY", "EXISTS", "MAP", "ANY",
+     "ALL", "SOME", "CASE", "STRUCT", "ROW", "ARRAY", "VALUES", "COLUMNS", "FILTER", "LIKE", "ILIKE",
+     "GLOB", "COLLATE"}
+)  # fmt: skip
+_MARK = "nq\N{MIDDLE DOT}"
+
+
+def _install() -> None:
+    DuckDBParser.BITWISE.update(dict(OPERATORS.values()))
+    for carrier, operator in CARRIERS.items():
+        DuckDBGenerator.TRANSFORMS[carrier] = _infix(operator)
+
+
+def _infix(operator: str):  # noqa: ANN202
+    return lambda generator, node: (
+        f"{generator.sql(node, 'this')} {operator} {generator.sql(node, 'expression')}"
+    )
+
+
+_install()
+
+
+class NearQL(DuckDB):
+    """The dialect; use `parse` and `render` of this module rather than sqlglot's registry."""
+
+    def to_json_path(self, path: exp.Expr | None) -> exp.Expr | None:
+        """The path as written; sqlglot would normalise it, and `'a.b'` is one key to DuckDB."""
+        return path
+
+    class Tokenizer(DuckDB.Tokenizer):
+        """DuckDB's tokens and the distance operators; no statement swallows its text unread."""
+
+        COMMANDS: set[TokenType] = set()
+        KEYWORDS = {**DuckDB.Tokenizer.KEYWORDS, **{op: token for op, (token, _) in OPERATORS.items()}}
+
+
+DIALECT = NearQL()
+_FUNCTION_TOKENS = frozenset(DuckDBParser.FUNC_TOKENS) - frozenset(DuckDBParser.TYPE_TOKENS)
+_TEMPORAL = frozenset(
+    {TokenType.DATE, TokenType.TIME, TokenType.TIMESTAMP, TokenType.TIMESTAMPNTZ, TokenType.DATETIME}
+)
+_BEFORE_TYPES = (TokenType.DCOLON, TokenType.ALIAS)
+_NAMES = (
+    frozenset(DuckDBParser.FUNCTIONS)
+    | frozenset(DuckDBParser.FUNCTION_PARSERS)
+    | frozenset(DuckDBParser.NO_PAREN_FUNCTION_PARSERS)
+) - _OWN_SYNTAX
+
+
+def mark_functions(stream: list[Token]) -> list[Token]:
+    """The same tokens with function names marked, so that the parser knows none of them."""
+    marked = list(stream)
+    for at in range(len(stream) - 1):
+        if stream[at + 1].token_type is TokenType.L_PAREN and _is_call(stream, at):
+            marked[at] = _marked(stream[at])
+    return marked
+
+
+def _is_call(stream: list[Token], at: int) -> bool:
+    token, before = stream[at], stream[at - 1].token_type if at else None
+    if token.text.upper() not in _NAMES:
+        return False
+    if token.token_type in DuckDBParser.TYPE_TOKENS:
+        return token.token_type not in _TEMPORAL and before not in _BEFORE_TYPES
+    return token.token_type in _FUNCTION_TOKENS and before is not TokenType.STAR
+
+
+def _marked(token: Token) -> Token:
+    return Token(
+        TokenType.VAR, _MARK + token.text, token.line, token.col, token.start, token.end, token.comments
+    )
+
+
+def unmark(tree: exp.Expr) -> exp.Expr:
+    """Take the marks off again, in place."""
+    for node in tree.walk():
+        for key in ("this", "alias"):
+            text = node.args.get(key)
+            if isinstance(text, str) and text.startswith(_MARK):
+                node.set(key, text[len(_MARK) :])
+    return tree
