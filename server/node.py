@@ -1,0 +1,391 @@
+"""One node: where metadata, tables and SQL are put together.
+
+`Node` is the composition root. It implements `query.ports.Database` for the SQL session, keeps
+the data directory in step with the catalog, and is what the HTTP edge and the embedded client
+talk to.
+
+A table comes to life in three steps, so that a crash between any two leaves nothing half-made:
+CreateTable (name reserved, committed) -> directory prepared and fsynced -> TableReady (committed,
+visible). At start, tables that never became ready are dropped, directories that no table owns go to
+the trash, and a ready table without its directory is an error by name, never an empty table.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import structlog
+
+from nearql.cluster.metadata import commands as c
+from nearql.cluster.metadata.local import LocalMetadata
+from nearql.cluster.metadata.state import Result, TableRow
+from nearql.engine.backends import choose_backend
+from nearql.engine.context import EngineContext
+from nearql.engine.errors import (
+    Conflict,
+    Corruption,
+    InternalError,
+    InvalidRequest,
+    NearQLError,
+    NotFound,
+    Unavailable,
+)
+from nearql.engine.schema import IndexDef, TableDef, TableSchema
+from nearql.engine.search import Searcher
+from nearql.engine.storage.files import DirectoryLock, LocalFileSystem
+from nearql.engine.table import Table
+from nearql.query.ports import CatalogView
+from nearql.query.session import Session
+from nearql.server import system_tables
+from nearql.server.config import Config
+
+log = structlog.get_logger("nearql.node")
+
+NUMBER_BLOCK = (
+    10_000  # identity numbers taken from metadata at once; gaps after a restart are permitted
+)
+ORPHAN_RETENTION_S = 24 * 3600
+_FATAL_EXIT = 70  # 3-replication 2.3: a failed fsync ends the process
+
+_STATUS_OF: dict[str, type[NearQLError]] = {
+    "undefined_table": NotFound,
+    "undefined_index": NotFound,
+    "duplicate_table": Conflict,
+    "duplicate_index": Conflict,
+    "schema_changed": Conflict,
+}
+
+
+class Node:
+    """A running node. Thread-safe; `close` flushes and releases the data directory."""
+
+    def __init__(self, config: Config, metadata: LocalMetadata, lock: DirectoryLock) -> None:
+        self.config = config
+        self.metadata = metadata
+        self.started_at = time.time()
+        self._lock = lock
+        self._ddl = threading.RLock()
+        self._tables: dict[str, Table] = {}
+        self._failed: dict[str, Corruption] = {}
+        self._numbers: dict[
+            str, tuple[int, int]
+        ] = {}  # table uuid -> (next, end) of the block held
+        self._catalog = CatalogView(-1, {})
+        self._closed = False
+        settings = config.engine_settings()
+        self.backend = choose_backend(settings)
+        self._context = EngineContext(
+            settings=settings,
+            searcher=Searcher(self.backend, settings),
+            fs=LocalFileSystem(),
+            cluster_id=uuid.UUID(metadata.state.cluster_id).bytes,
+            on_fatal=_exit_at_once,
+        )
+        self._session = Session(self, config.session_settings())
+
+    @classmethod
+    def open(cls, config: Config) -> Node:
+        """Lock the data directory, recover metadata and every table.
+
+        Raises:
+            Unavailable: the directory is in use by another process (code `data_dir_in_use`).
+            Corruption: metadata is damaged, or written by a newer version (code `newer_format`).
+            InvalidRequest: a backend or device was asked for that is not there.
+        """
+        directory = config.node.data_dir.absolute()
+        lock = DirectoryLock(directory)
+        try:
+            metadata = LocalMetadata.open(directory / "metadata", LocalFileSystem())
+            try:
+                node = cls(config, metadata, lock)
+                node._register()
+                node._reconcile()
+            except BaseException:
+                metadata.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+        return node
+
+    @property
+    def node_id(self) -> str:
+        """This disk's identity, made at its first start."""
+        return self.metadata.node_id
+
+    def session(self) -> Session:
+        """The SQL session; shared, thread-safe."""
+        return self._session
+
+    def catalog(self) -> CatalogView:
+        """The visible tables now."""
+        state = self.metadata.state
+        if self._catalog.version != state.version:
+            ready = {r.table.name.lower(): r.table for r in state.tables.values() if r.ready}
+            self._catalog = CatalogView(state.version, ready)
+        return self._catalog
+
+    def table(self, uuid: str) -> Table:
+        """The data of a table; raises Corruption where it could not be opened at start."""
+        found = self._tables.get(uuid)
+        if found is None:
+            if uuid in self._failed:
+                raise self._failed[uuid]
+            raise NotFound(f"There is no table {uuid}.", code="undefined_table")
+        return found
+
+    def tables(self) -> list[Table]:
+        """Every open table, by name."""
+        rows = self.catalog().tables
+        return [self._tables[t.uuid] for _, t in sorted(rows.items()) if t.uuid in self._tables]
+
+    def failed_tables(self) -> Mapping[str, Corruption]:
+        """Tables that could not be opened, by uuid, with the reason."""
+        return self._failed
+
+    def system_table(self, name: str) -> pa.Table | None:
+        """The rows of `nearql.<name>`, or None."""
+        build = system_tables.TABLES.get(name)
+        return build(self) if build else None
+
+    # ---- tables ---------------------------------------------------------------------------------
+
+    def create_table(self, definition: TableDef, *, if_not_exists: bool) -> bool:
+        """Durably create a table and its copies; whether it was new."""
+        with self._ddl:
+            self._check_open()
+            if self._exists(definition.name, if_not_exists):
+                return False
+            limit = self.config.limits.max_tables
+            if len(self.metadata.state.tables) >= limit:
+                detail = f"This node has {limit} tables, its limit (limits.max_tables)."
+                raise InvalidRequest(detail, code="too_many_tables", sqlstate="54000")
+            self._create(definition)
+            return True
+
+    def _exists(self, name: str, tolerated: bool) -> bool:
+        if self.metadata.state.table_named(name) is None:
+            return False
+        if tolerated:
+            return True
+        raise Conflict(
+            f"A table named {name!r} exists already; use IF NOT EXISTS or another name.",
+            code="duplicate_table",
+            sqlstate="42P07",
+        )
+
+    def _create(self, definition: TableDef) -> None:
+        shard_uuids = tuple(str(uuid.uuid4()) for _ in range(definition.shards))
+        self._commit(
+            c.CreateTable(
+                request_id=_new_id(),
+                table=definition,
+                shard_uuids=shard_uuids,
+                nodes=(self.node_id,),
+            )
+        )
+        try:
+            table = Table.create(self._directory(definition.uuid), definition, self._context)
+        except BaseException:
+            self._commit(c.DropTable(request_id=_new_id(), table_uuid=definition.uuid))
+            self._discard(self._directory(definition.uuid))
+            raise
+        self._tables[definition.uuid] = table
+        alloc = {self.node_id: str(uuid.uuid4())}
+        self._commit(
+            c.TableReady(request_id=_new_id(), table_uuid=definition.uuid, alloc_ids=alloc)
+        )
+
+    def drop_table(self, name: str, *, if_exists: bool) -> bool:
+        """Durably drop a table; whether it existed."""
+        with self._ddl:
+            self._check_open()
+            row = self.metadata.state.table_named(name)
+            if row is None and if_exists:
+                return False
+            row = self._row(name)
+            self._commit(c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid))
+            table = self._tables.pop(row.table.uuid, None)
+            self._failed.pop(row.table.uuid, None)
+            self._numbers.pop(row.table.uuid, None)
+            if table is not None:
+                table.close()
+            self._discard(self._directory(row.table.uuid))
+            return True
+
+    def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
+        """Durably replace a table's schema and, with new_name, its name."""
+        with self._ddl:
+            self._check_open()
+            row = self._row(name)
+            self._commit(
+                c.ReplaceSchema(
+                    request_id=_new_id(),
+                    table_uuid=row.table.uuid,
+                    schema=schema,
+                    expected_version=schema.version - 1,
+                    new_name=new_name,
+                )
+            )
+            self.table(row.table.uuid).apply_schema(self._row(new_name or name).table)
+
+    def create_index(self, table: str, index: IndexDef, *, if_not_exists: bool) -> bool:
+        """Durably define an index; whether it was new."""
+        with self._ddl:
+            self._check_open()
+            row = self._row(table)
+            if self.metadata.state.index_named(index.name) is not None:
+                if if_not_exists:
+                    return False
+                detail = f"An index named {index.name!r} exists already; use IF NOT EXISTS."
+                raise Conflict(detail, code="duplicate_index", sqlstate="42P07")
+            self._commit(
+                c.CreateIndex(request_id=_new_id(), table_uuid=row.table.uuid, index=index)
+            )
+            return True
+
+    def drop_index(self, name: str, *, if_exists: bool) -> bool:
+        """Durably drop an index; whether it existed."""
+        with self._ddl:
+            self._check_open()
+            found = self.metadata.state.index_named(name)
+            if found is None:
+                if if_exists:
+                    return False
+                raise NotFound(
+                    f"There is no index {name!r}.", code="undefined_index", sqlstate="42704"
+                )
+            self._commit(c.DropIndex(request_id=_new_id(), index_uuid=found[1]))
+            return True
+
+    def allocate(self, table_uuid: str, count: int) -> int:
+        """The first of `count` fresh identity numbers, from a block held in memory."""
+        with self._ddl:
+            first, end = self._numbers.get(table_uuid, (0, 0))
+            if end - first < count:
+                size = max(count, NUMBER_BLOCK)
+                result = self._commit(
+                    c.AllocateNumbers(request_id=_new_id(), table_uuid=table_uuid, count=size)
+                )
+                first, end = result.value, result.value + size
+            self._numbers[table_uuid] = (first + count, end)
+            return first
+
+    def describe_settings(self) -> Mapping[str, Any]:
+        """Effective settings by `section.key`; there are no secrets among their values."""
+        return system_tables.effective_settings(self.config)
+
+    def notice(self, text: str) -> None:
+        """Log something an operator should know."""
+        log.info("notice", text=text)
+
+    # ---- life -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Checkpoint what is cheap to checkpoint, close files, release the directory."""
+        with self._ddl:
+            if self._closed:
+                return
+            self._closed = True
+            for table in self._tables.values():
+                table.close()
+            self._session.close()
+            self.metadata.close()
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The node is shutting down.", code="shutting_down")
+
+    def _commit(self, command: c.Command) -> Result:
+        result = self.metadata.propose(command)
+        if not result.ok:
+            raise _STATUS_OF.get(result.code, InternalError)(result.detail, code=result.code)
+        return result
+
+    def _row(self, name: str) -> TableRow:
+        row = self.metadata.state.table_named(name)
+        if row is None:
+            raise NotFound(f"There is no table {name!r}.", code="undefined_table")
+        return row
+
+    def _directory(self, table_uuid: str) -> Path:
+        return self.config.node.data_dir.absolute() / "tables" / table_uuid
+
+    def _register(self) -> None:
+        node = self.config.node
+        self._commit(
+            c.RegisterNode(
+                request_id=_new_id(),
+                node_id=self.node_id,
+                name=node.name,
+                url=self.config.advertise_url,
+            )
+        )
+
+    def _reconcile(self) -> None:
+        """Make the disk match the catalog: finish drops, undo unfinished creates, open the rest."""
+        for row in list(self.metadata.state.tables.values()):
+            if not row.ready:
+                self._commit(c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid))
+        self._empty_trash()
+        owned = self.metadata.state.tables
+        home = self.config.node.data_dir.absolute() / "tables"
+        home.mkdir(parents=True, exist_ok=True)
+        for directory in sorted(home.iterdir()):
+            if directory.name not in owned:
+                log.warning("orphan_directory_put_aside", directory=directory.name)
+                directory.rename(self._trash() / f"orphan-{directory.name}-{uuid.uuid4().hex[:8]}")
+        for row in owned.values():
+            self._open_table(row)
+
+    def _open_table(self, row: TableRow) -> None:
+        directory = self._directory(row.table.uuid)
+        try:
+            if not directory.is_dir():
+                raise Corruption(
+                    f"The data of table {row.table.name!r} is gone: {directory} does not exist. "
+                    "Restore it from a backup, or DROP the table."
+                )
+            self._tables[row.table.uuid] = Table.open(directory, row.table, self._context)
+        except Corruption as error:
+            # One damaged table must not keep the others from being served; it answers this error.
+            log.error("table_not_opened", table=row.table.name, reason=error.detail)
+            self._failed[row.table.uuid] = error
+
+    def _discard(self, directory: Path) -> None:
+        """Remove a directory; renamed first, so that a crash leaves no half table in place."""
+        if directory.exists():
+            doomed = self._trash() / f"dropped-{directory.name}-{uuid.uuid4().hex[:8]}"
+            directory.rename(doomed)
+            shutil.rmtree(doomed)
+
+    def _trash(self) -> Path:
+        trash = self.config.node.data_dir.absolute() / "trash"
+        trash.mkdir(parents=True, exist_ok=True)
+        return trash
+
+    def _empty_trash(self) -> None:
+        """Dropped tables go at once; orphans are kept a while, lest metadata was wrong."""
+        for directory in sorted(self._trash().iterdir()):
+            age_s = time.time() - directory.stat().st_mtime
+            if not directory.name.startswith("orphan-") or age_s > ORPHAN_RETENTION_S:
+                shutil.rmtree(directory)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _exit_at_once(reason: str) -> NoReturn:
+    """End the process without a further write: after a failed fsync nothing may be acknowledged."""
+    log.critical("fatal", reason=reason)
+    os._exit(_FATAL_EXIT)

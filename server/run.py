@@ -1,0 +1,61 @@
+"""Serve one node over HTTP on a socket that is bound already, until a signal."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import structlog
+import uvicorn
+
+from nearql.server.app import create_app
+from nearql.server.config import Config
+from nearql.server.logs import configure_logs
+from nearql.server.node import Node
+
+log = structlog.get_logger("nearql.server")
+
+
+def serve(config: Config, listener: socket.socket) -> int:
+    """Open the node, answer requests, close it; 0 after a clean stop."""
+    configure_logs(config.log)
+    config = replace(config, http=replace(config.http, port=listener.getsockname()[1]))
+    for warning in config.warnings:
+        log.warning("configuration", text=warning)
+    if config.insecure:
+        log.warning(
+            "insecure", text="--insecure: anybody who reaches this address may do everything"
+        )
+    node = Node.open(config)
+    try:
+        server = _AnnouncingServer(_uvicorn_config(config, node), config.advertise_url)
+        server.run(sockets=[listener])
+        return 0 if server.started else 1
+    finally:
+        node.close()
+        log.info("stopped")
+
+
+def _uvicorn_config(config: Config, node: Node) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(node, config),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
+    )
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """uvicorn, saying where it listens once it really does: scripts wait for this line."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log.info("listening", url=self._url)

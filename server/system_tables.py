@@ -1,0 +1,172 @@
+"""The tables `nearql.*`: what a node knows about itself, as Arrow, readable by SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from nearql.server.config import SECTIONS, Config
+
+if TYPE_CHECKING:
+    from nearql.cluster.metadata.state import ShardRow, TableRow
+    from nearql.server.node import Node
+
+_TABLES = pa.schema(
+    [("name", pa.string()), ("uuid", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()),
+     ("shards", pa.int32()), ("replicas", pa.int32()), ("segments", pa.int32()),
+     ("wal_bytes", pa.int64()), ("status", pa.string())]
+)  # fmt: skip
+_COLUMNS = pa.schema(
+    [("table", pa.string()), ("name", pa.string()), ("position", pa.int32()), ("type", pa.string()),
+     ("nullable", pa.bool_()), ("default", pa.string()), ("primary_key", pa.bool_())]
+)  # fmt: skip
+_INDEXES = pa.schema(
+    [("name", pa.string()), ("table", pa.string()), ("column", pa.string()), ("kind", pa.string()),
+     ("metric", pa.string()), ("phase", pa.string()), ("rows_done", pa.int64()),
+     ("rows_total", pa.int64()), ("rate", pa.float64()), ("eta_ms", pa.int64())]
+)  # fmt: skip
+_SHARDS = pa.schema(
+    [("table", pa.string()), ("shard", pa.int32()), ("uuid", pa.string()), ("epoch", pa.int64()),
+     ("primary", pa.string()), ("in_sync", pa.list_(pa.string())), ("commit_lsn", pa.int64()),
+     ("node", pa.string()), ("lsn", pa.int64()), ("lag_records", pa.int64()),
+     ("lag_ms", pa.int64())]
+)  # fmt: skip
+_NODES = pa.schema(
+    [("name", pa.string()), ("role", pa.string()), ("url", pa.string()), ("alive", pa.bool_()),
+     ("last_seen_ms", pa.int64()), ("incarnation", pa.int64())]
+)  # fmt: skip
+_SEGMENTS = pa.schema(
+    [("table", pa.string()), ("shard", pa.int32()), ("segment", pa.string()),
+     ("state", pa.string()), ("rows", pa.int64()), ("dead_rows", pa.int64()), ("bytes", pa.int64())]
+)  # fmt: skip
+_DEVICES = pa.schema(
+    [("device", pa.string()), ("backend", pa.string()), ("status", pa.string()),
+     ("detail", pa.string())]
+)  # fmt: skip
+_SETTINGS = pa.schema([("name", pa.string()), ("value", pa.string()), ("description", pa.string())])
+
+
+def effective_settings(config: Config) -> dict[str, Any]:
+    """Every setting by `section.key`."""
+    return {
+        f"{section}.{f.name}": getattr(getattr(config, section), f.name)
+        for section, kind in SECTIONS.items()
+        for f in fields(kind)
+    }
+
+
+def _build(schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> pa.Table:
+    names = schema.names
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema)
+
+
+def _ready(node: Node) -> list[TableRow]:
+    rows = (row for row in node.metadata.state.tables.values() if row.ready)
+    return sorted(rows, key=lambda row: row.table.name)
+
+
+def _tables(node: Node) -> Iterator[tuple[Any, ...]]:
+    for row in _ready(node):
+        t = row.table
+        failed = node.failed_tables().get(t.uuid)
+        if failed is not None:
+            yield t.name, t.uuid, None, None, t.shards, t.replicas, None, None, failed.detail
+            continue
+        s = node.table(t.uuid).stats()
+        yield (
+            t.name, t.uuid, s.rows, s.bytes, t.shards, t.replicas, len(s.segments), s.wal_bytes,
+            "ready",
+        )  # fmt: skip
+
+
+def _columns(node: Node) -> Iterator[tuple[Any, ...]]:
+    for row in _ready(node):
+        schema = row.table.schema
+        for position, column in enumerate(schema.visible, 1):
+            is_key = column.number == schema.key_number
+            yield (
+                row.table.name, column.name, position, column.type.display,
+                not (column.not_null or is_key), column.default, is_key,
+            )  # fmt: skip
+
+
+def _indexes(node: Node) -> Iterator[tuple[Any, ...]]:
+    """Definitions are kept and every answer is exact, so there is nothing to build yet: ready."""
+    for row in _ready(node):
+        for index in row.table.indexes:
+            total = node.table(row.table.uuid).stats().rows
+            yield (
+                index.name, row.table.name, index.column, index.kind, str(index.metric), "ready",
+                total, total, None, 0,
+            )  # fmt: skip
+
+
+def _shards(node: Node) -> Iterator[tuple[Any, ...]]:
+    for row in _ready(node):
+        if row.table.uuid in node.failed_tables():
+            continue
+        positions = {p.shard: p for p in node.table(row.table.uuid).read_view().positions}
+        for number, shard in enumerate(row.shards):
+            lsn = positions[number].lsn
+            yield (
+                row.table.name, number, shard.uuid, shard.epoch, _name(node, shard.primary),
+                [_name(node, member) for member in shard.isr], lsn,
+                _own_copy(node, shard), lsn, 0, 0,
+            )  # fmt: skip
+
+
+def _own_copy(node: Node, shard: ShardRow) -> str | None:
+    return _name(node, node.node_id) if node.node_id in shard.replicas else None
+
+
+def _name(node: Node, node_id: str | None) -> str | None:
+    row = node.metadata.state.nodes.get(node_id) if node_id else None
+    return row.name if row else node_id
+
+
+def _nodes(node: Node) -> Iterator[tuple[Any, ...]]:
+    for row in node.metadata.state.nodes.values():
+        yield row.name, "leader", row.url, True, 0, row.incarnation
+
+
+def _segments(node: Node) -> Iterator[tuple[Any, ...]]:
+    for row in _ready(node):
+        if row.table.uuid in node.failed_tables():
+            continue
+        for s in node.table(row.table.uuid).stats().segments:
+            state = "sealed" if s.sealed else "growing"
+            yield row.table.name, s.shard, s.name, state, s.rows, s.dead, s.bytes
+
+
+def _devices(node: Node) -> Iterator[tuple[Any, ...]]:
+    for report in node.probe.reports:
+        yield report.device, report.backend, report.status, report.detail
+
+
+def _settings(node: Node) -> Iterator[tuple[Any, ...]]:
+    values = effective_settings(node.config)
+    for section, kind in SECTIONS.items():
+        for f in fields(kind):
+            name = f"{section}.{f.name}"
+            yield name, str(values[name]), f.metadata["help"]
+
+
+def _maker(
+    schema: pa.Schema, rows: Callable[[Node], Iterator[tuple[Any, ...]]]
+) -> Callable[[Node], pa.Table]:
+    return lambda node: _build(schema, rows(node))
+
+
+TABLES: dict[str, Callable[[Node], pa.Table]] = {
+    "tables": _maker(_TABLES, _tables),
+    "columns": _maker(_COLUMNS, _columns),
+    "indexes": _maker(_INDEXES, _indexes),
+    "shards": _maker(_SHARDS, _shards),
+    "nodes": _maker(_NODES, _nodes),
+    "segments": _maker(_SEGMENTS, _segments),
+    "devices": _maker(_DEVICES, _devices),
+    "settings": _maker(_SETTINGS, _settings),
+}
