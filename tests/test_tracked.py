@@ -16,7 +16,7 @@ LEAKS = {
     "a machine's path": re.compile(
         r"(?<![\w.])/([w]ork|[r]oot|[h]ome|[U]sers|[o]pt/pypi|[t]mp)/\w"
     ),
-    "a package host": re.compile(r"[p]ypi\.|[p]ythonhosted|[r]egistry\.npmjs|/[s]imple/?\b"),
+    "a package host": re.compile(r"[p]ypi\.|[p]ythonhosted|[n]pmjs\.org|/[s]imple/?\b"),
     "an index URL": re.compile(r"--(extra-)?[i]ndex-url|[f]ind-links[ =](?!\")"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*[P]RIVATE KEY"),
 }

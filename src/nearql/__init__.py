@@ -4,6 +4,7 @@
 the engine in this process. Names load on first use, so that `import nearql` costs next to nothing.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ def __getattr__(name: str) -> object:
 
         return version("nearql")
     if name in __all__:
-        from nearql import _connect
-
-        return getattr(_connect, name)
+        return getattr(import_module("nearql._connect"), name)
     raise AttributeError(f"module 'nearql' has no attribute {name!r}")
 
 
