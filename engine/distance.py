@@ -1,0 +1,158 @@
+"""The one canonical distance: every distance that a user sees is computed here.
+
+What: float64 accumulation, row by row, over the raw vectors, rounded once to float32. Backends find
+candidates with whatever kernel is quick; their distances are thrown away and computed again here.
+
+Invariants:
+- A row's distance depends on its vector and the query alone, never on the other rows of the call: the
+  sum runs along the contiguous axis of a C-contiguous float64 block, so its order is fixed by d.
+- Never -0.0; l2, l1 and cosine never negative; two equal vectors are exactly 0 apart.
+- float32 inputs up to the largest finite value overflow nothing in float64; a distance beyond float32
+  is inf. Cosine is NaN where a vector is zero.
+
+Example: rows [[3, 4], [0, 0]] to the query [6, 8] are l2 [5, 10], inner_product [-50, 0],
+cosine [0, NaN] and l1 [7, 14] apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearql.engine.types import Metric
+
+Vectors = NDArray[np.float32] | NDArray[np.float16]
+_BLOCK_ELEMENTS = 1 << 16  # 512 KiB of float64: three such buffers stay in a core's cache
+
+
+def canonical_distances(
+    vectors: Vectors, query: NDArray[np.float32], metric: Metric
+) -> NDArray[np.float32]:
+    """Distance of every row to one query.
+
+    Args:
+        vectors: float32 or float16, shape (n, d).
+        query: float32, shape (d,).
+
+    Returns:
+        float32, shape (n,).
+    """
+    return _blockwise(
+        vectors.shape, metric, lambda low, high: (vectors[low:high], query[np.newaxis, :])
+    )
+
+
+def pairwise_distances(left: Vectors, right: Vectors, metric: Metric) -> NDArray[np.float32]:
+    """Distance of each row of `left` to the same row of `right`; both of shape (n, d) -> (n,)."""
+    return _blockwise(left.shape, metric, lambda low, high: (left[low:high], right[low:high]))
+
+
+def candidate_distances(
+    vectors: Vectors,
+    positions: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    query_of: NDArray[np.int64],
+    metric: Metric,
+) -> NDArray[np.float32]:
+    """Distance of row `positions[i]` of `vectors` to `queries[query_of[i]]`, shape (m,).
+
+    Rows are gathered block by block, so memory stays bounded whatever m is.
+    """
+    return _blockwise(
+        (len(positions), vectors.shape[1]),
+        metric,
+        lambda low, high: (vectors[positions[low:high]], queries[query_of[low:high]]),
+    )
+
+
+def row_norms(vectors: Vectors) -> NDArray[np.float32]:
+    """Euclidean length of every row, float64 accumulated: float32, shape (n,)."""
+    out = np.empty(len(vectors), np.float32)
+    for low, high in blocks(vectors.shape):
+        wide = vectors[low:high].astype(np.float64)
+        with np.errstate(over="ignore", under="ignore"):
+            out[low:high] = np.sqrt(_dot(wide, wide))
+    return out
+
+
+def score_limit(metric: Metric, distance: float) -> float:
+    """The largest float64 score of a row that may be shown at most `distance` (float32) away.
+
+    A score orders rows as the distance does and is what backends compute: l2 squared distance,
+    inner_product the same, cosine the negative similarity, l1 the same. NaN means no limit.
+
+    The next larger float32 is taken as the limit, twice the rounding of the canonical result.
+    """
+    if np.isnan(distance):
+        return float("inf")
+    with np.errstate(over="ignore", under="ignore"):
+        limit = float(np.nextafter(np.float32(distance), np.float32(np.inf)))
+    if metric is Metric.L2:
+        return -1.0 if limit < 0 else limit * limit
+    return limit - 1.0 if metric is Metric.COSINE else limit
+
+
+def blocks(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Row ranges of a (n, d) array that are worked on at once."""
+    count, dimensions = shape
+    step = max(1, _BLOCK_ELEMENTS // max(1, dimensions))
+    return [(low, min(low + step, count)) for low in range(0, count, step)]
+
+
+def _blockwise(
+    shape: tuple[int, ...],
+    metric: Metric,
+    rows: Callable[[int, int], tuple[Vectors, Vectors]],
+) -> NDArray[np.float32]:
+    kernel = _KERNELS[metric]
+    out = np.empty(shape[0], np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        for low, high in blocks(shape):
+            left, right = rows(low, high)
+            out[low:high] = kernel(left.astype(np.float64), right.astype(np.float64))
+    out += np.float32(0)  # -0.0 (also of a rounded tiny negative) becomes 0.0
+    return out
+
+
+def _sum(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.add.reduce(block, axis=1)
+
+
+def _dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _sum(left * right)
+
+
+def _l2(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    left -= right
+    left *= left
+    return np.sqrt(_sum(left))
+
+
+def _l1(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    left -= right
+    return _sum(np.abs(left, out=left))
+
+
+def _inner_product(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    left *= right
+    return -_sum(left)
+
+
+def _cosine(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    # One square root of the product, not two: sqrt(s * s) is exactly s, so equal vectors are 0 apart.
+    lengths = np.sqrt(_dot(left, left) * _dot(right, right))
+    left *= right
+    similarity = _sum(left) / lengths  # 0 / 0 = NaN where a vector is zero
+    return np.clip(1.0 - similarity, 0.0, 2.0)
+
+
+_KERNELS: dict[
+    Metric, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+] = {
+    Metric.L2: _l2,
+    Metric.L1: _l1,
+    Metric.INNER_PRODUCT: _inner_product,
+    Metric.COSINE: _cosine,
+}

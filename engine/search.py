@@ -1,0 +1,329 @@
+"""Exact search: candidates from a backend, canonical distances, ties by primary key.
+
+The result is the first k rows by (canonical float32 distance, primary key), whatever the backend, the
+batch or the number of threads. How that is assured although backends compute in float32:
+
+    1. each block names about k + slack candidates and a floor for all that it left out;
+    2. candidates get canonical distances; the k-th of them, T, bounds the true k-th from above;
+    3. where some block's floor is not above T (ties at the boundary, cancellation), that block names
+       every contender under its error bound instead, and the query is ranked again.
+
+Example: 5,000 copies of one vector and k = 10. The 26 candidates all lie at T, their block's floor is
+not above T, so step 3 fetches all 5,000 and the ten smallest keys win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from os import cpu_count
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearql.engine import strategy
+from nearql.engine.backends.base import Backend, Block, Candidates
+from nearql.engine.distance import (
+    Vectors,
+    candidate_distances,
+    canonical_distances,
+    row_norms,
+    score_limit,
+)
+from nearql.engine.ranking import KeysOf, Ranking
+from nearql.engine.settings import EngineSettings
+from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
+
+__all__ = ["Searcher", "VectorSlice", "row_norms"]
+
+Masks = Sequence["NDArray[np.bool_] | None"]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class VectorSlice:
+    """The vectors of one segment, and which of them can match. Keep it as long as the segment lives.
+
+    vectors: float32 or float16, shape (n, d), C-contiguous; zero-copy.
+    first_row: the row number of position 0; row number = first_row + position.
+    valid: bool, shape (n,): live and not NULL; None = all.
+    norms: float32, shape (n,), by `row_norms`; None = computed when first needed.
+    """
+
+    vectors: Vectors
+    first_row: int
+    valid: NDArray[np.bool_] | None = None
+    norms: NDArray[np.float32] | None = None
+
+    @cached_property
+    def lengths(self) -> NDArray[np.float32]:
+        """The rows' Euclidean lengths: float32, shape (n,)."""
+        return row_norms(self.vectors) if self.norms is None else self.norms
+
+    @cached_property
+    def live(self) -> int:
+        """How many rows can match."""
+        return len(self.vectors) if self.valid is None else int(np.count_nonzero(self.valid))
+
+    @cached_property
+    def extent(self) -> tuple[float, float]:
+        """The longest and the shortest length of a row that can match, zero vectors not counted."""
+        where = self.lengths > 0
+        if self.valid is not None:
+            where &= self.valid
+        longest = float(np.max(self.lengths, where=where, initial=0))
+        shortest = float(np.min(self.lengths, where=where, initial=np.inf))
+        return longest, shortest if longest else 0.0
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A range of a slice's rows that one kernel call looks at."""
+
+    block: Block
+    first_row: int
+
+
+class Searcher:
+    """Answers searches over vector slices. Safe for use from several threads at once."""
+
+    def __init__(self, backend: Backend, settings: EngineSettings) -> None:
+        self.backend = backend
+        self._threads = settings.search_threads or cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads, "nearql-search")
+
+    def search(
+        self,
+        slices: Sequence[VectorSlice],
+        request: SearchRequest,
+        *,
+        masks: Masks | None,
+        keys_of: KeysOf,
+    ) -> SearchHits:
+        """The k nearest rows to each query, exactly; see the module's text.
+
+        Args:
+            masks: per slice, bool of shape (n,) or None for all; masks=None: no filter.
+            keys_of: primary keys of row numbers (int64, any order), as an array of the same length.
+        """
+        units = self._units(slices, masks, len(request.queries))
+        run = _Run(self, units, request.metric, request.k, keys_of)
+        rows, distances = run.answer(request.queries)
+        return SearchHits(rows, distances, self._stats(slices, masks, run, len(request.queries)))
+
+    def search_range(
+        self,
+        slices: Sequence[VectorSlice],
+        *,
+        metric: Metric,
+        query: NDArray[np.float32],
+        radius: float,
+        inclusive: bool,
+        masks: Masks | None,
+        keys_of: KeysOf,
+    ) -> SearchHits:
+        """Every row whose canonical distance is < radius (<= where inclusive): shape (1, matches).
+
+        NaN is greater than every number and equal to itself, as in SQL.
+        """
+        run = _Run(self, self._units(slices, masks, 1), metric, 0, keys_of)
+        rows, distances = run.within(query, radius, inclusive)
+        return SearchHits(rows, distances, self._stats(slices, masks, run, 1))
+
+    def close(self) -> None:
+        """Let the threads go; searches must have ended."""
+        self._pool.shutdown()
+
+    def map(self, function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+        """Apply to all items, the first in this thread and the others in the pool."""
+        if len(items) < 2 or self._threads == 1:
+            return [function(item) for item in items]
+        others = [self._pool.submit(function, item) for item in items[1:]]
+        return [function(items[0]), *(other.result() for other in others)]
+
+    def _units(
+        self, slices: Sequence[VectorSlice], masks: Masks | None, query_count: int
+    ) -> list[_Unit]:
+        threads = self._threads if self.backend.splits(query_count) else 1
+        given = masks if masks is not None else [None] * len(slices)
+        units = [
+            unit
+            for one, mask in zip(slices, given, strict=True)
+            for unit in _slice_units(one, mask, threads)
+        ]
+        return [unit for unit in units if unit.block.count]
+
+    def _stats(
+        self, slices: Sequence[VectorSlice], masks: Masks | None, run: _Run, query_count: int
+    ) -> SearchStats:
+        live = sum(one.live for one in slices)
+        qualifying = sum(unit.block.count for unit in run.units)
+        return SearchStats(
+            strategy="exact" if masks is None else "exact_filtered",
+            backend=self.backend.name,
+            device=self.backend.device,
+            candidates=qualifying * query_count,
+            reranked=run.reranked,
+            selectivity=qualifying / live if live else 1.0,
+            batch=query_count,
+        )
+
+
+def _slice_units(one: VectorSlice, mask: NDArray[np.bool_] | None, threads: int) -> list[_Unit]:
+    rows, dimensions = one.vectors.shape
+    if mask is None:
+        mask = one.valid
+    elif one.valid is not None:
+        mask = mask & one.valid
+    step = -(-rows // strategy.pieces(rows, dimensions, threads))
+    return [_unit(one, mask, low, min(low + step, rows)) for low in range(0, rows, max(step, 1))]
+
+
+def _unit(one: VectorSlice, mask: NDArray[np.bool_] | None, low: int, high: int) -> _Unit:
+    longest, shortest = one.extent
+    part = None if mask is None else mask[low:high]
+    positions = None
+    if part is not None and strategy.gathers(int(np.count_nonzero(part)), high - low):
+        positions = np.flatnonzero(part)
+    block = Block(one.vectors[low:high], one.lengths[low:high], longest, shortest, part, positions)
+    return _Unit(block, one.first_row + low)
+
+
+@dataclass
+class _Run:
+    """One search under way."""
+
+    searcher: Searcher
+    units: list[_Unit]
+    metric: Metric
+    k: int
+    keys_of: KeysOf
+    reranked: int = 0
+
+    def answer(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and distances, (nq, k) each."""
+        rows = np.full((len(queries), self.k), -1, np.int64)
+        distances = np.full((len(queries), self.k), np.nan, np.float32)
+        if not self.units:
+            return rows, distances
+        step = strategy.batch_queries(strategy.overfetch(self.k) * len(self.units))
+        for low in range(0, len(queries), step):
+            high = low + step
+            rows[low:high], distances[low:high] = self._batch(queries[low:high])
+        return rows, distances
+
+    def within(
+        self, query: NDArray[np.float32], radius: float, inclusive: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and distances within a radius, (1, matches) each."""
+        limit = score_limit(self.metric, radius)
+        found = self.searcher.map(partial(self._contenders, query=query, limit=limit), self.units)
+        ranking = self._rank_one(query, found)
+        keep = _inside(ranking.distances, radius, inclusive)
+        ranking = Ranking.of(ranking.queries[keep], ranking.rows[keep], ranking.distances[keep], 1)
+        matches = len(ranking.rows)
+        ranking.settle(matches, self.keys_of)
+        return ranking.top(matches)
+
+    def _batch(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        fetched = strategy.overfetch(self.k)
+        backend = self.searcher.backend
+        found = self.searcher.map(
+            lambda unit: self._nearest(backend, unit, queries, fetched), self.units
+        )
+        ranking = _ranked([part for _, part in found], len(queries))
+        self.reranked += len(ranking.rows)
+        open_queries = self._open(ranking, [candidates for candidates, _ in found])
+        ranking.settle(self.k, self.keys_of)
+        rows, distances = ranking.top(self.k)
+        for at in open_queries:
+            rows[at], distances[at] = self._refine(queries[at])
+        return rows, distances
+
+    def _nearest(
+        self, backend: Backend, unit: _Unit, queries: NDArray[np.float32], fetched: int
+    ) -> tuple[Candidates, _Part]:
+        candidates = backend.nearest(unit.block, queries, self.metric, fetched)
+        query_of, column = np.nonzero(candidates.positions >= 0)
+        positions = candidates.positions[query_of, column]
+        distances = candidate_distances(
+            unit.block.vectors, positions, queries, query_of, self.metric
+        )
+        return candidates, _Part(query_of, positions + unit.first_row, distances)
+
+    def _open(self, ranking: Ranking, found: list[Candidates]) -> NDArray[np.int64]:
+        """Queries of which some block may still hide one of the k nearest."""
+        limits = np.array([score_limit(self.metric, d) for d in ranking.kth(self.k)])
+        hidden = np.zeros(len(limits), bool)
+        for unit, candidates in zip(self.units, found, strict=True):
+            held = np.count_nonzero(candidates.positions >= 0, axis=1)
+            hidden |= (held < unit.block.count) & ~(candidates.floor > limits)
+        return np.flatnonzero(hidden)
+
+    def _refine(self, query: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k nearest from every contender of every block, (k,) each."""
+        limit = float("inf")
+        found = self.searcher.map(partial(self._contenders, query=query, limit=limit), self.units)
+        ranking = self._rank_one(query, found)
+        ranking.settle(self.k, self.keys_of)
+        rows, distances = ranking.top(self.k)
+        return rows[0], distances[0]
+
+    def _contenders(
+        self, unit: _Unit, *, query: NDArray[np.float32], limit: float
+    ) -> NDArray[np.int64]:
+        return self.searcher.backend.contenders(
+            unit.block, query, self.metric, k=self.k or None, limit=limit
+        )
+
+    def _rank_one(self, query: NDArray[np.float32], found: list[NDArray[np.int64]]) -> Ranking:
+        parts = [
+            _part(unit, positions, query, self.metric)
+            for unit, positions in zip(self.units, found, strict=True)
+        ]
+        self.reranked += sum(len(part.rows) for part in parts)
+        return _ranked(parts, 1)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Candidates of one unit, all (m,): index of the query, row number, canonical distance."""
+
+    queries: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float32]
+
+
+def _part(
+    unit: _Unit, positions: NDArray[np.int64], query: NDArray[np.float32], metric: Metric
+) -> _Part:
+    nothing = np.zeros(len(positions), np.int64)
+    if len(positions) == len(unit.block.vectors):
+        distances = canonical_distances(unit.block.vectors, query, metric)
+    else:
+        distances = candidate_distances(
+            unit.block.vectors, positions, query[np.newaxis, :], nothing, metric
+        )
+    return _Part(nothing, positions + unit.first_row, distances)
+
+
+def _ranked(parts: list[_Part], query_count: int) -> Ranking:
+    if not parts:
+        return Ranking.of(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), 1)
+    return Ranking.of(
+        np.concatenate([part.queries for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.distances for part in parts]),
+        query_count,
+    )
+
+
+def _inside(distances: NDArray[np.float32], radius: float, inclusive: bool) -> NDArray[np.bool_]:
+    if np.isnan(radius):
+        return np.ones(len(distances), bool) if inclusive else ~np.isnan(distances)
+    wide = distances.astype(np.float64)
+    return wide <= radius if inclusive else wide < radius
