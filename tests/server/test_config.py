@@ -1,0 +1,137 @@
+"""Settings: precedence, units, and errors that name the setting, its source and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nearql.server import sizes
+from nearql.server.config import SECTIONS, ConfigError, load_config
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "conf" / "node.yaml"
+
+
+def written(file: Path, text: str) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_flags_override_variables_which_override_the_file(file: Path) -> None:
+    path = written(file, "http: {port: 1}\nnode: {name: from-file}\nlimits: {max_limit: 7}")
+    config = load_config(
+        path,
+        environment={"NEARQL_HTTP_PORT": "2", "NEARQL_LIMITS_MAX_LIMIT": "8"},
+        flags={"http.port": "3", "node.data_dir": None},
+    )
+    assert (config.http.port, config.limits.max_limit, config.node.name) == (3, 8, "from-file")
+
+
+def test_relative_paths_count_from_the_files_folder(file: Path) -> None:
+    config = load_config(written(file, "node: {data_dir: ./d}"), environment={})
+    assert config.node.data_dir == file.parent / "d"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("htpp: {port: 1}", "unknown section 'htpp'; did you mean http"),
+        ("http: {prot: 1}", "unknown key http.prot; did you mean http.port"),
+        ("cluster: {voter: []}", "unknown key cluster.voter; did you mean cluster.voters"),
+        ("cluster: {enabled: true}", "one node only"),
+        ("http: {port: eighty}", "http.port = 'eighty'.*whole number"),
+        ("http: {port: 70000}", "0 to 65535"),
+        ("limits: {json_body: lots}", "a size such as 64MiB"),
+        ("limits: {max_limit: 0}", "at least 1"),
+        ("engine: {device: tpu}", "one of auto, cpu, gpu"),
+        ("engine: {memory_limit: 0%}", "80% or 8GiB"),
+        ("auth: {mode: required}", "not part of this version"),
+        ("http: {tls_cert_file: a.pem}", "http.tls_cert_file is set"),
+        ("http: {host: 0.0.0.0}", "--insecure"),
+        ("http: [", "not valid YAML"),
+        ("- 1", "must map sections"),
+        ("http: 3", "must map keys"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(file: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_config(written(file, text), environment={})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere.yaml can't be read: No such file"):
+        load_config(tmp_path / "nowhere.yaml", environment={})
+
+
+def test_an_unknown_variable_is_only_a_warning() -> None:
+    config = load_config(environment={"NEARQL_HTTP_PROT": "1", "NEARQL_SERVICE_HOST": "10.0.0.1"})
+    assert len(config.warnings) == 2
+    assert "did you mean NEARQL_HTTP_PORT" in config.warnings[0]
+
+
+def test_the_contracts_example_file_is_accepted(file: Path) -> None:
+    text = """
+node:        {name: n1, data_dir: ./nearql-data, advertise_url: "http://10.0.0.1:8470"}
+http:        {host: 127.0.0.1, port: 8470, tls_cert_file: null, tls_key_file: null}
+auth:        {mode: none, jwt_key_file: null, bootstrap_admin_key_file: null}
+cluster:     {enabled: false, write_routing: redirect, voters: ["n1@node-1.example:8471"],
+              discovery: static, dns_name: null, bootstrap: false, join_token_file: null,
+              ca_file: ca.pem, cert_file: n1.pem, key_file: n1.key}
+raft:        {host: 127.0.0.1, port: 8471, election_timeout_ms: [1000, 2500]}
+replication: {host: 127.0.0.1, port: 8472, advertise: "10.0.0.1:8472",
+              write_concern: majority, write_timeout_ms: 5000}
+engine:      {device: auto, memory_limit: "80%", gpu_memory_limit: "90%", wal_retention: 1GiB}
+limits:      {json_body: 64MiB, stream_body: 1GiB, max_limit: 16384, statement_timeout_ms: 30000}
+"""
+    config = load_config(written(file, text), environment={})
+    assert config.advertise_url == "http://10.0.0.1:8470"
+    assert config.limits.stream_body == 1 << 30
+
+
+def test_other_addresses_need_insecure_by_flag_or_variable() -> None:
+    flags = {"http.host": "0.0.0.0"}
+    assert load_config(environment={}, flags=flags, insecure=True).insecure
+    assert load_config(environment={"NEARQL_INSECURE": "1"}, flags=flags).insecure
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4096", 4096), ("64MiB", 64 << 20), ("1.5g", 3 << 29), ("2 kb", 2048)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert sizes.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1q", "MiB", "1 2"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="size"):
+        sizes.parse_size(text)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_memory_respects_the_cgroup(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / "v2", tmp_path / "v1"]
+    paths[place].write_text("1048576\n")
+    monkeypatch.setattr(sizes, "_CGROUP_LIMITS", tuple(paths))
+    assert sizes.resolve_memory("50%") == 524_288
+
+
+def test_an_unlimited_cgroup_leaves_the_machines_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "v2").write_text("max\n")
+    monkeypatch.setattr(sizes, "_CGROUP_LIMITS", (tmp_path / "v2",))
+    assert sizes.available_memory() > 1 << 20
+
+
+def test_every_setting_explains_itself() -> None:
+    from dataclasses import fields
+
+    for kind in SECTIONS.values():
+        for setting in fields(kind):
+            assert setting.metadata["help"].endswith("."), setting.name
