@@ -204,7 +204,11 @@ def option_value(item: Cursor) -> str | int | float | bool:
     if negative:
         raise item.unexpected("a number")
     if not item.word():
-        token_text = item.string("a value") if item.tokens[item.at].token_type.name != "IDENTIFIER" else item.name()
+        token_text = (
+            item.string("a value")
+            if item.tokens[item.at].token_type.name != "IDENTIFIER"
+            else item.name()
+        )
         return token_text
     word = item.name("a value")
     return {"true": True, "on": True, "false": False, "off": False}.get(word.lower(), word)

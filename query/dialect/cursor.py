@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sqlglot import exp
 from sqlglot.errors import ParseError
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, Unsupported
 from nearql.query.dialect.grammar import DIALECT, mark_functions, unmark
@@ -107,7 +107,9 @@ class Cursor:
     def unexpected(self, wanted: str) -> SqlError:
         """The error for the next token."""
         if self.done:
-            return SqlError(f"The statement ends where {wanted} was expected.", position=self.position)
+            return SqlError(
+                f"The statement ends where {wanted} was expected.", position=self.position
+            )
         got = self.shown()
         return SqlError(f"Unexpected {got!r}; expected {wanted}.", position=self.position)
 
@@ -136,7 +138,8 @@ class Cursor:
         if self.accept("."):
             if name.lower() not in ("main", "public"):
                 raise Unsupported(
-                    f"There are no schemas: name the table without {name!r}.", position=self.position
+                    f"There are no schemas: name the table without {name!r}.",
+                    position=self.position,
                 )
             name = self.name("a table name")
         return name
@@ -209,8 +212,14 @@ class Cursor:
             raise self.unexpected(what)
         select = parse_tokens(self.source, [_SELECT, *self.tokens[self.at :]])
         items = select.expressions if isinstance(select, exp.Select) else []
-        if len(items) != 1 or set(select.args) - {"expressions"} and any(
-            value for key, value in select.args.items() if key not in ("expressions", "kind", "hint")
+        if (
+            len(items) != 1
+            or set(select.args) - {"expressions"}
+            and any(
+                value
+                for key, value in select.args.items()
+                if key not in ("expressions", "kind", "hint")
+            )
         ):
             raise self.unexpected(what)
         self.at = len(self.tokens)
@@ -221,8 +230,10 @@ _SELECT = Token(TokenType.SELECT, "SELECT")
 
 
 def _is_word(text: str, token: Token) -> bool:
-    return text.replace("_", "a").replace("$", "a").isalnum() and not text[0].isdigit() and (
-        token.token_type not in (*_QUOTED, TokenType.NUMBER)
+    return (
+        text.replace("_", "a").replace("$", "a").isalnum()
+        and not text[0].isdigit()
+        and (token.token_type not in (*_QUOTED, TokenType.NUMBER))
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlglot import exp
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError
 from nearql.query.dialect.cursor import Cursor, parse_tokens
@@ -123,7 +123,9 @@ def _conflict(cursor: Cursor) -> ConflictClause | None:
 
 def _conflict_column(cursor: Cursor) -> str | None:
     if cursor.word() == "ON":
-        raise cursor.refuse("ON CONFLICT ON CONSTRAINT is not offered; name the primary key: ON CONFLICT (id).")
+        raise cursor.refuse(
+            "ON CONFLICT ON CONSTRAINT is not offered; name the primary key: ON CONFLICT (id)."
+        )
     if cursor.word() != "(":
         return None
     inside = cursor.inside()
@@ -166,7 +168,9 @@ def _tuple_assignment(item: Cursor) -> list[tuple[str, exp.Expr]]:
     value = item.expression("a list of values")
     values = value.expressions if isinstance(value, exp.Tuple) else [value.unnest()]
     if len(values) != len(names) or isinstance(value, exp.Subquery):
-        raise SqlError(f"{len(names)} columns need {len(names)} values in brackets.", position=position)
+        raise SqlError(
+            f"{len(names)} columns need {len(names)} values in brackets.", position=position
+        )
     return list(zip(names, values, strict=True))
 
 

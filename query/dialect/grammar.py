@@ -22,7 +22,7 @@ from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.generators.duckdb import DuckDBGenerator
 from sqlglot.parsers.duckdb import DuckDBParser
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 # Operator -> (token that DuckDB's dialect never makes, carrier node that it never builds).
 # The compiled parser only takes node classes that it knows, hence sqlglot's own.
@@ -71,13 +71,22 @@ class NearQL(DuckDB):
         """DuckDB's tokens and the distance operators; no statement swallows its text unread."""
 
         COMMANDS: set[TokenType] = set()
-        KEYWORDS = {**DuckDB.Tokenizer.KEYWORDS, **{op: token for op, (token, _) in OPERATORS.items()}}
+        KEYWORDS = {
+            **DuckDB.Tokenizer.KEYWORDS,
+            **{op: token for op, (token, _) in OPERATORS.items()},
+        }
 
 
 DIALECT = NearQL()
 _FUNCTION_TOKENS = frozenset(DuckDBParser.FUNC_TOKENS) - frozenset(DuckDBParser.TYPE_TOKENS)
 _TEMPORAL = frozenset(
-    {TokenType.DATE, TokenType.TIME, TokenType.TIMESTAMP, TokenType.TIMESTAMPNTZ, TokenType.DATETIME}
+    {
+        TokenType.DATE,
+        TokenType.TIME,
+        TokenType.TIMESTAMP,
+        TokenType.TIMESTAMPNTZ,
+        TokenType.DATETIME,
+    }
 )
 _BEFORE_TYPES = (TokenType.DCOLON, TokenType.ALIAS)
 _NAMES = (
@@ -107,7 +116,13 @@ def _is_call(stream: list[Token], at: int) -> bool:
 
 def _marked(token: Token) -> Token:
     return Token(
-        TokenType.VAR, _MARK + token.text, token.line, token.col, token.start, token.end, token.comments
+        TokenType.VAR,
+        _MARK + token.text,
+        token.line,
+        token.col,
+        token.start,
+        token.end,
+        token.comments,
     )
 
 

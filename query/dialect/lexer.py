@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sqlglot.errors import TokenError
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, TooLarge
 from nearql.query.dialect.grammar import DIALECT
+from nearql.query.dialect.literals import lift, put_back
 
 _OPEN = {TokenType.L_PAREN: ")", TokenType.L_BRACKET: "]", TokenType.L_BRACE: "}"}
+_OPERANDS = (TokenType.IDENTIFIER, TokenType.NUMBER, TokenType.STRING)
+_BEFORE_OPERAND = frozenset(
+    "ALL AND ANY AS ASC BETWEEN BY CASE DEFAULT DISTINCT ELSE ESCAPE EXCEPT FILTER FROM GLOB HAVING IF ILIKE IN "
+    "INTERVAL IS LIKE LIMIT NOT OFFSET ON OR QUALIFY RETURNING SAMPLE SELECT SET SIMILAR SOME THEN TIMEOUT TO "
+    "UNION USING VALUES WAIT WHEN WHERE XOR ZONE".split()
+)
+_PARAMETER = re.compile(r"[A-Za-z_]\w*$")
 _CLOSE = {TokenType.R_PAREN: ")", TokenType.R_BRACKET: "]", TokenType.R_BRACE: "}"}
 
 
@@ -73,20 +82,93 @@ def split(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Source]:
 
 
 def tokenize(text: str) -> list[Token]:
-    """Tokens of the dialect.
+    """Tokens of the dialect, every parameter spelled `$name`.
 
     Raises:
         SqlError: with the position where an unclosed quote or comment starts.
     """
+    blanked, lifted = lift(text)
     try:
-        return list(DIALECT.tokenize(text))
+        tokens = list(DIALECT.tokenize(blanked))
     except TokenError as error:
-        raise SqlError(f"The SQL text can't be read: {_first_line(error)}.", position=1) from error
+        raise _unreadable(text, error) from error
+    put_back(tokens, lifted)
+    return _spell_parameters(tokens)
 
 
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return str(cause).split("\n", 1)[0].rstrip(".")
+def _unreadable(text: str, error: Exception) -> SqlError:
+    cause = str(error.__cause__ or error).split("\n", 1)[0].rstrip(".")
+    found = re.match(r"Missing (.+) from (\d+):(\d+)$", cause, re.S)
+    if not found:
+        position = max(text.rfind("/*"), 0) + 1
+        return SqlError("A comment or quote starts here that never ends.", position=position)
+    lines = text.split("\n")
+    line = int(found[2])
+    position = sum(len(one) + 1 for one in lines[: line - 1]) + int(found[3])
+    return SqlError(f"A quote starts here that no {found[1]} ends.", position=position)
+
+
+def _spell_parameters(tokens: list[Token]) -> list[Token]:
+    """`?` (numbered through the request) and `:name` as `$name`, which is all that the grammar knows.
+
+    A colon after an operand is DuckDB's: a slice (`a[1:n]`), a struct's key or a prefix alias; so is one that
+    starts a slice (`a[:n]`).
+    """
+    spelled: list[Token] = []
+    questions = 0
+    for at, token in enumerate(tokens):
+        before = tokens[at - 1] if at else None
+        if token.token_type is TokenType.PLACEHOLDER:
+            questions += 1
+            spelled += [
+                _as(token, TokenType.PARAMETER, "$"),
+                _as(token, TokenType.NUMBER, str(questions)),
+            ]
+        elif _starts_parameter(tokens, at):
+            spelled.append(_as(token, TokenType.PARAMETER, "$"))
+        elif (
+            token.token_type is TokenType.COLON and before is not None and _opens_slice(tokens, at)
+        ):
+            spelled += [_as(token, TokenType.NUMBER, "1"), token]
+        else:
+            spelled.append(token)
+    if questions:
+        _refuse_mixed(tokens)
+    return spelled
+
+
+def _as(token: Token, kind: TokenType, text: str) -> Token:
+    return Token(kind, text, token.line, token.col, token.start, token.end, token.comments)
+
+
+def _starts_parameter(tokens: list[Token], at: int) -> bool:
+    if tokens[at].token_type is not TokenType.COLON or at + 1 >= len(tokens):
+        return False
+    name = tokens[at + 1]
+    if name.start != tokens[at].end + 1 or not _PARAMETER.match(str(name.text)):
+        return False
+    return at == 0 or not (_ends_operand(tokens[at - 1]) or _opens_slice(tokens, at))
+
+
+def _opens_slice(tokens: list[Token], at: int) -> bool:
+    after = tokens[at + 1].token_type if at + 1 < len(tokens) else None
+    return tokens[at - 1].token_type is TokenType.L_BRACKET and after is TokenType.VAR
+
+
+def _ends_operand(token: Token) -> bool:
+    if token.token_type in _CLOSE or token.token_type in _OPERANDS:
+        return True
+    words = str(token.text).upper().split()
+    return bool(words) and words[-1].isidentifier() and words[-1] not in _BEFORE_OPERAND
+
+
+def _refuse_mixed(tokens: list[Token]) -> None:
+    for token, after in zip(tokens, tokens[1:], strict=False):
+        if token.token_type is TokenType.PARAMETER and after.token_type is TokenType.NUMBER:
+            raise SqlError(
+                "Parameters are written as ? or as $1 in one request, not both.",
+                position=int(token.start) + 1,
+            )
 
 
 def _checked(text: str, tokens: list[Token], limits: Limits) -> Source:
@@ -110,7 +192,11 @@ def _checked(text: str, tokens: list[Token], limits: Limits) -> Source:
 def _close(open_brackets: list[Token], token: Token) -> None:
     position = int(token.start) + 1
     if not open_brackets:
-        raise SqlError(f"Unexpected {token.text!r}: there is no bracket to close.", position=position)
+        raise SqlError(
+            f"Unexpected {token.text!r}: there is no bracket to close.", position=position
+        )
     expected = _OPEN[open_brackets.pop().token_type]
     if token.text != expected:
-        raise SqlError(f"Unexpected {token.text!r}, where {expected!r} would close.", position=position)
+        raise SqlError(
+            f"Unexpected {token.text!r}, where {expected!r} would close.", position=position
+        )
