@@ -18,6 +18,7 @@ import fcntl
 import json
 import mmap
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ Buffer = bytes | bytearray | memoryview
 
 FORMAT_FILE = "FORMAT"
 LOCK_FILE = "LOCK"
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 TEMPORARY_SUFFIX = ".tmp"
 DATA_FORMAT = 1  # the newest layout of a data directory that this version reads and writes
 IOV_MAX = 1024  # buffers per pwritev that every Linux takes
@@ -98,6 +100,10 @@ class FileSystem(Protocol):
 
     def free_bytes(self, directory: Path) -> int:
         """Bytes that this process may still write on the directory's device."""
+        ...
+
+    def boot_id(self) -> bytes:
+        """16 bytes that change when the machine restarts; zeros where it cannot be known."""
         ...
 
 
@@ -198,6 +204,13 @@ class LocalFileSystem:
         """See `FileSystem.free_bytes`."""
         status = os.statvfs(directory)
         return status.f_bavail * status.f_frsize
+
+    def boot_id(self) -> bytes:
+        """See `FileSystem.boot_id`."""
+        try:
+            return uuid.UUID(BOOT_ID_FILE.read_text().strip()).bytes
+        except (OSError, ValueError):
+            return bytes(16)
 
 
 def is_full(error: OSError) -> bool:
