@@ -1,0 +1,98 @@
+"""The HTTP application of a node, and the server that carries it.
+
+    RequestContext -> Authentication -> SameOrigin -> routes (server.routes.all)
+
+`create_app` builds the application; `make_server` the uvicorn server on uvloop and httptools with
+it. A stop first answers 503 on `/readyz`, then lets requests in flight finish, then ends the
+threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nearql.server.config import Config
+from nearql.server.edge import Edge
+from nearql.server.metrics import Metrics
+from nearql.server.middleware.auth import Authentication, authenticator
+from nearql.server.middleware.context import RequestContext
+from nearql.server.middleware.origin import SameOrigin
+from nearql.server.ports import NodePort
+from nearql.server.problem import from_http, problem_response
+from nearql.server.routes import bound
+from nearql.server.routes.all import ROUTES
+from nearql.server.workers import Workers
+
+HEADER_TIMEOUT_S = 30
+
+
+def create_app(node: NodePort, config: Config) -> Starlette:
+    """The ASGI application over an open node; closing the node stays with the caller.
+
+    Raises:
+        Unsupported: `auth.mode` names a mode that is not part of this version.
+    """
+    metrics = Metrics(node)
+    edge = Edge(node, config, Workers(config.http.workers, config.http.queue), metrics)
+    app = Starlette(
+        routes=[bound(endpoint, edge) for endpoint in ROUTES],
+        middleware=[
+            Middleware(RequestContext, observe=metrics.observe, access_log=False),
+            Middleware(Authentication, authenticate=authenticator(config.auth.mode)),
+            Middleware(SameOrigin),
+        ],
+        exception_handlers={HTTPException: _refused_by_router},
+        lifespan=_lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.edge = edge
+    return app
+
+
+async def _refused_by_router(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = from_http(error, request.method, request.url.path)
+    return problem_response(told, request.scope["request_id"], error.headers)
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    edge: Edge = app.state.edge
+    yield
+    edge.draining = True
+    edge.workers.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; `/readyz` answers 503 from the moment a stop is asked for."""
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        self.config.app.state.edge.draining = True  # type: ignore[union-attr]
+        await super().shutdown(sockets)  # type: ignore[arg-type]
+
+
+def make_server(app: Starlette, config: Config) -> Server:
+    """A server on `http.host` and `http.port`; `serve()` or `run()` it, `should_exit` stops it."""
+    return Server(
+        uvicorn.Config(
+            app,
+            host=config.http.host,
+            port=config.http.port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
+        )
+    )

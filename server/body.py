@@ -1,0 +1,148 @@
+"""Request bodies: counted against their limit as they arrive, decompressed as they arrive.
+
+`Content-Encoding: gzip` and `zstd` are undone piece by piece. Two bounds keep a small body from
+becoming a huge one: the limit of the route counts decompressed bytes, and beyond EXPANSION_FLOOR
+bytes the output may be at most `limits.expansion_ratio` times the input.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+import zstandard
+from starlette.requests import Request
+
+from nearql.engine.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from nearql.server.request import body_chunks, body_too_large, check_length
+
+EXPANSION_FLOOR = 64 << 20
+EXPANSION_RATIO = 20
+PIECE_BYTES = 1 << 20
+
+
+class Decoder(Protocol):
+    """Undoes one content encoding."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Output that `data` completes, in pieces of at most PIECE_BYTES."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the encoding's own end was seen."""
+
+
+class Gzip:
+    """RFC 1952; several members one after the other are one body."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+        self._used = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._member.eof:
+                self._member = zlib.decompressobj(wbits=31)
+            yield self._member.decompress(data, PIECE_BYTES)
+            data = self._member.unused_data or self._member.unconsumed_tail
+
+    @property
+    def finished(self) -> bool:
+        return self._member.eof
+
+
+class Zstd:
+    """RFC 8878; several frames one after the other are one body."""
+
+    # A frame may ask for a window of gigabytes; 8 MiB is what RFC 8878 asks decoders to support.
+    WINDOW_BYTES = 8 << 20
+
+    def __init__(self) -> None:
+        self._frame = self._fresh()
+
+    def _fresh(self) -> zstandard.ZstdDecompressionObj:
+        decoder = zstandard.ZstdDecompressor(max_window_size=self.WINDOW_BYTES)
+        return decoder.decompressobj(write_size=PIECE_BYTES)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), 4096):  # what one call can expand to stays small
+            piece = data[start : start + 4096]
+            while piece:
+                if self._frame.eof:
+                    self._frame = self._fresh()
+                yield self._frame.decompress(piece)
+                piece = self._frame.unused_data
+
+    @property
+    def finished(self) -> bool:
+        return self._frame.eof
+
+
+_DECODERS: dict[str, type[Gzip] | type[Zstd]] = {"gzip": Gzip, "x-gzip": Gzip, "zstd": Zstd}
+
+
+async def decoded_chunks(request: Request, limit: int, setting: str) -> AsyncIterator[bytes]:
+    """The body's bytes after decompression.
+
+    Raises:
+        TooLarge: more than `limit` bytes, or an expansion beyond the ratio.
+        UnsupportedMediaType: an encoding other than gzip and zstd.
+        InvalidRequest: a damaged or incomplete encoding, or an unfinished body.
+    """
+    check_length(request, limit, setting)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    chunks = body_chunks(request)
+    output = chunks if encoding in ("identity", "") else _decompressed(chunks, encoding)
+    size = 0
+    async for chunk in output:
+        size += len(chunk)
+        if size > limit:
+            raise body_too_large(limit, setting, f"at least {size} bytes arrived")
+        yield chunk
+
+
+async def _decompressed(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+    kind = _DECODERS.get(encoding)
+    if kind is None:
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding[:80]!r} is not known; send gzip, zstd or none."
+        )
+    decoder, taken, given = kind(), 0, 0
+    async for chunk in chunks:
+        taken += len(chunk)
+        for piece in _pieces(decoder, chunk, encoding, taken):
+            given += len(piece)
+            _check_ratio(taken, given)
+            yield piece
+    if not decoder.finished:
+        raise _damaged(encoding, taken, "it ends before its end marker")
+
+
+def _pieces(decoder: Decoder, chunk: bytes, encoding: str, taken: int) -> Iterator[bytes]:
+    try:
+        yield from decoder.feed(chunk)
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise _damaged(encoding, taken, str(error)) from error
+
+
+def _damaged(encoding: str, taken: int, reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The {encoding} body is damaged within its first {taken} bytes: {reason}. Nothing was "
+        "stored.",
+        code="invalid_encoding",
+    )
+
+
+def _check_ratio(taken: int, given: int) -> None:
+    if given > EXPANSION_FLOOR and given > EXPANSION_RATIO * taken:
+        raise TooLarge(
+            f"{taken} bytes of compressed body became {given}: more than {EXPANSION_RATIO} times "
+            "(limits.expansion_ratio). Send the body uncompressed.",
+            code="expansion_too_large",
+        )
+
+
+async def read_body(request: Request, limit: int, setting: str) -> bytes:
+    """The whole body, in memory."""
+    return b"".join([chunk async for chunk in decoded_chunks(request, limit, setting)])

@@ -1,0 +1,70 @@
+"""What the routes share: the node, its settings, the threads that run statements, the counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from nearql.server.config import Config
+from nearql.server.metrics import Metrics
+from nearql.server.ports import NodePort
+from nearql.server.workers import Workers
+
+T = TypeVar("T")
+WATCH_AFTER_S = 0.05  # shorter statements are not worth a task that listens for a client going away
+
+
+@dataclass
+class Edge:
+    """One per application. draining: a stop has begun; `/readyz` says so."""
+
+    node: NodePort
+    config: Config
+    workers: Workers
+    metrics: Metrics
+    draining: bool = False
+
+    async def run(
+        self, work: Callable[[], T], request: Request | None = None,
+        cancel: Callable[[], None] | None = None,
+    ) -> T:  # fmt: skip
+        """`work()` in a worker thread; `cancel()` is called when the client goes away meanwhile."""
+        self.metrics.pending.set(self.workers.pending + 1)
+        try:
+            if request is None or cancel is None:
+                return await self.workers.run(work)
+            async with _Watch(request, cancel):
+                return await self.workers.run(work)
+        finally:
+            self.metrics.pending.set(self.workers.pending)
+
+
+class _Watch:
+    """Listens for the client going away, once the work inside has taken WATCH_AFTER_S."""
+
+    def __init__(self, request: Request, cancel: Callable[[], None]) -> None:
+        self._request = request
+        self._cancel = cancel
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        if kind is asyncio.CancelledError:
+            self._cancel()
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._cancel()

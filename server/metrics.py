@@ -1,0 +1,92 @@
+"""`GET /metrics`: what the edge counts as it happens, and what the node says when asked."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from starlette.types import Scope
+
+from nearql.server.ports import NodePort
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """The counters of one application; each has its own registry, so that tests can run many."""
+
+    def __init__(self, node: NodePort) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter(
+            "nearql_http_requests", "Requests answered.", labels, registry=self.registry
+        )
+        self.seconds = Histogram(
+            "nearql_http_request_seconds",
+            "Time from a request's headers to the end of its answer.",
+            ("method", "route"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.rows_loaded = Counter(
+            "nearql_bulk_rows", "Rows stored by bulk requests.", registry=self.registry
+        )
+        self.bytes_received = Counter(
+            "nearql_bulk_bytes", "Body bytes of bulk requests.", registry=self.registry
+        )
+        self.rows_returned = Counter(
+            "nearql_rows_returned", "Rows in answers of /v1/sql.", registry=self.registry
+        )
+        self.pending = Gauge(
+            "nearql_statements_pending", "Statements running or waiting.", registry=self.registry
+        )
+        self._describe(node)
+
+    def _describe(self, node: NodePort) -> None:
+        Info("nearql_build", "What runs.", registry=self.registry).info(
+            {"version": version("nearql"), "python": platform.python_version()}
+        )
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_Tables(node))
+
+    def observe(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one request; a path without a route is one label, whatever the path."""
+        route = scope.get("nearql.route", "none")
+        method = scope["method"] if route != "none" else "any"
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(method, route).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Tables(Collector):
+    """Rows, bytes and log of each table, read when Prometheus asks."""
+
+    def __init__(self, node: NodePort) -> None:
+        self._node = node
+
+    def describe(self) -> list[Metric]:
+        return []  # so that registering reads nothing
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._node.system_table("tables")
+        rows = found.to_pylist() if found is not None else []
+        for name, column, text in (
+            ("nearql_table_rows", "rows", "Live rows."),
+            ("nearql_table_bytes", "bytes", "Bytes of rows and vectors."),
+            ("nearql_table_segments", "segments", "Segments."),
+            ("nearql_wal_bytes", "wal_bytes", "Bytes of the table's write-ahead log."),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["table"])
+            for row in rows:
+                if row.get(column) is not None:
+                    family.add_metric([row["name"]], row[column])
+            yield family

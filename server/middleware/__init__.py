@@ -1,0 +1,1 @@
+"""What every request passes, outermost first: context, authentication, origin. All plain ASGI."""

@@ -1,0 +1,106 @@
+"""The outermost layer: an id for every request, every failure as a problem document, one log line.
+
+`X-Request-Id` is echoed where the client sent one that is safe to log, else made here; it is in
+each answer's headers, in each problem document and in every log line of the request.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nearql.engine.errors import NearQLError
+from nearql.server.problem import from_http, from_unexpected, problem_response
+
+log = structlog.get_logger("nearql.http")
+
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+Observer = Callable[[Scope, int, float], None]
+
+
+def request_id(scope: Scope) -> str:
+    """The request's id: the client's `X-Request-Id` where it is safe to log, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid4().hex
+
+
+class RequestContext:
+    """Wraps the application; `observe(scope, status, seconds)` is told of every request."""
+
+    def __init__(self, app: ASGIApp, observe: Observer, access_log: bool = False) -> None:
+        self.app = app
+        self.observe = observe
+        self.access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
+            try:
+                await self.app(scope, receive, exchange.send)
+            except Exception as error:  # noqa: BLE001 - the last place where an error can be answered
+                await exchange.fail(error, receive)
+            finally:
+                self._finish(exchange)
+
+    def _finish(self, exchange: _Exchange) -> None:
+        seconds = time.perf_counter() - exchange.started
+        self.observe(exchange.scope, exchange.status, seconds)
+        if self.access_log:
+            log.info(
+                "request",
+                method=exchange.scope["method"],
+                path=exchange.scope["path"],
+                status=exchange.status,
+                elapsed_ms=round(seconds * 1000, 2),
+            )
+
+
+class _Exchange:
+    """One request and what was answered to it. status 0 = nothing was sent."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.started = time.perf_counter()
+        self.id = scope["request_id"] = request_id(scope)
+        self.status = 0
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+    async def fail(self, error: Exception, receive: Receive) -> None:
+        """Answer an error; one that comes after the answer began can only break the connection."""
+        told = self._told(error)
+        if told.http_status >= 500 and not told.retryable:
+            log.error("request_failed", code=told.code, path=self.scope["path"], exc_info=error)
+        if self.status:
+            raise error
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        await problem_response(told, self.id, headers)(self.scope, receive, self.send)
+
+    def _told(self, error: Exception) -> NearQLError:
+        if isinstance(error, NearQLError):
+            return error
+        if isinstance(error, HTTPException):
+            return from_http(error, self.scope["method"], self.scope["path"])
+        return from_unexpected(error)

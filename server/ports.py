@@ -1,0 +1,113 @@
+"""What the HTTP edge needs of a node, and nothing more; `server.node.Node` implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from nearql.engine.errors import Corruption
+from nearql.engine.types import OnConflict
+from nearql.query.ports import CatalogView, TableHandle
+from nearql.server.config import Config
+
+
+class ResultColumnPort(Protocol):
+    """A column of an answer: its name and the SQL type that people see."""
+
+    @property
+    def name(self) -> str:
+        """As in the SELECT list; not necessarily unique."""
+
+    @property
+    def type(self) -> str:
+        """`BIGINT`, `VECTOR(384)`, ..."""
+
+
+class ResultPort(Protocol):
+    """What a statement answered; `query.result.Result`."""
+
+    @property
+    def columns(self) -> Sequence[ResultColumnPort]:
+        """In order; empty for statements that return no rows."""
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows, one Arrow column per column."""
+
+    @property
+    def row_count(self) -> int:
+        """Rows returned, or rows affected."""
+
+    @property
+    def stats(self) -> Mapping[str, Any]:
+        """strategy, shards, write."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What a person should know about the answer."""
+
+
+class BulkOutcomePort(Protocol):
+    """What one batch of a bulk load did; `query.session.BulkOutcome`."""
+
+    @property
+    def inserted(self) -> int:
+        """Rows that are new."""
+
+    @property
+    def updated(self) -> int:
+        """Rows that replaced one of the same key."""
+
+    @property
+    def failed(self) -> Sequence[Any]:
+        """Rows left out: `row` (position in the batch), `code`, `detail`."""
+
+
+class SessionPort(Protocol):
+    """Runs SQL; thread-safe; `query.session.Session`."""
+
+    def execute(
+        self,
+        text: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        request_id: bytes | None = None,
+    ) -> ResultPort:
+        """Run every statement of `text` and answer the last one's result."""
+
+    def insert_rows(
+        self,
+        table_name: str,
+        rows: pa.Table,
+        on_conflict: OnConflict,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        request_id: bytes | None = None,
+    ) -> BulkOutcomePort:
+        """Durably add rows: casts, defaults and checks per row."""
+
+
+class NodePort(Protocol):
+    """A running node."""
+
+    @property
+    def config(self) -> Config:
+        """Its settings."""
+
+    def session(self) -> SessionPort:
+        """The session that runs requests."""
+
+    def catalog(self) -> CatalogView:
+        """The visible tables."""
+
+    def table(self, uuid: str) -> TableHandle:
+        """The data of a table; raises Corruption where it could not be opened."""
+
+    def system_table(self, name: str) -> pa.Table | None:
+        """The rows of `nearql.<name>`."""
+
+    def failed_tables(self) -> Mapping[str, Corruption]:
+        """Tables that could not be opened, by uuid."""

@@ -1,0 +1,41 @@
+"""Answers as Starlette responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+SEND_BYTES = 1 << 20
+
+
+def json_reply(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON answer; dates and the like as text."""
+    return Response(
+        orjson.dumps(content, default=str), status, dict(headers or {}), "application/json"
+    )
+
+
+class PiecesResponse(Response):
+    """A body that is known wholly, sent in parts, so that a slow client costs no extra copy."""
+
+    def __init__(self, pieces: Sequence[Any], media_type: str) -> None:
+        self.pieces = [memoryview(piece) for piece in pieces]
+        self.media_type = media_type
+        self.status_code = 200
+        self.body = b""
+        self.background = None
+        self.init_headers({"Content-Length": str(sum(piece.nbytes for piece in self.pieces))})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        for piece in self.pieces:
+            for start in range(0, piece.nbytes, SEND_BYTES):
+                body = bytes(piece[start : start + SEND_BYTES])
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,35 @@
+"""Health for balancers and schedulers, and the metrics."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nearql.engine.errors import Unavailable
+from nearql.server.edge import Edge
+from nearql.server.metrics import CONTENT_TYPE
+from nearql.server.replies import json_reply
+
+
+async def livez(request: Request, edge: Edge) -> Response:
+    """The event loop turns."""
+    return json_reply({"status": "live"})
+
+
+async def readyz(request: Request, edge: Edge) -> Response:
+    """Requests are welcome. A damaged table answers its own error; the others are served."""
+    if edge.draining:
+        raise Unavailable("The server is shutting down.", code="shutting_down")
+    return json_reply({"status": "ready", "failed_tables": len(edge.node.failed_tables())})
+
+
+async def leaderz(request: Request, edge: Edge) -> Response:
+    """A node alone is its own leader."""
+    if edge.draining:
+        raise Unavailable("The server is shutting down.", code="shutting_down")
+    return json_reply({"status": "leader"})
+
+
+async def metrics(request: Request, edge: Edge) -> Response:
+    """Prometheus' text format."""
+    return Response(await edge.run(edge.metrics.exposition), media_type=CONTENT_TYPE)

@@ -1,0 +1,68 @@
+"""`POST /v1/sql`: one request body in, one result out, everything between in a worker thread."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nearql.server import wire
+from nearql.server.body import read_body
+from nearql.server.edge import Edge
+from nearql.server.replies import PiecesResponse
+from nearql.server.request import SqlRequest, media_type, parse_sql_request, request_id_of
+from nearql.server.session_token import SESSION_HEADER, check_token, session_token
+
+Answer = tuple[list[Any], str, int]  # pieces, media type, rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a worker thread needs to answer."""
+
+    body: bytes
+    content_type: str
+    request_id: bytes | None
+    session: str | None
+    arrow: bool
+    started: float
+
+
+async def sql(request: Request, edge: Edge) -> Response:
+    """Run the statements of a body."""
+    question = _Question(
+        started=time.perf_counter(),
+        request_id=request_id_of(request),
+        content_type=media_type(request),
+        session=request.headers.get(SESSION_HEADER),
+        arrow=wire.wants_arrow(request.headers.get("accept", "")),
+        body=await read_body(request, edge.config.limits.json_body, "limits.json_body"),
+    )
+    pieces, kind, rows = await edge.run(partial(answer, edge, question))
+    edge.metrics.rows_returned.inc(rows)
+    if len(pieces) == 1 and isinstance(pieces[0], bytes):
+        return Response(pieces[0], media_type=kind)
+    return PiecesResponse(pieces, kind)
+
+
+def answer(edge: Edge, question: _Question) -> Answer:
+    """Parse, execute, encode; in a worker thread."""
+    asked = parse_sql_request(question.body, question.content_type)
+    since = check_token(edge.node, question.session)
+    result = _execute(edge, asked, question.request_id)
+    elapsed_ms = (time.perf_counter() - question.started) * 1000
+    token = session_token(edge.node, since, result.stats.get("shards") or ())
+    stats = wire.statistics(edge.config.node.name, elapsed_ms, result.stats, {"session": token})
+    limit = edge.config.limits.result_bytes
+    if question.arrow:
+        return wire.arrow_answer(result, stats, limit), wire.ARROW_STREAM, result.table.num_rows
+    return wire.json_answer(result, stats, limit), wire.JSON, result.table.num_rows
+
+
+def _execute(edge: Edge, asked: SqlRequest, request_id: bytes | None) -> Any:
+    session = edge.node.session()
+    return session.execute(asked.sql, asked.params, asked.settings, request_id=request_id)

@@ -1,0 +1,88 @@
+"""Session tokens: what a client has read or written, so that a later read shows at least that.
+
+A token is base64url of msgpack: a list of [table uuid, shard, epoch, lsn]. It grows with the
+shards that a client touches, not with its requests. On a node alone every write is visible to
+every later read, so a token only has to prove that nothing it saw was lost: a position beyond the
+node's own means that the data directory went back in time (409 `rolled_back_session`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgpack
+
+from nearql.engine.errors import Conflict, InvalidRequest
+from nearql.server.ports import NodePort
+
+SESSION_HEADER = "NearQL-Session"
+TOKEN_BYTES = 64 << 10
+
+Positions = dict[tuple[str, int], tuple[int, int]]  # (table uuid, shard) -> (epoch, lsn)
+
+
+def session_token(
+    node: NodePort, since: Positions, shards: Iterable[Mapping[str, Any]]
+) -> str | None:
+    """The token after a statement that touched `shards`; None where nothing was ever touched."""
+    positions = dict(since)
+    tables = node.catalog().tables
+    for shard in shards:
+        table = tables.get(str(shard["table"]).lower())
+        if table is not None:
+            key = (table.uuid, int(shard["shard"]))
+            reached = (int(shard["epoch"]), int(shard["lsn"]))
+            positions[key] = max(reached, positions.get(key, reached))
+    return _encode(positions) if positions else None
+
+
+def _encode(positions: Positions) -> str:
+    rows = [[table, shard, epoch, lsn] for (table, shard), (epoch, lsn) in positions.items()]
+    return base64.urlsafe_b64encode(msgpack.packb(rows)).decode().rstrip("=")
+
+
+def check_token(node: NodePort, token: str | None) -> Positions:
+    """The positions of a client's token, of tables that still exist.
+
+    Raises:
+        InvalidRequest: it is not a token.
+        Conflict: code `rolled_back_session`; it saw more than this node has.
+    """
+    if not token:
+        return {}
+    positions = _decode(token)
+    tables = {table.uuid: table.name for table in node.catalog().tables.values()}
+    known = {key: seen for key, seen in positions.items() if key[0] in tables}
+    for (uuid, shard), seen in known.items():
+        _check_reached(node, tables[uuid], uuid, (shard, seen))
+    return known
+
+
+def _check_reached(node: NodePort, name: str, uuid: str, seen: tuple[int, tuple[int, int]]) -> None:
+    shard, position = seen
+    for reached in node.table(uuid).read_view().positions:
+        if reached.shard == shard and (reached.epoch, reached.lsn) < position:
+            raise Conflict(
+                f"This session saw table {name!r} at LSN {position[1]}, and the node has it at "
+                f"{reached.lsn}: writes were rolled back. Start a new session.",
+                code="rolled_back_session",
+                sqlstate="40001",
+            )
+
+
+def _decode(token: str) -> Positions:
+    try:
+        if len(token) > TOKEN_BYTES:
+            raise ValueError
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        rows = msgpack.unpackb(raw, max_buffer_size=TOKEN_BYTES)
+        return {(str(t), int(shard)): (int(epoch), int(lsn)) for t, shard, epoch, lsn in rows}
+    except (ValueError, TypeError, binascii.Error, msgpack.exceptions.UnpackException):
+        raise InvalidRequest(
+            f"The header {SESSION_HEADER} is not a token of this server; send back `stats.session` "
+            "of an earlier answer, or leave it out.",
+            code="invalid_session",
+        ) from None

@@ -1,0 +1,248 @@
+"""`POST /v1/sql` over a real socket: the shape of answers, and every way to ask wrongly."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pytest
+import zstandard
+
+from nearql.engine.errors import SqlError
+from support.http_node import FakeResult, Served, rows_result
+
+JSON = {"Content-Type": "application/json"}
+
+
+def hits() -> FakeResult:
+    """Two rows as a search answers them."""
+    table = pa.table({"id": pa.array([17, 3]), "d": pa.array([0.2134, 0.5], pa.float32())})
+    shards = [{"table": "docs", "shard": 0, "epoch": 1, "lsn": 7}]
+    return rows_result(table, "BIGINT", "FLOAT", shards=shards)
+
+
+def test_the_answer_has_the_shape_of_the_contract(served: Served) -> None:
+    served.session.answers["SELECT 1"] = lambda call: hits()
+    answer = served.sql("SELECT 1")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert body["columns"] == [{"name": "id", "type": "BIGINT"}, {"name": "d", "type": "FLOAT"}]
+    assert body["rows"] == [[17, 0.2134], [3, 0.5]]
+    assert body["row_count"] == 2
+    stats = body["stats"]
+    assert stats["elapsed_ms"] >= 0
+    assert stats["node"] == "n1"
+    assert stats["strategy"] == "exact/numpy"
+    assert stats["shards"] == [{"table": "docs", "shard": 0, "epoch": 1, "lsn": 7}]
+    assert isinstance(stats["session"], str)
+    assert "write" not in stats
+    assert "notices" not in body
+
+
+def test_a_statement_without_rows_answers_empty_columns_and_rows(served: Served) -> None:
+    write = {"concern": "majority", "committed": True, "copies": 1}
+    served.session.answers["DELETE"] = lambda call: FakeResult(
+        row_count=4, stats={"write": write}, notices=("be careful",)
+    )
+    body = served.sql("DELETE").json()
+    assert (body["columns"], body["rows"], body["row_count"]) == ([], [], 4)
+    assert body["stats"]["write"] == write
+    assert body["notices"] == ["be careful"]
+
+
+def test_params_and_settings_reach_the_session_as_sent(served: Served) -> None:
+    served.sql("SELECT 1", params={"q": [0.5, 1]}, settings={"target_recall": 0.9})
+    served.sql("SELECT 1", params=[1, "two", None])
+    first, second = served.session.calls
+    assert (first.params, first.settings) == ({"q": [0.5, 1]}, {"target_recall": 0.9})
+    assert second.params == [1, "two", None]
+
+
+def test_arrow_is_answered_where_it_is_asked_for(served: Served) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([1, 2, 3, 4], pa.float32()), 2)
+    table = pa.table({"id": pa.array([1, 2]), "vec": vectors})
+    served.session.answers["SELECT 1"] = lambda call: rows_result(table, "BIGINT", "VECTOR(2)")
+    answer = served.client.post(
+        "/v1/sql",
+        json={"sql": "SELECT 1"},
+        headers={"Accept": "application/vnd.apache.arrow.stream, application/json;q=0.5"},
+    )
+    assert answer.headers["content-type"] == "application/vnd.apache.arrow.stream"
+    got = pa.ipc.open_stream(answer.content).read_all()
+    assert got.schema.field("vec").type == pa.list_(pa.float32(), 2)
+    assert got.schema.field("id").metadata[b"nearql.type"] == b"BIGINT"
+    note = orjson.loads(got.schema.metadata[b"nearql"])
+    assert note["row_count"] == 2
+    assert note["stats"]["strategy"] == "exact/numpy"
+    assert got.replace_schema_metadata(None).equals(table)
+
+
+def test_arrow_of_a_statement_without_rows_still_tells_its_stats(served: Served) -> None:
+    answer = served.client.post(
+        "/v1/sql", json={"sql": "X"}, headers={"Accept": "application/vnd.apache.arrow.stream"}
+    )
+    got = pa.ipc.open_stream(answer.content).read_all()
+    assert got.num_columns == 0
+    assert orjson.loads(got.schema.metadata[b"nearql"])["row_count"] == 0
+
+
+WRONG: list[tuple[bytes, str, str]] = [
+    (b"", "invalid_json", "empty"),
+    (b"  \n", "invalid_json", "empty"),
+    (b'{"sql": "\xc3\xa9", x}', "invalid_json", "byte offset 14"),
+    (b'{"sql": "SELECT 1"', "invalid_json", "byte offset 18"),
+    (b'{"sql": "\xff"}', "invalid_json", "0xff at offset 9"),
+    (b'{"sql": NaN}', "invalid_json", "byte offset 8"),
+    (b"[" * 3000, "invalid_json", "depth"),
+    (b"[1]", "invalid_request", "a list"),
+    (b'"SELECT 1"', "invalid_request", "a string"),
+    (b"null", "invalid_request", "null"),
+    (b"{}", "invalid_sql_member", "missing"),
+    (b'{"sql": 5}', "invalid_sql_member", "a number"),
+    (b'{"sql": null}', "invalid_sql_member", "null"),
+    (b'{"sql": "S", "parms": {}}', "unknown_member", 'did you mean "params"'),
+    (b'{"sql": "S", "zzzzzz": {}}', "unknown_member", "known are sql, params, settings"),
+    (b'{"sql": "S", "params": "x"}', "invalid_params_member", "a string"),
+    (b'{"sql": "S", "params": 1}', "invalid_params_member", "a number"),
+    (b'{"sql": "S", "settings": []}', "invalid_settings_member", "a list"),
+    (b'{"sql": "S", "settings": {"a": {}}}', "invalid_value", '"a"'),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "words"), WRONG)
+def test_a_wrong_body_is_refused_by_name(
+    served: Served, body: bytes, code: str, words: str
+) -> None:
+    answer = served.client.post("/v1/sql", content=body, headers=JSON)
+    problem = answer.json()
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["code"] == code
+    assert words in problem["detail"]
+    assert not served.session.calls
+
+
+def test_a_problem_has_every_member_of_the_contract(served: Served) -> None:
+    def refuse(call: Any) -> Any:
+        raise SqlError("no such thing as SELEC", position=1, hint="SELECT")
+
+    served.session.answers["SELEC 1"] = refuse
+    answer = served.client.post(
+        "/v1/sql", json={"sql": "SELEC 1"}, headers={"X-Request-Id": "abc-1"}
+    )
+    assert answer.status_code == 400
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert answer.json() == {
+        "title": "SQL error",
+        "status": 400,
+        "detail": "no such thing as SELEC",
+        "code": "syntax_error",
+        "sqlstate": "42601",
+        "position": 1,
+        "request_id": "abc-1",
+        "definite": True,
+        "retryable": False,
+        "hint": "SELECT",
+    }
+
+
+def test_a_body_in_another_format_is_415(served: Served) -> None:
+    answer = served.client.post("/v1/sql", data={"sql": "SELECT 1"})
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+def test_a_charset_and_a_missing_content_type_are_accepted(served: Served) -> None:
+    body = b'{"sql": "SELECT 1"}'
+    typed = {"Content-Type": "application/json; charset=utf-8"}
+    assert served.client.post("/v1/sql", content=body, headers=typed).status_code == 200
+    assert served.client.post("/v1/sql", content=body).status_code == 200
+
+
+def sized(size: int) -> bytes:
+    """A valid body of exactly `size` bytes."""
+    frame = len(b'{"sql": ""}')
+    return b'{"sql": "' + b"x" * (size - frame) + b'"}'
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_body_limit_is_exact(served: Served, chunked: bool) -> None:
+    def send(size: int) -> Any:
+        body = sized(size)
+        content: Any = iter([body[:1000], body[1000:]]) if chunked else body
+        return served.client.post("/v1/sql", content=content, headers=JSON)
+
+    assert send(4096).status_code == 200
+    refused = send(4097)
+    assert refused.status_code == 413
+    assert refused.json()["code"] == "body_too_large"
+    assert "limits.json_body" in refused.json()["detail"]
+    assert send(10).status_code in (200, 400)  # the connection is still good
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_compressed_bodies_are_read_and_their_decoded_size_is_limited(
+    served: Served, encoding: str
+) -> None:
+    def send(body: bytes) -> Any:
+        packed = gzip.compress(body) if encoding == "gzip" else zstandard.compress(body)
+        headers = {**JSON, "Content-Encoding": encoding}
+        return served.client.post("/v1/sql", content=packed, headers=headers)
+
+    assert send(sized(4096)).status_code == 200
+    assert send(sized(4097)).status_code == 413
+    assert send(sized(400_000)).status_code == 413
+
+
+@pytest.mark.parametrize(("encoding", "body"), [("gzip", b"plain"), ("zstd", b"plain")])
+def test_a_damaged_encoding_is_400(served: Served, encoding: str, body: bytes) -> None:
+    headers = {**JSON, "Content-Encoding": encoding}
+    answer = served.client.post("/v1/sql", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_encoding")
+
+
+def test_a_cut_gzip_body_is_400(served: Served) -> None:
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    body = gzip.compress(sized(100))[:-3]
+    answer = served.client.post("/v1/sql", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_encoding")
+    assert "end marker" in answer.json()["detail"]
+
+
+def test_an_unknown_encoding_is_415(served: Served) -> None:
+    headers = {**JSON, "Content-Encoding": "br"}
+    assert served.client.post("/v1/sql", content=b"x", headers=headers).status_code == 415
+
+
+UUID = "6f1c2f0e-6f0c-4c5e-9d0e-2f6a1b3c4d5e"
+
+
+def test_a_request_id_is_passed_on_as_16_bytes_that_depend_on_both_parts(served: Served) -> None:
+    for value in (f"{UUID}:1", f"{UUID.upper()}:01", f"{UUID}:2", None):
+        headers = {} if value is None else {"NearQL-Request-Id": value}
+        assert served.client.post("/v1/sql", json={"sql": "X"}, headers=headers).is_success
+    first, same, other, none = (call.request_id for call in served.session.calls)
+    assert first == same
+    assert first != other
+    assert none is None
+    assert first is not None
+    assert len(first) == 16
+
+
+@pytest.mark.parametrize("value", [UUID, f"{UUID}:", f"{UUID}:x", "7:7", "", f"{UUID}:-1"])
+def test_a_malformed_request_id_is_400(served: Served, value: str) -> None:
+    headers = {"NearQL-Request-Id": value}
+    answer = served.client.post("/v1/sql", json={"sql": "X"}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request_id")
+    assert not served.session.calls
+
+
+def test_a_session_token_grows_and_comes_back(served: Served) -> None:
+    served.session.answers["SELECT 1"] = lambda call: hits()
+    token = served.sql("SELECT 1").json()["stats"]["session"]
+    assert token == served.sql("SELECT 1").json()["stats"]["session"]
+    bad = served.client.post("/v1/sql", json={"sql": "X"}, headers={"NearQL-Session": "%%"})
+    assert (bad.status_code, bad.json()["code"]) == (400, "invalid_session")
