@@ -1,0 +1,199 @@
+"""What a connection can do, written once: generators that yield calls and are sent their answers.
+
+`Connection` runs them on a transport's blocking form, `AsyncConnection` on its asyncio form. Their
+signatures and docstrings are the public API.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import quote
+
+from nearql.client.errors import RowsFailed, UsageError, from_problem
+from nearql.client.loader import BATCH_BYTES, InsertReport, source_of
+from nearql.client.network import Step, Steps
+from nearql.client.parameters import encode_parameters
+from nearql.client.progress import progress_bar
+from nearql.client.result import Result
+from nearql.client.statements import nature_of
+from nearql.client.transport import Answer, Call, Transport
+
+FAILED_ROWS_SHOWN = 3
+
+
+class Caller:
+    """State of a connection: transport, settings, the numbers of requests, the session token."""
+
+    def __init__(self, transport: Transport, settings: Mapping[str, Any] | None = None) -> None:
+        self.transport = transport
+        self.settings: dict[str, Any] = dict(settings or {})
+        self.session: str | None = None  # read-your-writes: what the last answer said
+        self.closed = False
+        self._uuid = uuid.uuid4()
+        self._numbers = itertools.count(1)
+
+    def __repr__(self) -> str:
+        state = "closed, " if self.closed else ""
+        return f"<{type(self).__name__} {state}{self.transport.name}>"
+
+    def next_request_id(self) -> str:
+        """A request id that was never used: `<uuid>:<number>`."""
+        return f"{self._uuid}:{next(self._numbers)}"
+
+    def check_open(self) -> None:
+        """Raises UsageError on a closed connection."""
+        if self.closed:
+            raise UsageError("This connection is closed; open another with nearql.connect(...).")
+
+
+def sql(self: Caller, text: str, /, *values: Any, **parameters: Any) -> Steps[Result]:
+    """Run a statement with `:name` parameters by keyword, or `$1` and `?` by position.
+
+        db.sql("SELECT id FROM docs ORDER BY vec <-> :q LIMIT 5", q=vector)
+        db.sql("SELECT title FROM docs WHERE id = $1", 7)
+
+    Raises:
+        ServerError: one of its classes, see `nearql.client.errors`.
+        ConnectionFailed, OutcomeUnknown: no answer.
+        UsageError: a parameter that can't be sent, or both kinds at once.
+    """
+    if values and parameters:
+        raise UsageError("Give parameters by name or by position, not both in one statement.")
+    return (yield from execute(self, text, values or parameters))
+
+
+def execute(
+    self: Caller,
+    text: str,
+    params: Mapping[str, Any] | Sequence[Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Steps[Result]:
+    """Run one statement or several (`;`), and return the last one's result.
+
+    Args:
+        params: a dict for `:name`, a list for `$1` and `?`.
+        settings: for this call, as in `{"target_recall": 0.95}`; see SHOW SETTINGS.
+
+    Raises:
+        As `sql`.
+    """
+    self.check_open()
+    nature = nature_of(text)
+    call = Call(
+        kind="sql",
+        text=text,
+        parameters=encode_parameters(params),
+        settings={**self.settings, **(settings or {})},
+        request_id=self.next_request_id(),
+        session=self.session,
+        repeatable=nature.repeatable,
+        writes=nature.writes,
+    )
+    _, body, table = yield from _ask(self, call)
+    return Result(table, body)
+
+
+def insert(
+    self: Caller,
+    table: str,
+    data: Any,
+    mode: Literal["insert", "upsert"] = "insert",
+    *,
+    progress: bool = False,
+    batch_bytes: int = BATCH_BYTES,
+    errors: Literal["raise", "report"] = "raise",
+    write_concern: str | int | None = None,
+) -> Steps[InsertReport]:
+    """Store many rows, batch by batch; a batch whose answer is lost is sent again and counts once.
+
+    Args:
+        data: Arrow table, batches or reader; pandas or polars frame; dict of columns (a NumPy array
+            of shape (n, d) is a vector column); or an iterable of dicts, dataclasses or batches.
+        mode: "upsert" replaces rows of the same key, "insert" reports them as failed.
+        progress: draw a progress bar on stderr, if it is a terminal.
+        batch_bytes: bytes of Arrow data in one request.
+        errors: "raise" raises RowsFailed at the end if rows were refused; "report" only lists them.
+        write_concern: one, majority, all, or a number of copies.
+
+    Returns:
+        InsertReport: rows, inserted, updated, failed (row numbers from 0 in `data`), rows_per_s.
+
+    Raises:
+        RowsFailed: some rows were refused; the others are stored.
+        As `sql`; batches before the failing one are stored.
+    """
+    self.check_open()
+    _check_choice("mode", mode, ("insert", "upsert"))
+    _check_choice("errors", errors, ("raise", "report"))
+    if batch_bytes < 1:
+        raise UsageError(f"batch_bytes is {batch_bytes}; it must be at least 1.")
+    settings = {} if write_concern is None else {"write_concern": str(write_concern)}
+    source, report, start = source_of(data), InsertReport(), time.perf_counter()
+    with progress_bar(f"into {table}", source.rows, shown=progress) as advance:
+        for batch in source.batches(batch_bytes):
+            call = Call(
+                kind="insert", table=table, rows=batch, mode=mode, settings=settings,
+                request_id=self.next_request_id(), session=self.session, writes=True,
+            )  # fmt: skip
+            _, body, _ = yield from _ask(self, call)
+            report.add(batch.num_rows, body)
+            report.seconds = time.perf_counter() - start
+            advance(batch.num_rows)
+    if report.failed and errors == "raise":
+        raise RowsFailed(_describe(report, table), report)
+    return report
+
+
+def tables(self: Caller) -> Steps[list[dict[str, Any]]]:
+    """Every table: name, columns, rows, bytes, as `GET /v1/tables` tells them."""
+    body = yield from _get(self, "/v1/tables")
+    found: list[dict[str, Any]] = body["tables"]
+    return found
+
+
+def table(self: Caller, name: str) -> Steps[dict[str, Any]]:
+    """One table: schema, rows, bytes, indexes. Raises NotFound."""
+    return (yield from _get(self, f"/v1/tables/{quote(name, safe='')}"))
+
+
+def health(self: Caller) -> Steps[dict[str, Any]]:
+    """Whether the node serves: `{"ready": True, ...}`; not ready is an answer, not an error."""
+    self.check_open()
+    status, body, _ = yield Step("call", (Call(kind="get", text="/readyz"),))
+    return {"ready": status == 200, **body}
+
+
+def _get(self: Caller, route: str) -> Steps[dict[str, Any]]:
+    self.check_open()
+    _, body, _ = yield from _ask(self, Call(kind="get", text=route, session=self.session))
+    return body
+
+
+def _ask(self: Caller, call: Call) -> Steps[Answer]:
+    answer: Answer = yield Step("call", (call,))
+    status, body, _ = answer
+    if status >= 400:
+        raise from_problem(body)
+    self.session = body.get("stats", {}).get("session") or self.session
+    return answer
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}.")
+
+
+def _describe(report: InsertReport, table: str) -> str:
+    shown = [f"row {f.row}: {f.detail}" for f in report.failed[:FAILED_ROWS_SHOWN]]
+    more = len(report.failed) - len(shown)
+    tail = f" ... and {more} more" if more else ""
+    stored = report.inserted + report.updated
+    return (
+        f"{len(report.failed)} of {report.rows} rows were refused by {table}, {stored} are stored: "
+        + "; ".join(shown)
+        + tail
+    )

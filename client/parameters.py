@@ -1,0 +1,114 @@
+"""Values of parameters as JSON: vectors as base64 of little-endian float32, the rest as they are.
+
+| Python | sent as |
+|---|---|
+| None, bool, int, float, str, lists and dicts of these | itself |
+| one-dimensional array of floats (NumPy, or anything with `__array__`) | base64 |
+| array of integers, booleans or text; pyarrow arrays of them | a list |
+| NumPy scalar, pyarrow scalar | the Python value |
+| datetime, date, time, UUID | ISO text |
+| Decimal | text |
+| bytes | base64: the bytes of a vector (float32, little-endian) or of a BLOB |
+
+NaN and infinity have no JSON form and are refused by name.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nearql.client.errors import UsageError
+
+Parameters = dict[str, Any] | list[Any] | None
+
+
+def encode_parameters(values: Mapping[str, Any] | Sequence[Any] | None) -> Parameters:
+    """All parameters of a call, ready for JSON.
+
+    Raises:
+        UsageError: a value that can't be sent, with the parameter's name and the remedy.
+    """
+    if not values:
+        return None
+    if isinstance(values, Mapping):
+        return {str(name): encode_value(value, f":{name}") for name, value in values.items()}
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise UsageError(
+            "Parameters are a dict for :name or a list for $1, $2, not "
+            f"{type(values).__name__}; a single value goes into a list: [value]."
+        )
+    return [encode_value(value, f"${i}") for i, value in enumerate(values, 1)]
+
+
+def encode_value(value: Any, name: str) -> Any:
+    """One value, ready for JSON; `name` is for messages."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int):
+        return _integer(value, name)
+    if isinstance(value, float):
+        return _finite(value, name)
+    if isinstance(value, list | tuple):
+        return [encode_value(item, name) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): encode_value(item, name) for key, item in value.items()}
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, uuid.UUID | decimal.Decimal):
+        return str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    return _foreign(value, name)
+
+
+def _integer(value: int, name: str) -> int:
+    if -(2**63) <= value < 2**64:
+        return int(value)
+    raise UsageError(f"Parameter {name} is {value}, beyond 64 bits; give it as text and CAST it.")
+
+
+def _finite(value: float, name: str) -> float:
+    if math.isfinite(value):
+        return float(value)
+    raise UsageError(f"Parameter {name} holds {value}, which JSON can't carry.")
+
+
+def _foreign(value: Any, name: str) -> Any:
+    """Values of other libraries: scalars that know their Python value, and arrays."""
+    if hasattr(value, "as_py"):  # pyarrow scalars
+        return encode_value(value.as_py(), name)
+    if hasattr(value, "__array__") and not _is_scalar(value):
+        return _array(value, name)
+    if hasattr(value, "item"):
+        return encode_value(value.item(), name)
+    raise UsageError(
+        f"Parameter {name} is a {type(value).__name__}, which can't be sent; give a number, "
+        "text, list, NumPy array, date or UUID."
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+    return getattr(value, "shape", None) == ()
+
+
+def _array(value: Any, name: str) -> Any:
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.ndim != 1:
+        raise UsageError(
+            f"Parameter {name} has the shape {array.shape}; one vector has one dimension. For "
+            "many queries insert them into a table and use a kNN join."
+        )
+    if array.dtype.kind != "f":
+        return encode_value(array.tolist(), name)
+    vector = np.ascontiguousarray(array, "<f4")
+    if not np.isfinite(vector).all():
+        raise UsageError(f"Parameter {name} holds NaN or infinity; a vector's elements are finite.")
+    return base64.b64encode(vector.tobytes()).decode()
