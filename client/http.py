@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, cast
 from urllib.parse import urljoin
 
-from nearql.client.errors import ConnectionFailed, OutcomeUnknown, ProtocolError
+from nearql.client.errors import ConnectionFailed, OutcomeUnknown, ProtocolError, UsageError
 from nearql.client.http1 import BadResponse, ResponseParser, request_head
 from nearql.client.network import (
     Address,
@@ -78,6 +78,11 @@ class HttpTransport:
         self.leader: Address | None = None  # where the last redirect of a write led
         self._headers = [("user-agent", "nearql-python")]
         if self.token is not None:
+            if not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+                raise UsageError(
+                    "The token is empty or contains a character that no token has, such as a line "
+                    "break; read it with .strip()."
+                )
             self._headers.append(("authorization", f"Bearer {self.token}"))
         self._blocking = BlockingNetwork(self.limits, self.ca_file)
         self._async = AsyncNetwork(self.limits, self.ca_file)

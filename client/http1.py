@@ -29,8 +29,9 @@ class BadResponse(ValueError):
 
 def request_head(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
     """The bytes before the body. Raises ValueError for a value that would start another header."""
-    head = f"{method} {target} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers) + "\r\n"
-    if head.count("\n") != head.count("\r\n") or head.count("\r\n\r\n") != 1:
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers), "", ""]
+    head = "\r\n".join(lines)
+    if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
         raise ValueError("a header or the address contains a line break")
     return head.encode("latin-1")
 
