@@ -27,3 +27,4 @@ class EngineSettings:
     dedup_entries: int = 100_000  # request ids remembered per shard
     write_queue_bytes: int = 64 * MIB  # per table; 429 beyond
     write_queue_batches: int = 256
+    column_cache_bytes: int = 256 * MIB  # filtered columns of segments with dead rows

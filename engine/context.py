@@ -1,0 +1,42 @@
+"""What every table of a node shares: settings, the searcher, the file system, how to die."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn
+
+from nearql.engine.segment.cache import ColumnCache
+
+if TYPE_CHECKING:
+    from nearql.engine.search import Searcher
+    from nearql.engine.settings import EngineSettings
+    from nearql.engine.storage.files import FileSystem
+
+
+@dataclass
+class EngineContext:
+    """Shared by the tables of one node.
+
+    cluster_id: 16 bytes, written into every WAL file, so that files of another cluster are refused.
+    on_fatal: ends the process (exit code 70) after an error that must never be retried, such as a
+        failed fsync; tests pass one that raises.
+    """
+
+    settings: EngineSettings
+    searcher: Searcher
+    fs: FileSystem
+    cluster_id: bytes
+    on_fatal: Callable[[str], NoReturn] = field(repr=False)
+
+    @cached_property
+    def column_cache(self) -> ColumnCache:
+        """Columns of segments with dead rows, filtered once and kept while they fit."""
+        return ColumnCache(self.settings.column_cache_bytes)
+
+    @cached_property
+    def background(self) -> ThreadPoolExecutor:
+        """One thread for work that no caller waits for, such as checkpoints."""
+        return ThreadPoolExecutor(1, "nearql-maintenance")

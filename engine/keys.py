@@ -1,0 +1,109 @@
+"""Primary keys: their canonical form, the shard that a key belongs to, and the index key -> position.
+
+Canonical forms: int for the integer types, str for TEXT, lower-case hyphenated str for UUID.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Key = int | str
+NOWHERE = -1  # the position of a key that the index does not hold
+
+
+def keys_of(array: pa.Array | pa.ChunkedArray) -> list[Key]:
+    """Canonical keys of a key column without NULLs."""
+    if pa.types.is_integer(array.type):
+        keys: list[Key] = array.to_numpy(zero_copy_only=False).tolist() if len(array) else []
+        return keys
+    texts: list[Key] = array.to_pylist()
+    return texts
+
+
+def keys_array(keys: Sequence[Key], kind: pa.DataType) -> pa.Array:
+    """The keys as Arrow data of the key column's type."""
+    return pa.array(keys, kind)
+
+
+def shard_of(array: pa.Array, shards: int) -> NDArray[np.int64]:
+    """The shard of each key, int64: a hash that never changes, whatever the process or version.
+
+    Integers: splitmix64's finaliser over the two's complement. Text: the first 8 bytes of blake2b.
+    """
+    if shards == 1:
+        return np.zeros(len(array), np.int64)
+    if pa.types.is_integer(array.type):
+        hashes = _mix(array.to_numpy(zero_copy_only=False))
+    else:
+        hashes = np.fromiter(map(_text_hash, array.to_pylist()), np.uint64, len(array))
+    return (hashes % np.uint64(shards)).astype(np.int64)
+
+
+def _text_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _mix(keys: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators)."""
+    wide = keys.astype(np.uint64 if keys.dtype.kind == "u" else np.int64)
+    x = wide.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class KeyIndex:
+    """key -> position of its live row version. Not thread-safe: the shard's lock guards it.
+
+    Invariant: holds exactly the keys of live rows.
+    """
+
+    def __init__(self) -> None:
+        self._positions: dict[Key, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._positions
+
+    def overlaps(self, keys: Iterable[Key]) -> bool:
+        """Whether any of the keys is held."""
+        return bool(self._positions) and not self._positions.keys().isdisjoint(keys)
+
+    def positions(self, keys: Sequence[Key]) -> NDArray[np.int64]:
+        """Position of each key, NOWHERE where it isn't held."""
+        get = self._positions.get
+        return np.fromiter((get(key, NOWHERE) for key in keys), np.int64, len(keys))
+
+    def put(self, keys: Sequence[Key], first: int) -> NDArray[np.int64]:
+        """Keys, each given once, now live at positions `first`, `first` + 1, ...
+
+        Returns:
+            The positions that they had before, without those that were new.
+        """
+        old = self.positions(keys) if self.overlaps(keys) else _EMPTY
+        self._positions.update(zip(keys, range(first, first + len(keys)), strict=True))
+        return old[old != NOWHERE]
+
+    def load(self, keys: Sequence[Key], positions: NDArray[np.int64]) -> None:
+        """Add keys that the index does not hold, at open."""
+        self._positions.update(zip(keys, positions.tolist(), strict=True))
+
+    def remove(self, keys: Iterable[Key]) -> NDArray[np.int64]:
+        """Forget keys; the positions of those that were held."""
+        pop = self._positions.pop
+        found = [position for key in keys if (position := pop(key, NOWHERE)) != NOWHERE]
+        return np.array(found, np.int64)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._positions.clear()
+
+
+_EMPTY: NDArray[np.int64] = np.empty(0, np.int64)

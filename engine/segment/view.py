@@ -1,0 +1,72 @@
+"""A segment at one instant: its rows and which of them are dead. Immutable; read views list these.
+
+Offsets count from the segment's first row: position in the shard = data.base + offset.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearql.engine.search import VectorSlice
+from nearql.engine.segment.data import SegmentData
+
+_tokens = itertools.count()
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentView:
+    """Rows with their tombstones.
+
+    live: bool, shape (data.rows,), False where a tombstone is; None if there is none.
+    dead: how many tombstones there are.
+    token: unlike that of any other segment view of this process; keys the column cache.
+    """
+
+    data: SegmentData
+    live: NDArray[np.bool_] | None = None
+    dead: int = 0
+    sealed: bool = False
+    token: int = field(default_factory=lambda: next(_tokens))
+    _slices: dict[tuple[int, int], VectorSlice] = field(default_factory=dict, repr=False)
+
+    @property
+    def end(self) -> int:
+        """The position after the last row."""
+        return self.data.base + self.data.rows
+
+    @cached_property
+    def live_offsets(self) -> NDArray[np.int64]:
+        """Offsets of live rows, int64, ascending."""
+        if self.live is None:
+            return np.arange(self.data.rows, dtype=np.int64)
+        return np.flatnonzero(self.live)
+
+    def searchable(self, number: int) -> NDArray[np.bool_] | None:
+        """bool (rows,): live and not NULL in this vector column; None if every row is."""
+        valid = self.data.vectors[number].valid
+        if self.live is None or valid is None:
+            return self.live if valid is None else valid
+        return self.live & valid
+
+    def vector_slice(self, number: int, first_row: int) -> VectorSlice:
+        """What a search needs of a vector column; made once, because searches keep statistics in it."""
+        found = self._slices.get((number, first_row))
+        if found is None:
+            block = self.data.vectors[number]
+            found = VectorSlice(block.data, first_row, self.searchable(number), block.norms)
+            self._slices[number, first_row] = found
+        return found
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where state contradicts itself."""
+        self.data.check_invariants()
+        if self.live is None:
+            assert self.dead == 0
+        else:
+            assert self.live.shape == (self.data.rows,)
+            assert self.dead == self.data.rows - int(np.count_nonzero(self.live))

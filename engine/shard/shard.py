@@ -1,0 +1,423 @@
+"""The writer of one shard: check, log, wait until durable, apply.
+
+A statement passes four steps, kept apart so that replication can later decide when one is committed:
+
+    plan      under the lock: against the state and the tail, the statements logged but not applied yet
+    log       under the lock: records appended to the WAL; the statement joins the tail
+    commit    without the lock: wait until the WAL is durable up to it. Writers that come meanwhile log
+              behind it, so one fsync serves many
+    apply     under the lock: whoever comes first applies every committed statement of the tail, in order,
+              and publishes one read view
+
+The state is never undone: only committed statements are applied. A statement whose waiting ended early
+(`WriteUnknown`) stays in the tail and is applied by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nearql.engine.context import EngineContext
+from nearql.engine.errors import (
+    Conflict,
+    Corruption,
+    StatementTimeout,
+    StorageFull,
+    WriteUnknown,
+)
+from nearql.engine.keys import Key
+from nearql.engine.shard.checkpoint import WAL_DIRECTORY, CheckpointStore, Image
+from nearql.engine.shard.dedup import Recorded
+from nearql.engine.shard.meta import ShardMeta, new_meta, read_meta, write_meta
+from nearql.engine.shard.records import (
+    NO_REQUEST,
+    Payload,
+    Statement,
+    StatementReader,
+    encode,
+)
+from nearql.engine.shard.state import ShardState, ShardView
+from nearql.engine.storage.wal import Wal
+from nearql.engine.types import OnConflict
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InsertPlan:
+    """Which of the given rows an insert puts.
+
+    keep: offsets to put, int64; None = all. skipped: offsets left out by OnConflict.NOTHING.
+    """
+
+    keep: NDArray[np.int64] | None
+    inserted: int
+    updated: int
+    skipped: NDArray[np.int64] | None = None
+
+
+@dataclass(slots=True)
+class Pending:
+    """A statement in the tail. applied: set, under the lock, when read views show it."""
+
+    statement: Statement
+    keys: dict[Key, bool]  # whether each key that it touches exists after it
+    nbytes: int
+    applied: bool = False
+
+
+class Deadline:
+    """A point in time by the monotonic clock, or never."""
+
+    def __init__(self, timeout_ms: int | None) -> None:
+        self._at = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, at least 0; -1 = no limit, as locks take it."""
+        return -1 if self._at is None else max(0.0, self._at - time.monotonic())
+
+    @property
+    def left_ms(self) -> int | None:
+        """Milliseconds left; None = no limit."""
+        return None if self._at is None else int(self.left_s * 1000)
+
+
+class Shard:
+    """One shard's data on this node. Thread-safe.
+
+    Methods that need the lock say so; take it with `writing`.
+    """
+
+    def __init__(
+        self, directory: Path, meta: ShardMeta, key: tuple[int, pa.DataType], context: EngineContext
+    ) -> None:
+        self.directory = directory
+        self.meta = meta
+        self.number = meta.shard
+        self._key_type = key[1]
+        self._context = context
+        self._settings = context.settings
+        self._lock = threading.RLock()
+        self._state = ShardState(meta.shard, key[0], context.settings)
+        self._store = CheckpointStore(context.fs, directory, context.settings.seal_rows)
+        self._tail: deque[Pending] = deque()  # invariant: in log order, none applied
+        self._tail_keys: dict[Key, tuple[bool, int]] = {}  # key -> (exists, LSN of who says so)
+        self._in_flight: dict[bytes, Pending] = {}
+        self._checkpoint_lock = threading.Lock()
+        self.unflushed_bytes = 0  # logged since the last checkpoint
+        self._recover()
+        self._view = self._state.view()
+
+    @classmethod
+    def create(
+        cls, directory: Path, table_uuid: str, number: int, key: tuple[int, pa.DataType],
+        *, context: EngineContext,
+    ) -> Shard:  # fmt: skip
+        """Make a new, empty copy."""
+        context.fs.make_directory(directory)
+        write_meta(context.fs, directory, new_meta(context.cluster_id, table_uuid, number))
+        return cls.open(directory, table_uuid, number, key, context=context)
+
+    @classmethod
+    def open(
+        cls, directory: Path, table_uuid: str, number: int, key: tuple[int, pa.DataType],
+        *, context: EngineContext,
+    ) -> Shard:  # fmt: skip
+        """Recover: last checkpoint, then the log behind it.
+
+        Raises:
+            Corruption: names the file and the place; nothing was changed.
+        """
+        meta = read_meta(context.fs, directory)
+        if meta is None:
+            raise Corruption(
+                f"{directory} holds no copy of shard {number}: the file shard.meta is missing; "
+                "restore this copy from a backup or another node.",
+                file=str(directory),
+            )
+        if meta.shard_uuid != new_meta(context.cluster_id, table_uuid, number).shard_uuid:
+            raise Corruption(
+                f"{directory} holds a copy of another table's shard; it was put there by mistake.",
+                file=str(directory),
+            )
+        return cls(directory, meta, key, context)
+
+    def _recover(self) -> None:
+        manifest = self._store.read_manifest()
+        self._state.epoch = self.meta.epoch
+        if manifest is not None:
+            self._store.load(manifest, self._state)
+        self._store.remove_orphans(manifest)
+        flushed = self._state.applied_lsn
+        self.wal = Wal.open(
+            self.directory / WAL_DIRECTORY, self.meta.identity, self._settings,
+            fs=self._context.fs, start_lsn=flushed + 1, on_fatal=self._context.on_fatal,
+        )  # fmt: skip
+        reader = StatementReader()
+        for record in self.wal.read(flushed + 1):
+            self.unflushed_bytes += len(record.payload)
+            statement = reader.feed(record)
+            if statement is not None:
+                self._state.apply(statement)
+
+    # ---- Reading ---------------------------------------------------------------------------
+
+    def read_view(self) -> ShardView:
+        """The newest read view. Applies what an abandoned writer left committed, if nobody else writes."""
+        if self._tail and self._tail[0].statement.lsn <= self.wal.durable_lsn:
+            if self._lock.acquire(blocking=False):
+                try:
+                    self._apply_committed()
+                finally:
+                    self._lock.release()
+        return self._view
+
+    # ---- Plan ------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, deadline: Deadline) -> Iterator[None]:
+        """Hold the writer lock.
+
+        Raises:
+            StatementTimeout: not before the deadline; nothing was written.
+        """
+        if not self._lock.acquire(timeout=deadline.left_s):
+            raise StatementTimeout(
+                "The statement waited for other writers until its time was up; nothing was written."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def seen(self, request_id: bytes | None) -> Recorded | Pending | None:
+        """The write of this request id, done or under way. Needs the lock."""
+        if request_id is None:
+            return None
+        return self._state.dedup.get(request_id) or self._in_flight.get(request_id)
+
+    def plan_insert(
+        self,
+        keys: Sequence[Key],
+        on_conflict: OnConflict,
+        offsets: NDArray[np.int64] | None = None,
+    ) -> InsertPlan:
+        """What an insert of rows with these keys does. Needs the lock.
+
+        offsets: of the rows in what the user gave, for the error; None = all of it.
+
+        Raises:
+            Conflict: code `duplicate_key`, extra `key` and `row`, if ERROR.
+        """
+        if len(set(keys)) == len(keys) and not self._overlaps(keys):
+            return InsertPlan(None, len(keys), 0)
+        if on_conflict is OnConflict.REPLACE:
+            return self._plan_replace(keys)
+        kept: list[int] = []
+        skipped: list[int] = []
+        new: set[Key] = set()
+        for row, key in enumerate(keys):
+            if key not in new and not self._exists(key):
+                new.add(key)
+                kept.append(row)
+            elif on_conflict is OnConflict.ERROR:
+                given = row if offsets is None else int(offsets[row])
+                raise duplicate_key(key, given, twice=key in new)
+            else:
+                skipped.append(row)
+        return InsertPlan(_offsets(kept), len(kept), 0, _offsets(skipped))
+
+    def _plan_replace(self, keys: Sequence[Key]) -> InsertPlan:
+        """The last row of each key is put; a row that replaces one before it counts as an update."""
+        last = {key: row for row, key in enumerate(keys)}
+        inserted = sum(not self._exists(key) for key in last)
+        keep = None if len(last) == len(keys) else _offsets(sorted(last.values()))
+        return InsertPlan(keep, inserted, len(keys) - inserted)
+
+    def _exists(self, key: Key) -> bool:
+        pending = self._tail_keys.get(key)
+        return key in self._state.index if pending is None else pending[0]
+
+    def _overlaps(self, keys: Sequence[Key]) -> bool:
+        tail = self._tail_keys
+        return bool(tail and not tail.keys().isdisjoint(keys)) or self._state.index.overlaps(keys)
+
+    def drain(self, deadline: Deadline) -> None:
+        """Wait until all that was logged is applied. Needs the lock, and keeps it: nobody else writes.
+
+        Raises:
+            StatementTimeout: not before the deadline; the caller has logged nothing.
+        """
+        if self._tail:
+            last = self._tail[-1].statement.lsn
+            if not self.wal.wait_durable(last, deadline.left_ms):
+                raise StatementTimeout(
+                    "The statement waited for earlier writes until its time was up; nothing was written."
+                )
+            self._apply_committed()
+
+    # ---- Log -------------------------------------------------------------------------------
+
+    def encode(self, statement: Statement) -> list[Payload]:
+        """The statement's records. Raises TooLarge where one row is larger than a record."""
+        return encode(statement, self._key_type, self._settings.wal_record_bytes)
+
+    def log(self, statement: Statement, payloads: list[Payload], keys: dict[Key, bool]) -> Pending:
+        """Append to the WAL; the statement joins the tail. Needs the lock.
+
+        keys: every key that the statement touches -> whether it exists afterwards.
+
+        Raises:
+            StorageFull: the statement is not and will not be done.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        last = len(payloads) - 1
+        for part, payload in enumerate(payloads):
+            statement.lsn = self.wal.append(
+                payload.kind, payload.parts, epoch=self._state.epoch,
+                request_id=statement.request_id, more=part < last, timestamp_ms=now_ms,
+            )  # fmt: skip
+        statement.epoch = self._state.epoch
+        nbytes = sum(memoryview(part).nbytes for p in payloads for part in p.parts)
+        pending = Pending(statement, keys, nbytes)
+        self._tail.append(pending)
+        for key, exists in keys.items():
+            self._tail_keys[key] = exists, statement.lsn
+        if statement.request_id != NO_REQUEST:
+            self._in_flight[statement.request_id] = pending
+        return pending
+
+    # ---- Commit and apply ------------------------------------------------------------------
+
+    def finish(self, pending: Pending, deadline: Deadline) -> None:
+        """Wait until the statement is committed and applied.
+
+        Raises:
+            WriteUnknown: the time was up first; it may or may not survive.
+        """
+        if pending.applied:
+            return
+        if not self.wal.wait_durable(pending.statement.lsn, deadline.left_ms):
+            raise self._unknown(pending)
+        if not self._lock.acquire(timeout=deadline.left_s):
+            raise self._unknown(pending)
+        try:
+            self._apply_committed()
+        finally:
+            self._lock.release()
+
+    def _unknown(self, pending: Pending) -> WriteUnknown:
+        statement = pending.statement
+        return WriteUnknown(
+            "The write was logged, but its time was up before it was durable and visible: it may have "
+            "happened. Retry with the same request id to learn its outcome.",
+            shard=self.number, epoch=statement.epoch, lsn=statement.lsn,
+        )  # fmt: skip
+
+    def _apply_committed(self) -> None:
+        """Apply the committed part of the tail and publish it. Needs the lock."""
+        committed = self.wal.durable_lsn
+        if not self._tail or self._tail[0].statement.lsn > committed:
+            return
+        try:
+            while self._tail and self._tail[0].statement.lsn <= committed:
+                self._apply(self._tail[0])
+                self._tail.popleft()
+        except Exception as error:
+            # Half-applied state must not be served, and the log holds the truth.
+            self._context.on_fatal(f"shard {self.directory}: applying the log failed: {error!r}")
+            raise
+        self._view = self._state.view()
+
+    def _apply(self, pending: Pending) -> None:
+        statement = pending.statement
+        self._state.apply(statement)
+        for key in pending.keys:
+            if self._tail_keys[key][1] == statement.lsn:
+                del self._tail_keys[key]
+        self._in_flight.pop(statement.request_id, None)
+        self.unflushed_bytes += pending.nbytes
+        pending.applied = True
+
+    # ---- Checkpoint ------------------------------------------------------------------------
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether there are segments to seal, or the log behind the last checkpoint grew long."""
+        unflushed = any(not segment.sealed for segment in self._state.closed)
+        return unflushed or self.unflushed_bytes > self._settings.checkpoint_wal_bytes
+
+    def checkpoint(self) -> None:
+        """Write the state to files and drop the log behind it. Readers never wait, writers briefly.
+
+        Raises:
+            StorageFull: the last checkpoint still stands.
+        """
+        with self._checkpoint_lock:
+            with self._lock:
+                image = Image.of(self._state, self.meta.shard_uuid)
+                self._view = self._state.view()
+                covered = self.unflushed_bytes
+            flushed = self._store.write(image)
+            with self._lock:
+                flushed.into(self._state)
+                self._view = self._state.view()
+                self.unflushed_bytes -= covered
+            self.wal.trim(image.manifest.flushed_lsn + 1)
+            self._store.remove_orphans(self._store.read_manifest())
+
+    @property
+    def schema_version(self) -> int:
+        """The schema version that the log has reached."""
+        return self._state.schema_version
+
+    def close(self, *, checkpoint_bytes: int | None = None) -> None:
+        """Apply what was logged, close the log; a checkpoint first if that much lies behind the last."""
+        with self._lock:
+            self.drain(Deadline(None))
+        if checkpoint_bytes is not None and self.unflushed_bytes > checkpoint_bytes:
+            self._checkpoint_if_room()
+        with self._checkpoint_lock:
+            self.wal.close()
+
+    def _checkpoint_if_room(self) -> None:
+        try:
+            self.checkpoint()
+        except StorageFull as error:
+            logger.warning("%s closed without a checkpoint: %s", self.directory, error.detail)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where state contradicts itself."""
+        with self._lock:
+            self._state.check_invariants()
+            self._view.check_invariants()
+            lsns = [pending.statement.lsn for pending in self._tail]
+            assert lsns == sorted(lsns)
+            assert not lsns or lsns[0] > self._state.applied_lsn
+            assert set(self._tail_keys) <= {key for p in self._tail for key in p.keys}
+            assert self._state.applied_lsn <= self.wal.durable_lsn <= self.wal.last_lsn
+
+
+def duplicate_key(key: Key, row: int, *, twice: bool) -> Conflict:
+    """The error for a key that exists already or that the rows bring twice."""
+    what = "is in the rows twice" if twice else "exists already"
+    return Conflict(
+        f"Row {row}: the primary key {key!r} {what}. Use ON CONFLICT to replace or skip such rows.",
+        code="duplicate_key", key=key, row=row,
+    )  # fmt: skip
+
+
+def _offsets(rows: list[int]) -> NDArray[np.int64]:
+    return np.array(rows, np.int64)

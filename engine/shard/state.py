@@ -1,0 +1,240 @@
+"""What applying a shard's log makes: segments, key index, remembered requests; and its read views.
+
+Only committed statements are applied, in log order, and nothing is ever undone. Applying changes
+vectors, columns, tombstones and key index in one step; readers see it all at once, when the next read
+view is published. A view holds immutable things only, so it stays true for as long as it is held.
+
+    positions   0 ........ 131071 | 131072 ...... 200000 | 200001 ... next_position - 1
+                closed segment 0  | closed segment 1     | growing
+                sealed: a file    | not flushed yet      |
+
+Invariants: segments cover [0, next_position) without gaps; the key index holds exactly the keys of live
+rows; `flushed_lsn <= applied_lsn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nearql.engine.keys import KeyIndex, keys_of
+from nearql.engine.segment.growing import GrowingSegment
+from nearql.engine.segment.rows import Rows
+from nearql.engine.segment.view import SegmentView
+from nearql.engine.settings import EngineSettings
+from nearql.engine.shard.dedup import Dedup, Recorded
+from nearql.engine.shard.records import Statement
+from nearql.engine.storage.wal import RecordKind
+
+
+@dataclass(frozen=True)
+class ShardView:
+    """One shard at one instant.
+
+    lsn: the last statement that it reflects. version: the last one that changed rows.
+    segments: adjacent, from position 0 on; none is empty.
+    fills: value of a column, by number, in segments that don't store it.
+    live: live rows.
+    """
+
+    shard: int
+    epoch: int
+    lsn: int
+    version: int
+    segments: tuple[SegmentView, ...]
+    fills: Mapping[int, pa.Scalar]
+    live: int
+
+    @property
+    def span(self) -> int:
+        """Row versions shown; the length of this shard's mask in a RowSet."""
+        return self.segments[-1].end if self.segments else 0
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where state contradicts itself."""
+        end = 0
+        for segment in self.segments:
+            segment.check_invariants()
+            assert segment.data.base == end
+            end = segment.end
+        assert self.live == sum(s.data.rows - s.dead for s in self.segments)
+        assert self.version <= self.lsn
+
+
+class ShardState:
+    """Not thread-safe: the shard's lock guards it."""
+
+    def __init__(self, shard: int, key_number: int, settings: EngineSettings) -> None:
+        self.shard = shard
+        self.key_number = key_number
+        self.settings = settings
+        self.index = KeyIndex()
+        self.closed: list[SegmentView] = []  # invariant: none is empty
+        self.growing = GrowingSegment(0)
+        self.growing_live: NDArray[np.bool_] | None = None  # invariant: None or growing.rows long
+        self.growing_dead = 0
+        self.dedup = Dedup(settings.dedup_entries)
+        self.fills: Mapping[int, pa.Scalar] = {}
+        self.schema_version = 0
+        self.epoch = 1
+        self.applied_lsn = 0
+        self.version = 0  # LSN of the last statement that changed rows
+
+    @property
+    def next_position(self) -> int:
+        """The position of the next row version."""
+        return self.growing.base + self.growing.rows
+
+    # ---- Applying --------------------------------------------------------------------------
+
+    def apply(self, statement: Statement) -> None:
+        """Take a committed statement in.
+
+        Invariant: statements come in log order, each once.
+        """
+        assert statement.lsn > self.applied_lsn
+        if statement.kind == RecordKind.TRUNCATE:
+            self._truncate()
+        elif statement.schema is not None:
+            self.schema_version = statement.schema.version
+            self.fills = {**self.fills, **statement.schema.fills}
+            self.freeze()  # later rows may have other columns
+        if statement.kind == RecordKind.TRUNCATE or statement.deletes or statement.puts:
+            self.version = statement.lsn
+        for keys in statement.deletes:
+            self._kill(self.index.remove(keys))
+        for rows in statement.puts:
+            self._put(rows)
+        self.applied_lsn, self.epoch = statement.lsn, statement.epoch
+        recorded = Recorded(statement.lsn, statement.epoch, statement.counts)
+        self.dedup.add(statement.request_id, recorded)
+
+    def _put(self, rows: Rows) -> None:
+        if self._is_full(rows):
+            self.freeze()
+        first = self.next_position
+        keys = keys_of(rows.key(self.key_number))
+        old = self.index.put(keys, first)
+        self.growing.append(rows)
+        if self.growing_live is not None:
+            added = np.ones(rows.count, np.bool_)
+            self.growing_live = np.concatenate([self.growing_live, added])
+        self._kill(old)
+
+    def _is_full(self, rows: Rows) -> bool:
+        growing, settings = self.growing, self.settings
+        return growing.rows > 0 and (
+            growing.rows + rows.count > settings.seal_rows
+            or growing.nbytes + rows.nbytes > settings.seal_bytes
+        )
+
+    def freeze(self) -> None:
+        """Close the growing segment, if it has rows, and begin another."""
+        if self.growing.rows:
+            self.closed.append(self._growing_view())
+            self.growing = GrowingSegment(self.next_position)
+            self.growing_live, self.growing_dead = None, 0
+
+    def _truncate(self) -> None:
+        self.index.clear()
+        self.closed = []
+        self.growing = GrowingSegment(0)
+        self.growing_live, self.growing_dead = None, 0
+
+    def _kill(self, positions: NDArray[np.int64]) -> None:
+        """Set tombstones; the arrays that views hold are copied first."""
+        if not positions.size:
+            return
+        ends = np.array([segment.end for segment in self.closed], np.int64)
+        places = np.searchsorted(ends, positions, side="right")
+        for place in np.unique(places):
+            self._kill_in(int(place), positions[places == place])
+
+    def _kill_in(self, place: int, positions: NDArray[np.int64]) -> None:
+        if place < len(self.closed):
+            view = self.closed[place]
+            live = _without(view.live, view.data.rows, positions - view.data.base)
+            dead = view.dead + len(positions)
+            self.closed[place] = SegmentView(view.data, live, dead, view.sealed)
+            return
+        offsets = positions - self.growing.base
+        self.growing_live = _without(self.growing_live, self.growing.rows, offsets)
+        self.growing_dead += len(positions)
+
+    # ---- Reading ---------------------------------------------------------------------------
+
+    def view(self) -> ShardView:
+        """A picture of the state now."""
+        segments = [*self.closed, self._growing_view()] if self.growing.rows else self.closed
+        return ShardView(
+            shard=self.shard, epoch=self.epoch, lsn=self.applied_lsn, version=self.version,
+            segments=tuple(segments), fills=self.fills, live=len(self.index),
+        )  # fmt: skip
+
+    def _growing_view(self) -> SegmentView:
+        return SegmentView(self.growing.data(), self.growing_live, self.growing_dead)
+
+    # ---- Checkpoints -----------------------------------------------------------------------
+
+    def load(self, segments: list[SegmentView]) -> None:
+        """Take over the segments of a checkpoint; only into a new state."""
+        assert not self.closed
+        assert not self.growing.rows
+        self.closed = segments
+        for segment in segments:
+            self._load_keys(segment)
+        self.growing = GrowingSegment(segments[-1].end if segments else 0)
+
+    def _load_keys(self, segment: SegmentView) -> None:
+        keys = segment.data.column(self.key_number)
+        offsets = segment.live_offsets
+        if segment.live is not None:
+            keys = keys.filter(pa.array(segment.live))
+        self.index.load(keys_of(keys), offsets + segment.data.base)
+
+    def swap(self, old: list[SegmentView], new: SegmentView) -> None:
+        """Replace adjacent closed segments by one file of the same rows, with today's tombstones.
+
+        `old` are as the checkpoint saw them; rows of them may have died since. After a truncation
+        there is nothing to replace.
+        """
+        bases = [segment.data.base for segment in self.closed]
+        if old[0].data.base not in bases:
+            return
+        first = bases.index(old[0].data.base)
+        current = self.closed[first : first + len(old)]
+        if any(now.data is not then.data for now, then in zip(current, old, strict=False)):
+            return
+        dead = sum(segment.dead for segment in current)
+        live = None if not dead else np.concatenate([_live(segment) for segment in current])
+        self.closed[first : first + len(old)] = [SegmentView(new.data, live, dead, sealed=True)]
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where state contradicts itself."""
+        view = self.view()
+        view.check_invariants()
+        self.growing.check_invariants()
+        self.dedup.check_invariants()
+        expected = {}
+        for segment in view.segments:
+            keys = keys_of(segment.data.column(self.key_number))
+            expected |= {keys[o]: segment.data.base + o for o in segment.live_offsets.tolist()}
+        assert len(expected) == len(self.index) == view.live
+        positions = self.index.positions(list(expected))
+        assert positions.tolist() == list(expected.values())
+
+
+def _without(
+    live: NDArray[np.bool_] | None, rows: int, offsets: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    changed = np.ones(rows, np.bool_) if live is None else live.copy()
+    changed[offsets] = False
+    return changed
+
+
+def _live(segment: SegmentView) -> NDArray[np.bool_]:
+    return np.ones(segment.data.rows, np.bool_) if segment.live is None else segment.live

@@ -1,0 +1,380 @@
+"""A read view of a table: rows, vectors and counts of one instant, and everything one can ask of them.
+
+A row number is `shard << SHARD_SHIFT | position`. Segments hold contiguous positions, so a row's place is
+found by bisection over the starts of all chunks, never in a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nearql.engine.context import EngineContext
+from nearql.engine.distance import canonical_distances
+from nearql.engine.errors import InternalError, InvalidValue
+from nearql.engine.schema import Column, TableSchema
+from nearql.engine.search import VectorSlice
+from nearql.engine.segment.view import SegmentView
+from nearql.engine.shard.state import ShardView
+from nearql.engine.types import (
+    KEY_COLUMN,
+    ROW_COLUMN,
+    SHARD_SHIFT,
+    DistanceSpec,
+    Metric,
+    RowSet,
+    SearchHits,
+    SearchRequest,
+    ShardPosition,
+)
+
+_POSITION = (1 << SHARD_SHIFT) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A segment of the view, with the row number of its first row."""
+
+    first_row: int
+    segment: SegmentView
+
+
+@dataclass(frozen=True, eq=False)
+class _Pick:
+    """Rows of a segment that a scan returns. offsets: int64, ascending; None = all."""
+
+    part: _Part
+    offsets: NDArray[np.int64] | None
+    cached: bool = False  # whether this is just the segment without its dead rows
+
+    @property
+    def count(self) -> int:
+        return self.part.segment.data.rows if self.offsets is None else len(self.offsets)
+
+
+class TableView:
+    """Implements `query.ports.TableView`. Immutable; holds its memory for as long as it is held."""
+
+    def __init__(
+        self, schema: TableSchema, shards: tuple[ShardView, ...], context: EngineContext
+    ) -> None:
+        self._schema = schema
+        self._shards = shards
+        self._context = context
+
+    @property
+    def schema(self) -> TableSchema:
+        """The schema as of this view."""
+        return self._schema
+
+    @cached_property
+    def positions(self) -> tuple[ShardPosition, ...]:
+        """What the view reflects, per shard."""
+        return tuple(ShardPosition(s.shard, s.epoch, s.lsn) for s in self._shards)
+
+    @property
+    def row_count(self) -> int:
+        """Live rows."""
+        return sum(shard.live for shard in self._shards)
+
+    @property
+    def data_version(self) -> tuple[int, ...]:
+        """Schema version, then per shard the LSN of the last write that changed rows."""
+        return self._schema.version, *(shard.version for shard in self._shards)
+
+    # ---- Scalars and vectors ---------------------------------------------------------------
+
+    def scan(
+        self,
+        columns: Sequence[str],
+        *,
+        rows: RowSet | None = None,
+        distances: Sequence[DistanceSpec] = (),
+    ) -> pa.Table:
+        """Live rows (those in `rows`): ROW_COLUMN first, then `columns`, then the distances.
+
+        Scalars come in storage types, vectors as fixed-size lists of float32, HALFVEC too. No copy
+        where every row of a segment qualifies.
+
+        Raises:
+            NotFound: no such column. InvalidValue: a distance to a vector of the wrong dimension.
+        """
+        wanted = [self._schema.column(name) for name in columns]
+        for spec in distances:
+            self._check_vector(spec.column, spec.query)
+        picks = [pick for pick in self._picks(rows) if pick.count]
+        arrays = [_chunked([_row_numbers(pick) for pick in picks], pa.int64())]
+        arrays += [self._scanned(column, picks) for column in wanted]
+        arrays += [self._distances(spec, picks) for spec in distances]
+        names = [ROW_COLUMN, *columns, *(spec.name for spec in distances)]
+        return pa.Table.from_arrays(arrays, names=names)
+
+    def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
+        """These rows' columns in the given order (repeats allowed), without ROW_COLUMN.
+
+        Raises:
+            NotFound: no such column. InternalError: a row number that the view doesn't hold.
+        """
+        wanted = [self._schema.column(name) for name in columns]
+        rows = np.ascontiguousarray(rows, np.int64)
+        places = self._places(rows)
+        return pa.Table.from_arrays(
+            [self._gather(column, rows, places) for column in wanted], names=list(columns)
+        )
+
+    # ---- Filters and searches --------------------------------------------------------------
+
+    def row_set(self, rows: NDArray[np.int64]) -> RowSet:
+        """The filter that qualifies exactly these row numbers; dead ones never qualify."""
+        masks = []
+        shard_of = rows >> SHARD_SHIFT
+        for place, shard in enumerate(self._shards):
+            mask = np.zeros(shard.span, np.bool_)
+            mask[rows[shard_of == place] & _POSITION] = True
+            for segment in shard.segments:
+                if segment.live is not None:
+                    mask[segment.data.base : segment.end] &= segment.live
+            masks.append(mask)
+        return RowSet(tuple(masks), sum(int(np.count_nonzero(mask)) for mask in masks))
+
+    def search(self, request: SearchRequest) -> SearchHits:
+        """Exact k nearest rows, ties by primary key; rows with NULL vectors never match.
+
+        Raises:
+            NotFound, InvalidValue: no such vector column, or queries of another dimension.
+        """
+        column = self._check_vector(request.column, request.queries)
+        parts = self._searched(column)
+        return self._context.searcher.search(
+            [_slice(part, column.number) for part in parts], request,
+            masks=self._masks(parts, request.rows), keys_of=self._keys_of,
+        )  # fmt: skip
+
+    def search_range(
+        self, column: str, metric: Metric, query: NDArray[np.float32], radius: float,
+        *, inclusive: bool, rows: RowSet | None = None,
+    ) -> SearchHits:  # fmt: skip
+        """Every row nearer than `radius`, shape (1, matches), sorted by (distance, key)."""
+        found = self._check_vector(column, query)
+        parts = self._searched(found)
+        return self._context.searcher.search_range(
+            [_slice(part, found.number) for part in parts], metric=metric, query=query,
+            radius=radius, inclusive=inclusive, masks=self._masks(parts, rows),
+            keys_of=self._keys_of,
+        )  # fmt: skip
+
+    # ---- Parts -----------------------------------------------------------------------------
+
+    @cached_property
+    def _parts(self) -> tuple[_Part, ...]:
+        return tuple(
+            _Part((place << SHARD_SHIFT) + segment.data.base, segment)
+            for place, shard in enumerate(self._shards)
+            for segment in shard.segments
+        )
+
+    @cached_property
+    def _chunk_starts(self) -> NDArray[np.int64]:
+        """Row number of the first row of every chunk, ascending."""
+        starts = [part.first_row + part.segment.data.starts for part in self._parts]
+        return np.concatenate(starts) if starts else np.empty(0, np.int64)
+
+    @cached_property
+    def _chunks(self) -> tuple[tuple[_Part, pa.RecordBatch], ...]:
+        return tuple((part, chunk) for part in self._parts for chunk in part.segment.data.chunks)
+
+    def _picks(self, rows: RowSet | None) -> list[_Pick]:
+        if rows is None:
+            return [
+                _Pick(part, part.segment.live_offsets if part.segment.dead else None, cached=True)
+                for part in self._parts
+            ]
+        return [_pick(part, self._mask(part, rows)) for part in self._parts]
+
+    def _mask(self, part: _Part, rows: RowSet) -> NDArray[np.bool_]:
+        segment = part.segment
+        return rows.masks[part.first_row >> SHARD_SHIFT][segment.data.base : segment.end]
+
+    def _masks(self, parts: Sequence[_Part], rows: RowSet | None) -> list[Any] | None:
+        return None if rows is None else [self._mask(part, rows) for part in parts]
+
+    def _searched(self, column: Column) -> list[_Part]:
+        return [part for part in self._parts if part.segment.data.has(column.number)]
+
+    def _check_vector(self, name: str, query: NDArray[np.float32]) -> Column:
+        column = self._schema.column(name)
+        if not column.type.is_vector:
+            raise InvalidValue(
+                f"Column {column.name} is {column.type.display}; a distance needs a vector column.",
+                column=column.name,
+            )
+        if query.shape[-1] != column.type.dimensions:
+            raise InvalidValue(
+                f"Column {column.name} is {column.type.display}; the query vector has "
+                f"{query.shape[-1]} dimensions.",
+                code="dimension_mismatch", column=column.name,
+            )  # fmt: skip
+        return column
+
+    def _keys_of(self, rows: NDArray[np.int64]) -> pa.Array:
+        array = self._gather(self._schema.key, rows, self._places(rows))
+        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+    # ---- Columns of a scan -----------------------------------------------------------------
+
+    def _scanned(self, column: Column, picks: Sequence[_Pick]) -> pa.ChunkedArray:
+        arrays: list[pa.Array] = []
+        for pick in picks:
+            arrays += self._scanned_segment(column, pick)
+        return _chunked(arrays, _shown_type(column))
+
+    def _scanned_segment(self, column: Column, pick: _Pick) -> list[pa.Array]:
+        data = pick.part.segment.data
+        if not data.has(column.number):
+            return [self._filled(column, pick.part, pick.count)]
+        if column.type.is_vector:
+            if pick.offsets is None or not pick.cached:
+                return [_vectors(data.vectors[column.number].take(_all(pick.offsets)))]
+            return [self._cached(column, pick, lambda: _picked_vectors(column, pick))]
+        if pick.offsets is None:
+            return list(data.column(column.number).chunks)
+        if not pick.cached:
+            return [_picked(column, pick)]
+        return [self._cached(column, pick, lambda: _picked(column, pick))]
+
+    def _cached(self, column: Column, pick: _Pick, make: Any) -> pa.Array:
+        key = pick.part.segment.token, column.number
+        return self._context.column_cache.get(key, make)
+
+    def _filled(self, column: Column, part: _Part, count: int) -> pa.Array:
+        """A column that the segment doesn't store: it was added later."""
+        fill = self._shards[part.first_row >> SHARD_SHIFT].fills.get(column.number)
+        kind = _shown_type(column)
+        return pa.nulls(count, kind) if fill is None else pa.repeat(fill, count).cast(kind)
+
+    def _distances(self, spec: DistanceSpec, picks: Sequence[_Pick]) -> pa.ChunkedArray:
+        column = self._schema.column(spec.column)
+        arrays = [_distance_array(spec, column, pick) for pick in picks]
+        return _chunked(arrays, pa.float32())
+
+    # ---- Rows by number --------------------------------------------------------------------
+
+    def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The chunk of each row."""
+        places = np.searchsorted(self._chunk_starts, rows, side="right") - 1
+        if rows.size and (places.min() < 0 or not self._holds(rows, places)):
+            raise InternalError("A row number is not in the read view that it is used with.")
+        return places
+
+    def _holds(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> bool:
+        return bool((rows < self._chunk_ends[places]).all())
+
+    @cached_property
+    def _chunk_ends(self) -> NDArray[np.int64]:
+        return self._chunk_starts + np.array([c.num_rows for _, c in self._chunks], np.int64)
+
+    def _gather(
+        self, column: Column, rows: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> pa.Array:
+        """The column of these rows, in their order."""
+        used = np.unique(places)
+        if len(used) == 1:
+            place = int(used[0])
+            return self._taken(column, place, rows - self._chunk_starts[place])
+        order = np.argsort(places, kind="stable")
+        pieces = []
+        for place in used.tolist():
+            mine = rows[places == place] - self._chunk_starts[place]
+            pieces.append(self._taken(column, place, mine))
+        if not pieces:
+            return pa.array([], _shown_type(column))
+        inverse = np.empty(len(rows), np.int64)
+        inverse[order] = np.arange(len(rows))
+        return pa.concat_arrays(pieces).take(pa.array(inverse))
+
+    def _taken(self, column: Column, place: int, offsets: NDArray[np.int64]) -> pa.Array:
+        """The column of rows of one chunk."""
+        part, chunk = self._chunks[place]
+        data = part.segment.data
+        if not data.has(column.number):
+            return self._filled(column, part, len(offsets))
+        if column.type.is_vector:
+            first = int(self._chunk_starts[place]) - part.first_row
+            return _vectors(data.vectors[column.number].take(offsets + first))
+        return chunk.column(data.columns[column.number]).take(pa.array(offsets))
+
+
+def _pick(part: _Part, mask: NDArray[np.bool_]) -> _Pick:
+    offsets = np.flatnonzero(mask)
+    return _Pick(part, None if len(offsets) == len(mask) else offsets)
+
+
+def _all(offsets: NDArray[np.int64] | None) -> NDArray[np.int64] | slice:
+    return slice(None) if offsets is None else offsets
+
+
+def _row_numbers(pick: _Pick) -> pa.Array:
+    first, data = pick.part.first_row, pick.part.segment.data
+    if pick.offsets is None:
+        return pa.array(np.arange(first, first + data.rows, dtype=np.int64))
+    return pa.array(pick.offsets + first)
+
+
+def _picked(column: Column, pick: _Pick) -> pa.Array:
+    data = pick.part.segment.data
+    assert pick.offsets is not None
+    if len(data.chunks) == 1:
+        place = data.columns[column.number]
+        return data.chunks[0].column(place).take(pa.array(pick.offsets))
+    mask = np.zeros(data.rows, np.bool_)
+    mask[pick.offsets] = True
+    return pa.concat_arrays(data.column(column.number).filter(pa.array(mask)).chunks)
+
+
+def _picked_vectors(column: Column, pick: _Pick) -> pa.Array:
+    return _vectors(pick.part.segment.data.vectors[column.number].take(_all(pick.offsets)))
+
+
+def _slice(part: _Part, number: int) -> VectorSlice:
+    """The segment's vectors for a search; kept with the segment view, as its statistics are."""
+    return part.segment.vector_slice(number, part.first_row)
+
+
+def _distance_array(spec: DistanceSpec, column: Column, pick: _Pick) -> pa.Array:
+    data = pick.part.segment.data
+    if not data.has(column.number):
+        return pa.nulls(pick.count, pa.float32())
+    block = data.vectors[column.number].take(_all(pick.offsets))
+    distances = canonical_distances(block.data, spec.query, spec.metric)
+    return pa.array(distances, mask=None if block.valid is None else ~block.valid)
+
+
+def _vectors(block: Any) -> pa.Array:
+    """Vectors as a fixed-size list of float32; no copy where they are float32."""
+    data = np.ascontiguousarray(block.data, np.float32)
+    rows, dimensions = data.shape
+    items = pa.Array.from_buffers(pa.float32(), data.size, [None, pa.py_buffer(data)])
+    validity = None
+    if block.valid is not None:
+        validity = pa.py_buffer(np.packbits(block.valid, bitorder="little"))
+    kind = pa.list_(pa.float32(), dimensions)
+    return pa.Array.from_buffers(kind, rows, [validity], children=[items])
+
+
+def _shown_type(column: Column) -> pa.DataType:
+    if column.type.dimensions is not None:
+        return pa.list_(pa.float32(), column.type.dimensions)
+    return column.type.storage
+
+
+def _chunked(arrays: list[pa.Array], kind: pa.DataType) -> pa.ChunkedArray:
+    return pa.chunked_array(arrays, kind)
+
+
+__all__ = ["KEY_COLUMN", "TableView"]
