@@ -11,6 +11,7 @@ whole (`sent` is False: nothing happened) or afterwards (it may have happened):
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Callable
@@ -117,7 +118,7 @@ class HttpTransport:
         failures: list[Failure] = []
         refused = 0
         while True:
-            retry_after = 0.0
+            retry_after, stale = 0.0, False
             try:
                 answer = yield from self._follow(call, request, network)
                 if refused >= self.retries or not _was_refused(answer):
@@ -127,8 +128,9 @@ class HttpTransport:
             except Failure as failure:
                 failures.append(failure)
                 self._judge(call, failures)
+                stale = failure.stale
             self.leader = None
-            if retry_after or not failures[-1].stale:
+            if not stale:
                 yield Step("pause", (self._pause(len(failures) + refused, retry_after),))
 
     def _judge(self, call: Call, failures: list[Failure]) -> None:
@@ -248,7 +250,8 @@ def _reason(error: Exception) -> str:
         return "no connection in time"
     if isinstance(error, socket.gaierror):
         return f"the host's name is not known ({error.strerror})"
-    return getattr(error, "strerror", None) or str(error)
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number and number > 0 else str(error)
 
 
 def give_up(call: Call, failures: list[Failure]) -> NoReturn:

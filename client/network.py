@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -93,14 +93,14 @@ class Link:
     cut: bool = False  # the request could not be sent whole
 
 
-@dataclass
 class _Network:
     """The pool, shared by both drivers: the newest idle link of an address is used first."""
 
-    limits: Limits
-    ca_file: str | None = None
-    idle: dict[Address, deque[Link]] = field(default_factory=dict)
-    _context: ssl.SSLContext | None = None
+    def __init__(self, limits: Limits, ca_file: str | None = None) -> None:
+        self.limits = limits
+        self.ca_file = ca_file
+        self.idle: dict[Address, deque[Link]] = {}
+        self._context: ssl.SSLContext | None = None
 
     def tls(self, address: Address) -> ssl.SSLContext | None:
         """The TLS context for an address; None for plain HTTP."""
@@ -150,8 +150,9 @@ class _Network:
 class BlockingNetwork(_Network):
     """Steps on blocking sockets; safe to use from several threads."""
 
-    def __post_init__(self) -> None:
-        self._slots = threading.BoundedSemaphore(self.limits.max_connections)
+    def __init__(self, limits: Limits, ca_file: str | None = None) -> None:
+        super().__init__(limits, ca_file)
+        self._slots = threading.BoundedSemaphore(limits.max_connections)
         self._closing = threading.Event()
 
     def run(self, steps: Steps[T]) -> T:
@@ -211,7 +212,8 @@ def _readable(sock: socket.socket) -> bool:
 class AsyncNetwork(_Network):
     """Steps on asyncio streams; belongs to the event loop that it was first used in."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, limits: Limits, ca_file: str | None = None) -> None:
+        super().__init__(limits, ca_file)
         self._slots: asyncio.Semaphore | None = None
 
     async def run(self, steps: Steps[T]) -> T:

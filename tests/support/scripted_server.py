@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,9 +87,11 @@ class ScriptedServer:
     script: Script
     received: list[Received] = field(default_factory=list)
     connections: int = 0
+    url: str = ""  # its address, once it is entered
 
     def __enter__(self) -> ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
         return self
@@ -98,11 +100,6 @@ class ScriptedServer:
         self._listener.close()
         for connection in self._open:
             connection.close()
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def _accept(self) -> None:
         while True:
@@ -148,6 +145,6 @@ def in_turn(*replies: Reply) -> Script:
     return lambda _: remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
 
-def targets(server: ScriptedServer) -> Iterable[str]:
+def targets(server: ScriptedServer) -> list[str]:
     """What was asked for, in order."""
     return [request.target for request in server.received]
