@@ -1,7 +1,7 @@
 """The few file operations that durable data needs, and the two guards of a data directory.
 
-`FileSystem` is all that the WAL, the manifest and the blobs know of a disk, so that a simulator or a
-test can stand in for it and lose power, tear a write or fail an fsync. File handles are integers.
+`FileSystem` is all that the WAL, the manifest and the blobs know of a disk, so that a simulator or
+a test can stand in for it and lose power, tear a write or fail an fsync. File handles are integers.
 
 Two rules hold everywhere above it:
 - a file becomes visible under its final name only when its bytes are durable: write a `.tmp`, fsync
@@ -224,6 +224,13 @@ def storage_full(path: Path, need: str) -> errors.StorageFull:
         f"no space left on the device of {path} for {need}: nothing was written; "
         "free some space or move the data directory to a larger disk"
     )
+
+
+def disk_error(path: Path, error: OSError, need: str) -> errors.NearQLError:
+    """What an `OSError` from the disk is for the user: full, or unusable for another reason."""
+    if is_full(error):
+        return storage_full(path, need)
+    return errors.Unavailable(f"the disk cannot take {need}: {error} ({path})", code="disk_error")
 
 
 def write_new(fs: FileSystem, path: Path, buffers: Sequence[Buffer]) -> None:

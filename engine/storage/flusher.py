@@ -1,8 +1,8 @@
 """The threads that make logs durable: a few per process, shared by all tables.
 
-A log asks to be flushed when it has something pending. One thread at a time flushes one log, so a log's
-groups are in order; several threads, so that a table's large group does not hold up the others' small
-ones. What is appended while a group is being synced makes up the next group.
+A log asks to be flushed when it has something pending. What is appended while a group is being
+synced makes up the next group. There are several threads so that a table's large group does not
+hold up the others' small ones; a log itself lets one of them in at a time.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class Flushable(Protocol):
         """Note how far the log is durable."""
         ...
 
+    def fail(self, reason: str) -> None:
+        """Never acknowledge anything again."""
+        ...
+
 
 class Flusher:
     """Runs `flush_group` of the logs that ask for it, and `write_hint` within a second of that."""
@@ -46,7 +50,7 @@ class Flusher:
         self._hints_due: dict[Flushable, float] = {}
 
     def schedule(self, log: Flushable) -> None:
-        """Flush this log soon; it must not ask again before `flush_group` returned False."""
+        """Flush this log soon, until `flush_group` returns False."""
         with self._lock:
             self._busy += 1
             if self._busy > len(self._threads) < self._limit:
@@ -86,7 +90,12 @@ class Flusher:
             self._write_due_hints()
 
     def _flush(self, log: Flushable) -> None:
-        more = log.flush_group()
+        try:
+            more = log.flush_group()
+        except Exception as error:  # a bug of ours: nobody may wait for this log for ever
+            logger.exception("flushing a log failed")
+            log.fail(f"internal error: {error!r}")
+            more = False
         with self._lock:
             self._hints_due.setdefault(log, self._clock() + HINT_SECONDS)
             self._busy -= 0 if more else 1

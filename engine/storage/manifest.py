@@ -1,10 +1,10 @@
 """The manifest of a shard: which files are live, and up to which LSN they hold the log.
 
-One small file, replaced as a whole (`write_atomic`), so a crash leaves the old or the new. The order
-of a checkpoint is: write the new immutable files, write the manifest that names them, then remove
-what it no longer names. A file that no manifest names is an orphan of a crash and may go.
+One small file, replaced as a whole (`write_atomic`): a crash leaves the old or the new one. The
+order of a checkpoint is: write the new immutable files, write the manifest that names them, then
+remove what it no longer names. A file that no manifest names is an orphan of a crash and may go.
 
-    magic "NQMANIF\\0", format version (u32), payload size (u32), msgpack payload, crc32c of all before
+    magic "NQMANIF\\0", version (u32), payload size (u32), msgpack payload, crc32c of all before
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     append (any thread)          flusher thread                       wait_durable (any thread)
     crc of the parts        ->   take what is pending, at most        ->  woken, answers
-    LSN and place in the file    wal_group_bytes; link the headers;
+    LSN and room in the file     wal_group_bytes; link the headers;
     into `_pending`              pwritev; fdatasync; durable_lsn = ...
 
 Invariants:
@@ -10,64 +10,57 @@ Invariants:
 - durable_lsn <= last_lsn, and it moves only after fdatasync of every byte up to it succeeded.
 - All pending records belong in the active file: `_roll` drains before it makes a new one. So a file
   that has a successor is durable as a whole.
-- A failed write or fsync is final (`_fail`): nothing is acknowledged any more, and `on_fatal` ends the
-  process. The kernel may have dropped the pages, so that a second fsync would lie.
-- Locks are taken in the order `_flushing`, then `_lock`; no I/O of the flusher happens under `_lock`.
+- A failed write or fsync is final (`fail`): nothing is acknowledged any more, and `on_fatal` ends
+  the process. The kernel may have dropped the pages, so that a second fsync would lie.
+- Locks are taken in the order `_flushing`, then `_lock`. Under `_lock` there is no waiting for the
+  disk, but for pre-allocation.
 
 The bytes are in `wal_format`, recovery in `wal_recovery`, the threads in `flusher`.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from crc32c import crc32c
+from typing import Any
 
 from nearql.engine import errors
-from nearql.engine.settings import MIB, EngineSettings
+from nearql.engine.settings import EngineSettings
 from nearql.engine.storage.files import (
-    TEMPORARY_SUFFIX,
-    Buffer,
     FileSystem,
     LocalFileSystem,
-    is_full,
+    disk_error,
     remove_temporaries,
     storage_full,
     write_atomic,
 )
 from nearql.engine.storage.flusher import Flusher, shared_flusher
+from nearql.engine.storage.wal_file import ActiveFile, WalFile, make_file, publish_file
 from nearql.engine.storage.wal_format import (
     FILE_HEADER_BYTES,
-    FLAG_MORE,
-    PAYLOAD_SCHEMA,
     ZERO_LINK,
     ZERO_REQUEST,
     FileHeader,
     LogIdentity,
-    RecordHeader,
     RecordKind,
     WalRecord,
-    link_of,
-    record_bytes,
 )
+from nearql.engine.storage.wal_group import Pending, link_group, measure
 from nearql.engine.storage.wal_hint import HINT_FILE, WalHint
-from nearql.engine.storage.wal_recovery import FoundLog, WalFile, file_name, inspect_log
+from nearql.engine.storage.wal_recovery import FoundLog, inspect_log, take_over
 from nearql.engine.storage.wal_scan import ChainPosition, LogFileReader, moved, read_records
 
 __all__ = ["LogIdentity", "RecordKind", "RecoveryReport", "Wal", "WalRecord"]
 
 logger = logging.getLogger(__name__)
 
-FIRST_ALLOCATION = MIB  # of a file; doubled as it grows, so that a small table takes little disk
-COPY_BYTES = MIB
+EXIT_FSYNC = 70
 # Records by which a user makes room again may go on into half of the reserve.
 FREEING_KINDS = frozenset({RecordKind.DELETE, RecordKind.TRUNCATE, RecordKind.EPOCH_START})
 
@@ -76,47 +69,32 @@ FREEING_KINDS = frozenset({RecordKind.DELETE, RecordKind.TRUNCATE, RecordKind.EP
 class RecoveryReport:
     """What `Wal.open` found and did.
 
-    files, records: in the log; records counts those of the active file that were scanned.
+    files: in the log. records: scanned, those of the active file; none after a clean close.
     torn_bytes: cut off the end; they were never acknowledged.
     copied_bytes: rewritten into a new file because it was not known that the disk has them.
-    clean: the log was closed properly.
+    clean: the log is new or was closed properly.
     """
 
-    files: int = 0
+    files: int = 1
     records: int = 0
     torn_bytes: int = 0
     copied_bytes: int = 0
     clean: bool = True
 
 
-class Pending(NamedTuple):
-    """A record that has its LSN and its place, but is not written yet."""
-
-    lsn: int
-    kind: RecordKind
-    flags: int
-    payload: list[memoryview]
-    payload_size: int
-    payload_crc: int
-    epoch: int
-    request_id: bytes
-    timestamp_ms: int
-
-    @property
-    def size(self) -> int:
-        """Bytes in the file."""
-        return record_bytes(self.payload_size)
-
-
 def exit_process(reason: str) -> None:
-    """Stop at once, without flushing anything: what the disk holds is no longer known."""
-    logger.critical("stopping: %s", reason)
+    """Stop at once, flushing nothing: what the disk holds is no longer known."""
+    logger.critical("stopping with code %d: %s", EXIT_FSYNC, reason)
     logging.shutdown()
-    os._exit(70)
+    os._exit(EXIT_FSYNC)
 
 
 class Wal:
-    """See the module. Thread-safe; made by `Wal.open`."""
+    """See the module. Thread-safe; made by `Wal.open`.
+
+    last_lsn: highest appended, maybe not durable yet. durable_lsn: highest synced.
+    recovery: what `open` found and did.
+    """
 
     def __init__(
         self,
@@ -136,22 +114,26 @@ class Wal:
         self._flusher = flusher
         self._on_fatal = on_fatal
         self._flushing = threading.Lock()
+        # Guarded by _flushing:
+        self._written: ChainPosition  # after the last durable record
+        self._marked_open = False  # wal.hint says durably that the log is in use
+        # Guarded by _lock:
         self._lock = threading.Lock()
         self._synced = threading.Condition(self._lock)
         self._pending: deque[Pending] = deque()
+        self._active: ActiveFile
         self._files: list[WalFile] = []
-        self._handle: int | None = None  # of the active file, while it is being written
-        self._allocated = 0  # size of the active file
-        self._end_offset = 0  # where the next record goes, pending ones counted in
-        self._written = ChainPosition(1, 0, ZERO_LINK, FILE_HEADER_BYTES)  # after the durable ones
-        self._epoch = 0
+        self._sizes: dict[int, int] = {}  # base LSN of a sealed file -> bytes
+        self._epoch = 0  # of the last record appended
         self._scheduled = False
-        self._marked_open = False  # wal.hint says durably that the log is in use
+        self._rolling = False
         self._closed = False
         self._failure: str | None = None
-        self.last_lsn = 0  # highest appended, maybe not yet durable
-        self.durable_lsn = 0  # highest synced
+        self.last_lsn = 0
+        self.durable_lsn = 0
         self.recovery = RecoveryReport()
+
+    # ---- Opening and closing -----------------------------------------------------------
 
     @classmethod
     def open(
@@ -170,7 +152,7 @@ class Wal:
         Raises:
             Corruption: a record that was durable once is bad; names file, offset and LSN. Nothing
                 was touched.
-            Unavailable: code `newer_format`. Nothing was touched.
+            Unavailable: code `newer_format`, and nothing was touched; or `disk_error`.
             StorageFull: no room to create or recover it.
         """
         wal = cls(
@@ -181,12 +163,64 @@ class Wal:
             flusher=flusher or shared_flusher(),
             on_fatal=on_fatal,
         )
-        found = inspect_log(wal._fs, directory, identity)
-        if found is None:
-            wal._create(start_lsn)
-        else:
-            wal._recover(found)
+        try:
+            found = inspect_log(wal._fs, directory, identity)
+            if found is None:
+                wal._create(start_lsn)
+            else:
+                wal._recover(found)
+        except OSError as error:
+            raise disk_error(directory, error, "the log") from error
         return wal
+
+    def _create(self, start_lsn: int) -> None:
+        self._fs.make_directory(self._directory)
+        remove_temporaries(self._fs, self._directory)
+        start = ChainPosition(start_lsn, 0, ZERO_LINK, FILE_HEADER_BYTES)
+        self._active = self._make_file(start, 0)
+        publish_file(self._fs, self._active.file)
+        self._files = [self._active.file]
+        self._start_at(start)
+        write_atomic(self._fs, self._directory / HINT_FILE, self._hint(clean=True).pack())
+
+    def _recover(self, found: FoundLog) -> None:
+        remove_temporaries(self._fs, self._directory)
+        limit = self._settings.wal_file_bytes
+        log = take_over(self._fs, self._directory, self._identity, found, limit=limit)
+        self._files, self._active = log.files, log.active
+        self._sizes = {file.base_lsn: self._fs.size(file.path) for file in log.files[:-1]}
+        self._start_at(log.written)
+        if not found.clean:
+            write_atomic(self._fs, self._directory / HINT_FILE, self._hint(clean=False).pack())
+            self._marked_open = True
+        self.recovery = RecoveryReport(
+            len(log.files), found.records, found.torn_bytes, log.copied_bytes, found.clean
+        )
+
+    def _start_at(self, at: ChainPosition) -> None:
+        """Go on after what is on disk."""
+        self._written = at
+        self._epoch = at.epoch
+        self.last_lsn = self.durable_lsn = at.lsn - 1
+
+    def close(self) -> None:
+        """Make everything durable, note where the log ends. Harmless when repeated."""
+        self._flusher.forget(self)
+        with self._flushing:
+            while not self._finish():
+                self._flush_once()
+
+    def _finish(self) -> bool:
+        """Close if nothing is pending; under `_flushing`."""
+        with self._lock:
+            if self._pending:
+                return False
+            note = self._marked_open and not self._closed and self._failure is None
+            self._closed = True
+            self._active.release()
+        if note:
+            self._note(clean=True)
+        return True
 
     # ---- Appending ---------------------------------------------------------------------
 
@@ -202,56 +236,28 @@ class Wal:
     ) -> int:
         """Put a record at the end of the log; its LSN. Durable only when `wait_durable` says so.
 
-        parts: buffers whose bytes, one after the other, are the payload. They are not copied and must
-        not change until the record is durable.
+        parts: C-contiguous buffers whose bytes, one after the other, are the payload. They are not
+        copied, and must not change until the record is durable.
 
         Raises:
-            StorageFull: too little room; nothing was logged.
+            StorageFull: too little room. Nothing was logged, as with all of these.
             TooLarge: the payload is above `wal_record_bytes`.
-            Unavailable: the log is closed or has failed.
+            Unavailable: the log is closed, has failed, or the disk cannot be used.
         """
         assert len(request_id) == 16, "a request id has 16 bytes"
-        payload, size, crc = _measure(parts)
+        payload, size, crc = measure(parts)
         self._check_size(size)
-        self._check_room(kind, record_bytes(size))
-        while True:
-            with self._lock:
-                self._check_open(epoch)
-                if self._reserve(record_bytes(size)):
-                    lsn = self.last_lsn = self.last_lsn + 1
-                    self._epoch = epoch
-                    flags = FLAG_MORE if more else 0
-                    self._pending.append(
-                        Pending(
-                            lsn, kind, flags, payload, size, crc, epoch, request_id, timestamp_ms
-                        )
-                    )
-                    wake = not self._scheduled
-                    self._scheduled = True
-                    break
-            self._roll(record_bytes(size))
-        if wake:
-            self._flusher.schedule(self)
-        return lsn
-
-    def wait_durable(self, lsn: int, timeout_ms: int | None = None) -> bool:
-        """Wait until every record up to `lsn` is durable; False when the time is up first.
-
-        Raises:
-            WriteUnknown: the log failed before that.
-        """
-        timeout_s = None if timeout_ms is None else timeout_ms / 1000
-        with self._synced:
-            self._synced.wait_for(
-                lambda: self.durable_lsn >= lsn or self._failure is not None, timeout_s
-            )
-            if self.durable_lsn >= lsn:
-                return True
-            if self._failure is not None:
-                raise errors.WriteUnknown(
-                    f"whether LSN {lsn} is durable is unknown: {self._failure}"
-                )
-            return False
+        self._check_room(kind, size)
+        record = Pending(kind, payload, size, crc, epoch, request_id, timestamp_ms, more)
+        try:
+            self._mark_open()
+            while not self._enqueue(record):
+                self._roll(record.size)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self.fail(f"the disk of {self._directory} failed: {error}")
+            raise disk_error(self._directory, error, "a log record") from error
+        return record.lsn
 
     def _check_size(self, size: int) -> None:
         limit = self._settings.wal_record_bytes
@@ -265,11 +271,34 @@ class Wal:
         reserve = self._settings.disk_reserve_bytes
         if kind in FREEING_KINDS:
             reserve //= 2
-        if self._fs.free_bytes(self._directory) < reserve:
-            raise storage_full(
-                self._directory,
-                f"a record of {size} bytes (fewer than {reserve} bytes are free, disk_reserve_bytes)",
-            )
+        free = self._fs.free_bytes(self._directory)
+        if free < reserve:
+            need = f"a record of {size} bytes ({free} bytes are free, disk_reserve_bytes={reserve})"
+            raise storage_full(self._directory, need)
+
+    def _mark_open(self) -> None:
+        """Before the first record: a hint that says "closed cleanly" must not outlive it."""
+        if not self._marked_open:
+            with self._flushing:
+                if not self._closed:
+                    self._write_hint(clean=False, sync=True)
+                    self._marked_open = True
+
+    def _enqueue(self, record: Pending) -> bool:
+        """Give the record its LSN and its room; False where the active file is full."""
+        with self._lock:
+            self._check_open(record.epoch)
+            if self._rolling or not self._active.reserve(record.size):
+                return False
+            self.last_lsn += 1
+            record.lsn = self.last_lsn
+            self._epoch = record.epoch
+            self._pending.append(record)
+            wake = not self._scheduled
+            self._scheduled = True
+        if wake:
+            self._flusher.schedule(self)
+        return True
 
     def _check_open(self, epoch: int) -> None:
         if self._failure is not None:
@@ -278,181 +307,104 @@ class Wal:
             raise errors.Unavailable(f"the log in {self._directory} is closed")
         assert epoch >= self._epoch, f"epoch {epoch} after {self._epoch}"
 
-    # ---- Room in files, under `_lock` --------------------------------------------------
+    def wait_durable(self, lsn: int, timeout_ms: int | None = None) -> bool:
+        """Wait until every record up to `lsn` is durable; False when the time is up first.
 
-    def _file_limit(self, size: int) -> int:
-        """Bytes a file may have if a record of `size` goes into it."""
-        return max(self._settings.wal_file_bytes, FILE_HEADER_BYTES + size)
-
-    def _reserve(self, size: int) -> bool:
-        """Give the next `size` bytes of the active file away; False where they need a new file."""
-        end = self._end_offset + size
-        empty = self._end_offset == FILE_HEADER_BYTES
-        if end > self._file_limit(size if empty else 0):
-            return False
-        if end > self._allocated:
-            self._grow(end)
-        self._end_offset = end
-        return True
-
-    def _grow(self, needed: int) -> None:
-        """Pre-allocate: double the file, or where that does not fit take just what is needed."""
-        handle = self._open_active()
-        limit = self._file_limit(needed - FILE_HEADER_BYTES)
-        wanted = min(max(2 * self._allocated, FIRST_ALLOCATION, needed), limit)
-        try:
-            self._fs.allocate(handle, wanted)
-        except OSError as error:
-            if not is_full(error) or wanted == needed:
-                raise self._not_allocated(error) from error
-            wanted = needed
-            try:
-                self._fs.allocate(handle, wanted)
-            except OSError as smaller:
-                raise self._not_allocated(smaller) from smaller
-        self._allocated = wanted
-
-    def _not_allocated(self, error: OSError) -> Exception:
-        return storage_full(self._directory, "the log") if is_full(error) else error
-
-    def _open_active(self) -> int:
-        if self._handle is None:
-            self._handle = self._fs.open(self._files[-1].path)
-        return self._handle
-
-    def _close_active(self) -> None:
-        if self._handle is not None:
-            self._fs.close(self._handle)
-            self._handle = None
+        Raises:
+            WriteUnknown: the log failed before that.
+        """
+        timeout_s = None if timeout_ms is None else timeout_ms / 1000
+        with self._synced:
+            self._synced.wait_for(lambda: self.durable_lsn >= lsn or self._failure, timeout_s)
+            if self.durable_lsn >= lsn:
+                return True
+            if self._failure is None:
+                return False
+            raise errors.WriteUnknown(
+                f"it is not known whether LSN {lsn} is durable: {self._failure}"
+            )
 
     # ---- Flushing ----------------------------------------------------------------------
 
     def flush_group(self) -> bool:
-        """Make one group durable and wake its waiters; whether more is pending. For the flusher."""
+        """Make one group durable; whether more is pending. For the flusher."""
         with self._flushing:
-            return self._flush_group()
+            self._flush_once()
+            with self._lock:
+                self._scheduled = bool(self._pending)
+                return self._scheduled
 
-    def _flush_group(self) -> bool:
+    def _flush_once(self) -> None:
         with self._lock:
             group = self._take_group()
-            handle = self._open_active() if group else -1
-        if group and self._failure is None:
-            after = self._write_group(handle, group)
-            if after is None:
-                return False
-            with self._synced:
-                self._written = after
-                self.durable_lsn = after.lsn - 1
-                self._synced.notify_all()
-        with self._lock:
-            self._scheduled = bool(self._pending) and self._failure is None
-            return self._scheduled
+        if not group:
+            return
+        buffers, after = link_group(group, self._written, self._tag)
+        try:
+            self._active.write(buffers, self._written.offset)
+        except OSError as error:
+            self.fail(f"writing {self._active.file.path} failed: {error}")
+            return
+        self._written = after
+        with self._synced:
+            self.durable_lsn = after.lsn - 1
+            self._synced.notify_all()
 
     def _take_group(self) -> list[Pending]:
+        """At least one record, and as many more as `wal_group_bytes` allows."""
         group: list[Pending] = []
-        size = 0
-        while self._pending and (not group or size < self._settings.wal_group_bytes):
+        room = self._settings.wal_group_bytes
+        while self._pending and (not group or self._pending[0].size <= room):
             group.append(self._pending.popleft())
-            size += group[-1].size
+            room -= group[-1].size
         return group
 
-    def _write_group(self, handle: int, group: list[Pending]) -> ChainPosition | None:
-        """Write and sync; the position after the group, or None after a failure."""
-        buffers, after = self._link(group)
-        try:
-            if not self._marked_open:
-                self._write_hint(clean=False, sync=True)
-                self._marked_open = True
-            self._fs.pwritev(handle, buffers, self._written.offset)
-            self._fs.fdatasync(handle)
-        except OSError as error:
-            self._fail(f"writing {self._files[-1].path} failed: {error}")
-            return None
-        return after
-
-    def _link(self, group: list[Pending]) -> tuple[list[Buffer], ChainPosition]:
-        """Headers chained to what is written already, and the buffers of the whole group."""
-        buffers: list[Buffer] = []
-        at = self._written
-        for record in group:
-            header = RecordHeader(
-                payload_size=record.payload_size,
-                payload_crc=record.payload_crc,
-                kind=record.kind,
-                flags=record.flags,
-                schema=PAYLOAD_SCHEMA,
-                epoch=record.epoch,
-                lsn=record.lsn,
-                link=at.link,
-                request_id=record.request_id,
-                timestamp_ms=record.timestamp_ms,
-                tag=self._tag,
-                group_back=record.lsn - group[0].lsn,
-            ).pack()
-            buffers += [header, *record.payload, bytes(-record.payload_size % 8)]
-            offset = at.offset + record.size
-            at = ChainPosition(record.lsn + 1, record.epoch, link_of(header), offset)
-        return buffers, at
-
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Never acknowledge anything again, and end the process."""
         with self._synced:
-            self._failure = reason
+            self._failure = self._failure or reason
             self._pending.clear()
             self._synced.notify_all()
         self._on_fatal(reason)
 
     def _roll(self, size: int) -> None:
-        """Begin a new file, unless another thread did; what is in the old one becomes durable."""
+        """Begin a new file for a record of this size, unless another thread just did.
+
+        Everything before it becomes durable first: only the last file can ever be torn.
+        """
         with self._flushing:
-            while self._flush_group():
-                pass
             with self._lock:
-                fits = self._end_offset + size <= self._file_limit(0)
-                if self._failure is None and not self._closed and not self._pending and not fits:
+                if self._closed or self._failure is not None or self._active.fits(size):
+                    return
+                self._rolling = True
+            try:
+                while self._pending:
+                    self._flush_once()
+                if self._failure is None:
                     self._begin_file()
+            finally:
+                with self._lock:
+                    self._rolling = False
 
     def _begin_file(self) -> None:
-        """Make the file for the records after `_written`, durably, and write there from now on."""
-        previous = self._files[-1].base_lsn if self._files else 0
-        at = self._written
-        header = FileHeader(at.lsn, at.epoch, at.link, previous)
-        path = self._directory / file_name(at.lsn)
+        old = self._active
+        new = self._make_file(self._written, old.file.base_lsn)
         try:
-            allocated = self._make_file(path, header, None)
-        except OSError as error:
-            raise self._not_allocated(error) from error
-        self._close_active()
-        self._files.append(WalFile(path, header))
-        self._allocated = allocated
-        self._written = moved(at, FILE_HEADER_BYTES)
-        self._end_offset = FILE_HEADER_BYTES
+            publish_file(self._fs, new.file)
+        except OSError as error:  # which of the two files counts is not known any more
+            self.fail(f"creating {new.file.path} failed: {error}")
+            return
+        with self._lock:
+            self._sizes[old.file.base_lsn] = old.end_offset
+            self._files.append(new.file)
+            self._active = new
+        self._written = moved(self._written, FILE_HEADER_BYTES)
+        old.seal()
 
-    def _make_file(self, path: Path, header: FileHeader, tail: LogFileReader | None) -> int:
-        """A new file under a temporary name, synced, renamed, directory synced; its size.
-
-        tail: the reader of a file whose bytes from `_written` to `_end_offset` go into it.
-        """
-        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-        self._fs.unlink(temporary)
-        handle = self._fs.open(temporary, create=True)
-        try:
-            size = FILE_HEADER_BYTES + (self._end_offset - self._written.offset if tail else 0)
-            allocated = max(min(FIRST_ALLOCATION, self._settings.wal_file_bytes), size)
-            self._fs.allocate(handle, allocated)
-            self._fs.pwritev(handle, [header.pack(self._identity)], 0)
-            for offset in range(FILE_HEADER_BYTES, size, COPY_BYTES) if tail else ():
-                source = self._written.offset + offset - FILE_HEADER_BYTES
-                chunk = tail.view(source, min(COPY_BYTES, size - offset)) if tail else b""
-                self._fs.pwritev(handle, [chunk], offset)
-            self._fs.fdatasync(handle)
-        except OSError:
-            self._fs.unlink(temporary)
-            raise
-        finally:
-            self._fs.close(handle)
-        self._fs.rename(temporary, path)
-        self._fs.sync_directory(self._directory)
-        return allocated
+    def _make_file(self, start: ChainPosition, previous_base: int) -> ActiveFile:
+        header = FileHeader(start.lsn, start.epoch, start.link, previous_base)
+        limit = self._settings.wal_file_bytes
+        return make_file(self._fs, self._directory, header, self._identity, limit=limit)
 
     # ---- The hint ----------------------------------------------------------------------
 
@@ -461,176 +413,96 @@ class Wal:
         with self._flushing:
             if self._closed or self._failure is not None:
                 return
-            try:
-                self._write_hint(clean=False, sync=False)
-            except OSError as error:
-                self._fail(f"writing {self._directory / HINT_FILE} failed: {error}")
-                return
+            self._note(clean=False)
             with self._lock:
                 if not self._pending:
-                    self._close_active()
+                    self._active.release()
 
-    def _hint(self, clean: bool) -> WalHint:
-        at, base = self._written, self._files[-1].base_lsn
-        boot_id = self._fs.boot_id()
-        return WalHint(clean, at.lsn - 1, base, at.offset, at.epoch, at.link, boot_id)
+    def _note(self, *, clean: bool) -> None:
+        """Write the hint where that is possible: without it a restart only takes longer."""
+        try:
+            self._write_hint(clean=clean, sync=clean)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self.fail(f"writing {self._directory / HINT_FILE} failed: {error}")
+            else:
+                logger.warning("cannot write %s: %s", self._directory / HINT_FILE, error)
 
     def _write_hint(self, *, clean: bool, sync: bool) -> None:
         handle = self._fs.open(self._directory / HINT_FILE)
         try:
-            self._fs.pwritev(handle, [self._hint(clean).pack()], 0)
+            self._fs.pwritev(handle, [self._hint(clean=clean).pack()], 0)
             if sync:
                 self._fs.fdatasync(handle)
         finally:
             self._fs.close(handle)
 
-    # ---- Opening and closing -----------------------------------------------------------
-
-    def _create(self, start_lsn: int) -> None:
-        self._fs.make_directory(self._directory)
-        remove_temporaries(self._fs, self._directory)
-        self._start_at(ChainPosition(start_lsn, 0, ZERO_LINK, FILE_HEADER_BYTES))
-        self._begin_file()
-        write_atomic(self._fs, self._directory / HINT_FILE, self._hint(clean=True).pack())
-
-    def _start_at(self, at: ChainPosition) -> None:
-        """Go on after what is on disk."""
-        self._written = at
-        self._epoch = at.epoch
-        self._end_offset = at.offset
-        self.last_lsn = self.durable_lsn = at.lsn - 1
-
-    def _recover(self, found: FoundLog) -> None:
-        """Take the log over: cut a torn end off, and make sure that the disk has the rest."""
-        remove_temporaries(self._fs, self._directory)
-        self._files = list(found.files)
-        self._allocated = self._fs.size(self._files[-1].path)
-        copied = 0
-        if not found.clean:
-            copied = found.end.offset - found.proven.offset
-            self._rescue(found) if copied else self._cut(found)
-        else:
-            self._start_at(found.end)
-        if not found.clean:
-            write_atomic(self._fs, self._directory / HINT_FILE, self._hint(clean=False).pack())
-            self._marked_open = True
-        self.recovery = RecoveryReport(
-            len(self._files), found.records, found.torn_bytes, copied, found.clean
-        )
-
-    def _cut(self, found: FoundLog) -> None:
-        """Cut a torn end off durably, so that no byte of it can follow later records."""
-        self._start_at(found.end)
-        if found.torn_bytes:
-            handle = self._open_active()
-            self._fs.truncate(handle, found.end.offset)
-            self._fs.fdatasync(handle)
-            self._allocated = found.end.offset
-
-    def _rescue(self, found: FoundLog) -> None:
-        """Copy records that are not proven durable into a new file: the page cache may show data
-        that the disk has lost, and a second fsync of the same pages would not tell.
-        """
-        self._written, self._end_offset = found.proven, found.end.offset
-        active = self._files.pop()
-        replaces = found.proven.lsn == active.base_lsn
-        previous = active.header.previous_base if replaces else active.base_lsn
-        at = found.proven
-        header = FileHeader(at.lsn, at.epoch, at.link, previous)
-        path = self._directory / file_name(at.lsn)
-        reader = LogFileReader(self._fs, active.path)
-        try:
-            self._allocated = self._make_file(path, header, reader)
-        finally:
-            reader.close()
-        self._files += [WalFile(path, header)] if replaces else [active, WalFile(path, header)]
-        offset = FILE_HEADER_BYTES + found.end.offset - found.proven.offset
-        self._start_at(moved(found.end, offset))
-
-    def close(self) -> None:
-        """Make everything durable, note where the log ends, let the files go. Harmless when repeated."""
-        self._flusher.forget(self)
-        with self._flushing:
-            while not self._closed and self._flush_group():
-                pass
-            with self._lock:
-                was_open = not self._closed and self._failure is None
-                self._closed = True
-                self._close_active()
-            if was_open and self._marked_open:
-                with suppress(FileNotFoundError):  # the table's directory was dropped
-                    self._write_hint(clean=True, sync=True)
+    def _hint(self, *, clean: bool) -> WalHint:
+        at, base_lsn = self._written, self._files[-1].base_lsn
+        boot_id = self._fs.boot_id()
+        return WalHint(clean, at.lsn - 1, base_lsn, at.offset, at.epoch, at.link, boot_id)
 
     # ---- Reading and trimming ----------------------------------------------------------
 
     @property
     def first_lsn(self) -> int:
-        """LSN of the first record that is kept."""
+        """LSN of the first record that is kept, or of the next one where none is."""
         return self._files[0].base_lsn
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the log's files on disk, pre-allocated ones included."""
         with self._lock:
-            sealed = [file.path for file in self._files[:-1]]
-            active = self._allocated
-        return active + sum(self._fs.size(path) for path in sealed)
+            return self._active.allocated + sum(self._sizes.values())
 
     def read(self, from_lsn: int) -> Iterator[WalRecord]:
-        """Durable records from `from_lsn` on, in order, each verified.
+        """Records that are durable now, from `from_lsn` on, in order, each verified.
 
-        A payload refers to memory of its own, not to the file.
+        Payloads keep memory of their own alive, up to 1 MiB for a small one.
 
         Raises:
-            NotFound: code `log_trimmed`; `from_lsn` is below `first_lsn`.
+            NotFound: code `log_trimmed`; `from_lsn` is no longer kept.
             Corruption: names file, offset and LSN.
         """
         with self._lock:
             files = list(self._files)
             end_lsn = self.durable_lsn + 1
         if from_lsn < files[0].base_lsn:
-            raise errors.NotFound(
-                f"the log in {self._directory} begins with LSN {files[0].base_lsn}, "
-                f"LSN {from_lsn} was trimmed",
-                code="log_trimmed",
-            )
-        ends = [file.base_lsn for file in files[1:]] + [end_lsn]
-        wanted = [(f, end) for f, end in zip(files, ends, strict=True) if end > from_lsn]
-        readers = [LogFileReader(self._fs, file.path) for file, _ in wanted]
-        return self._read(wanted, readers, from_lsn)
+            raise self._trimmed(from_lsn)
+        ends = [*(file.base_lsn for file in files[1:]), end_lsn]
+        return self._read([(f, end) for f, end in zip(files, ends, strict=True)], from_lsn)
 
-    def _read(
-        self, wanted: list[tuple[WalFile, int]], readers: list[LogFileReader], from_lsn: int
-    ) -> Iterator[WalRecord]:
-        try:
-            for (file, end_lsn), reader in zip(wanted, readers, strict=True):
-                at = ChainPosition.start_of(file.header)
-                for record, _ in read_records(
-                    reader, at, self._tag, from_lsn=from_lsn, end_lsn=end_lsn
-                ):
-                    yield record
-        finally:
-            for reader in readers:
+    def _read(self, files: list[tuple[WalFile, int]], from_lsn: int) -> Iterator[WalRecord]:
+        for file, end_lsn in files:
+            if end_lsn <= from_lsn:
+                continue
+            try:
+                reader = LogFileReader(self._fs, file.path)
+            except FileNotFoundError as error:
+                raise self._trimmed(file.base_lsn) from error
+            try:
+                start = ChainPosition.start_of(file.header)
+                yield from read_records(
+                    reader, start, self._tag, from_lsn=from_lsn, end_lsn=end_lsn
+                )
+            finally:
                 reader.close()
+
+    def _trimmed(self, lsn: int) -> errors.NotFound:
+        return errors.NotFound(
+            f"the log in {self._directory} begins with LSN {self.first_lsn}; LSN {lsn} was trimmed",
+            code="log_trimmed",
+        )
 
     def trim(self, below_lsn: int) -> None:
         """Remove whole files that hold only records below `below_lsn`; never the active one."""
         with self._lock:
             keep = 0
             while keep + 1 < len(self._files) and self._files[keep + 1].base_lsn <= below_lsn:
+                self._sizes.pop(self._files[keep].base_lsn, None)
                 keep += 1
             doomed, self._files = self._files[:keep], self._files[keep:]
         for file in doomed:
             self._fs.unlink(file.path)
         if doomed:
             self._fs.sync_directory(self._directory)
-
-
-def _measure(parts: Sequence[Any]) -> tuple[list[memoryview], int, int]:
-    """The parts as byte views, their size together, and their crc32c."""
-    views = [memoryview(part) for part in parts]
-    payload = [view.cast("B") for view in views if view.nbytes]
-    crc = 0
-    for view in payload:
-        crc = crc32c(view, crc)
-    return payload, sum(len(view) for view in payload), crc

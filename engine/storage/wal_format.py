@@ -1,6 +1,6 @@
 """Bytes of a WAL file: one 128-byte file header, then records back to back.
 
-    file header                           record: header of 80 bytes, payload, zeros up to a multiple of 8
+    file header                           record: 80-byte header, payload, padding to 8 bytes
     off size field                        off size field
       0   8 magic "NQWALOG\\0"               0   4 magic "NQW1"
       8   2 format version                  4   4 payload size (at most 16 MiB by default)
@@ -14,10 +14,10 @@
     124   4 crc32c of the above            72   4 how many records back its group began
                                            76   4 crc32c of the header's first 76 bytes
 
-All integers are little-endian. The base fields say what the chain looked like where the file begins, so
-that its first record is verified like any other. The last header field but one is our use of a reserved
-one: all records of a group are written together and synced once, so a record proves that everything
-before its group was durable when it was written (`wal_recovery` needs that).
+All integers are little-endian. The base fields say what the chain looked like where the file
+begins, so that its first record is verified like any other. The last field but one is our use of a
+reserved one: the records of a group are written together and synced once, so a record proves that
+everything before its group was durable when it was written (`wal_recovery` needs that).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`wal.hint`: a lower bound of what the log holds durably, rewritten in place about every second.
 
-It is never needed to read the log. It says after a crash which records had been synced, so that damage
-to one of them is not taken for a torn write; and after a clean close, where the log ends. One disk
-sector, so that a crash leaves the old or the new one; without it, or with a damaged one, nothing is known.
+It is never needed to read the log. It says after a crash which records had been synced, so that
+damage to one of them is not taken for a torn write; and after a clean close, where the log ends. It
+is one disk sector, so that a crash leaves the old or the new one; a damaged one counts as none.
 """
 
 from __future__ import annotations

@@ -1,29 +1,43 @@
-"""What a log found on disk is: whole, torn at its end, or corrupt.
+"""What a log found on disk is: whole, torn at its end, or corrupt; and how it is taken over.
 
-A write that was never acknowledged may be torn by a crash, and is cut off. A record that was durable once
-must never be cut off, however it is damaged now. The two are told apart at the first bad record, LSN b:
+A write that was never acknowledged may be torn by a crash, and is cut off. A record that was
+durable once must never be cut off, however it is damaged now. The two are told apart at the first
+bad record, LSN b, in this order:
 
-    b <= wal.hint                                          it was durable: corrupt
-    its header is undamaged, but of another place or log   no crash does that: corrupt
+    b <= wal.hint                                        it was durable           corrupt
+    its header is good, but of another place or log      no crash does that       corrupt
     a good record r > b follows within 32 MiB, and
-        r's group began after b                            b's group was synced before: corrupt
-        the machine has not restarted since                a dead process tears only the end: corrupt
-        it is not known whether the machine restarted      corrupt, to be safe
-        the machine restarted (power loss)                 pages of one group reach the disk in any order
-                                                           and b was not acknowledged: torn
-    otherwise                                              torn
+        r's group began after b                          b was synced before r    corrupt
+        the machine has not restarted since              a dying process tears
+                                                         only the end             corrupt
+        whether it has is not known                      to be safe               corrupt
+        it has (power loss)                              pages of one group reach
+                                                         the disk in any order,
+                                                         b was not acknowledged   torn
+    otherwise                                                                     torn
 
-Only the last file can be torn: a new one is made when all before it is durable (`Wal._roll`). Older files
-are verified when they are read. (Protocol-Aware Recovery, FAST'18, on why a corrupt middle is never cut.)
+Only the last file can be torn: a new one is made when all before it is durable (`Wal._roll`). Older
+files are verified when they are read. On why a corrupt middle must not be cut see "Protocol-Aware
+Recovery for Consensus-Based Storage", FAST 2018.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nearql.engine import errors
-from nearql.engine.storage.files import FileSystem
+from nearql.engine.storage.files import Buffer, FileSystem
+from nearql.engine.storage.wal_file import (
+    WAL_SUFFIX,
+    ActiveFile,
+    WalFile,
+    file_name,
+    make_file,
+    publish_file,
+)
 from nearql.engine.storage.wal_format import (
     FILE_HEADER_BYTES,
     RECORD_HEADER_BYTES,
@@ -39,47 +53,31 @@ from nearql.engine.storage.wal_scan import (
     LogFileReader,
     corrupt_record,
     later_records,
+    moved,
     read_record,
 )
 
 SEARCH_BYTES = 32 << 20  # how far a good record after a bad one is looked for
-WAL_SUFFIX = ".wal"
-
-
-@dataclass(frozen=True, slots=True)
-class WalFile:
-    """A file of the log and its header."""
-
-    path: Path
-    header: FileHeader
-
-    @property
-    def base_lsn(self) -> int:
-        """LSN of its first record."""
-        return self.header.base_lsn
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLog:
     """A log on disk, inspected without touching it.
 
-    files: in order; the last is the active one. end: position after the last good record.
+    files: in order; the last is the active one, of `size` bytes.
+    end: position after the last good record.
     proven: position after the last record known to be durable; not after `end`.
     records: how many of the active file were scanned. torn_bytes: what a crash left after `end`.
     clean: it was closed properly and nothing followed.
     """
 
     files: tuple[WalFile, ...]
+    size: int
     end: ChainPosition
     proven: ChainPosition
     records: int
     torn_bytes: int
     clean: bool
-
-
-def file_name(base_lsn: int) -> str:
-    """The name of the WAL file that begins with this LSN; names sort like LSNs."""
-    return f"{base_lsn:020d}{WAL_SUFFIX}"
 
 
 def inspect_log(fs: FileSystem, directory: Path, identity: LogIdentity) -> FoundLog | None:
@@ -151,7 +149,7 @@ def _closed_cleanly(
     if hint.offset > reader.size or any(reader.view(hint.offset, RECORD_HEADER_BYTES)):
         return None
     end = ChainPosition(hint.durable_lsn + 1, hint.epoch, hint.link, hint.offset)
-    return FoundLog(files, end, end, records=0, torn_bytes=0, clean=True)
+    return FoundLog(files, reader.size, end, end, records=0, torn_bytes=0, clean=True)
 
 
 def _scan(
@@ -173,7 +171,10 @@ def _scan(
             proven = at
     same_boot = hint is None or not any(hint.boot_id) or hint.boot_id == boot_id
     _refuse_corruption(reader, at, found, tag, durable_lsn=durable_lsn, same_boot=same_boot)
-    return FoundLog(files, at, proven, records, _garbage_bytes(reader, at.offset), clean=False)
+    garbage = _garbage_bytes(reader, at.offset)
+    return FoundLog(
+        files, reader.size, at, proven, records=records, torn_bytes=garbage, clean=False
+    )
 
 
 def _refuse_corruption(
@@ -206,3 +207,60 @@ def _garbage_bytes(reader: LogFileReader, start: int) -> int:
         end = offset + kept if kept else end
         offset += len(chunk)
     return end - start
+
+
+class TakenOver(NamedTuple):
+    """A log ready to be written.
+
+    files: all of them, the active one last. written: position after its last record.
+    copied_bytes: what `take_over` rewrote.
+    """
+
+    files: list[WalFile]
+    active: ActiveFile
+    written: ChainPosition
+    copied_bytes: int
+
+
+def take_over(
+    fs: FileSystem, directory: Path, identity: LogIdentity, found: FoundLog, *, limit: int
+) -> TakenOver:
+    """Cut a torn end off, and make sure that the disk has the rest. Errors are `OSError`."""
+    if found.end != found.proven:
+        return _rescue(fs, directory, identity, found, limit=limit)
+    files = list(found.files)
+    end = found.end.offset
+    active = ActiveFile(fs, files[-1], limit=limit, allocated=found.size, end_offset=end)
+    if found.torn_bytes:
+        active.cut()
+    active.release()
+    return TakenOver(files, active, found.end, 0)
+
+
+def _rescue(
+    fs: FileSystem, directory: Path, identity: LogIdentity, found: FoundLog, *, limit: int
+) -> TakenOver:
+    """Copy the records that are not proven durable into a new file, and go on there.
+
+    The page cache may show data that the disk has lost, after a failed fsync for example, and
+    another fsync of the same pages would not tell.
+    """
+    old, start = found.files[-1], found.proven
+    replaces = start.lsn == old.base_lsn
+    previous = old.header.previous_base if replaces else old.base_lsn
+    header = FileHeader(start.lsn, start.epoch, start.link, previous)
+    reader = LogFileReader(fs, old.path)
+    try:
+        records = _chunks(reader, start.offset, found.end.offset)
+        active = make_file(fs, directory, header, identity, limit=limit, records=records)
+        publish_file(fs, active.file)
+    finally:
+        reader.close()
+    files = [*(found.files[:-1] if replaces else found.files), active.file]
+    written = moved(found.end, active.end_offset)
+    return TakenOver(files, active, written, found.end.offset - start.offset)
+
+
+def _chunks(reader: LogFileReader, start: int, end: int) -> Iterator[Buffer]:
+    for offset in range(start, end, WINDOW_BYTES):
+        yield reader.view(offset, min(WINDOW_BYTES, end - offset))

@@ -127,8 +127,8 @@ def _not_here(header: RecordHeader, at: ChainPosition, tag: bytes) -> str | None
 
 def read_records(
     reader: LogFileReader, at: ChainPosition, tag: bytes, *, from_lsn: int, end_lsn: int
-) -> Iterator[tuple[WalRecord, ChainPosition]]:
-    """Records [from_lsn, end_lsn) of a file, each with the position after it.
+) -> Iterator[WalRecord]:
+    """Records [from_lsn, end_lsn) of a file; earlier ones are followed, but not given.
 
     Raises:
         Corruption: one of them is bad; names file, offset and LSN.
@@ -139,7 +139,7 @@ def read_records(
             raise corrupt_record(reader, at, found.reason)
         header, payload, at = found
         if header.lsn >= from_lsn:
-            yield as_record(header, payload), at
+            yield as_record(header, payload)
 
 
 def as_record(header: RecordHeader, payload: memoryview) -> WalRecord:
@@ -160,7 +160,7 @@ def later_records(
 ) -> Iterator[RecordHeader]:
     """Headers of undamaged records of this log with a higher LSN, up to `limit` bytes further on.
 
-    Found by their magic at any multiple of 8, because a bad record does not say where the next begins.
+    Found by their magic at any multiple of 8: a bad record does not say where the next begins.
     """
     offset = at.offset + 8
     end = min(reader.size, at.offset + limit)
