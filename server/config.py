@@ -60,6 +60,7 @@ class HttpSection:
     port: int = _key(8470, "Port of the API, the dashboard and the metrics; 0 takes a free one.")
     workers: int = _key(8, "Threads that run statements beside the event loop.", low=1, high=256)
     queue: int = _key(512, "Statements waiting for a thread before 429 is answered.", low=1)
+    keep_alive_ms: int = _key(75_000, "Idle time after which a connection is closed.", low=1000)
     shutdown_timeout_ms: int = _key(30_000, "How long a stop waits for requests in flight.", low=0)
     tls_cert_file: str = _key("", "Certificate chain (PEM). TLS comes with a later version.")
     tls_key_file: str = _key("", "Key of the certificate (PEM). TLS comes with a later version.")
@@ -117,6 +118,15 @@ class LimitsSection:
     stream_body: int = _key(
         1 << 30, "Largest streamed body, after decompression (413 beyond).", size=True
     )
+    spool_memory: int = _key(
+        256 << 20, "Memory of all bodies being received together; files beyond.", size=True
+    )
+    expansion_ratio: int = _key(
+        20, "How many times its size a compressed body may expand (413 beyond).", low=2
+    )
+    expansion_free: int = _key(
+        64 << 20, "Bytes that a body may expand to whatever the ratio.", size=True
+    )
     max_limit: int = _key(16_384, "Largest k (LIMIT + OFFSET) of a vector search.", low=1)
     max_tables: int = _key(1_000, "Tables on this node.", low=1)
     result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)
@@ -132,6 +142,7 @@ class LogSection:
 
     format: str = _key("console", "console or json.")
     level: str = _key("info", "debug, info, warning or error.")
+    requests: str = _key("none", "none or all: one line for each HTTP request.")
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,7 @@ _CHOICES = {
     "engine.backend": ("auto", "numpy", "faiss_cpu"),
     "log.format": ("console", "json"),
     "log.level": ("debug", "info", "warning", "error"),
+    "log.requests": ("none", "all"),
 }
 _PLAIN_VARIABLES = {"NEARQL_DATA_DIR": ("node", "data_dir")}
 _OTHER_VARIABLES = frozenset(
