@@ -178,7 +178,7 @@ class Reindex(Statement):
 
 @dataclass(frozen=True, kw_only=True)
 class SetVariable(Statement):
-    """SET [LOCAL|SESSION] name = value; RESET name has value None. Holds for the request."""
+    """SET [LOCAL|SESSION] name = value; RESET name has value None, RESET ALL the name `all`."""
 
     name: str  # lower-case, as in hnsw.ef_search
     value: Any
@@ -220,3 +220,10 @@ class Wait(Statement):
 
     copies: int
     timeout_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateExtension(Statement):
+    """CREATE EXTENSION [IF NOT EXISTS] vector: accepted, nothing happens."""
+
+    name: str

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from sqlglot.tokenizer_core import TokenType
+
 from nearql.engine.errors import SqlError
-from nearql.query.dialect import dml
+from nearql.query.dialect import dml, utility
+from nearql.query.dialect.alter import alter
 from nearql.query.dialect.create import create_table
 from nearql.query.dialect.cursor import Cursor, did_you_mean, nearest
+from nearql.query.dialect.grammar import retyped
+from nearql.query.dialect.index import create_index, drop_index, reindex
 from nearql.query.dialect.lexer import DEFAULT_LIMITS, Limits, Source, split
 from nearql.query.dialect.render import distance_of, to_duckdb, to_nearql
-from nearql.query.statements import DropTable, Statement
+from nearql.query.statements import DropTable, Explain, Statement
 
 __all__ = ["Limits", "distance_of", "nearest", "parse", "to_duckdb", "to_nearql"]
 
@@ -30,30 +35,76 @@ def parse(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Statement]:
 
 
 def _statement(source: Source) -> Statement:
-    cursor = Cursor(source)
-    read = _READERS.get(cursor.word())
-    if read is None:
-        raise SqlError(
-            f"{cursor.shown()!r} starts no statement.{did_you_mean(cursor.shown(), _READERS)}",
-            position=cursor.position,
-        )
-    return read(cursor)
+    return _read(Cursor(source))
+
+
+def _read(cursor: Cursor) -> Statement:
+    word = cursor.word()
+    if word in _READERS:
+        return _READERS[word](cursor)
+    if word in utility.REFUSED:
+        raise cursor.refuse(utility.REFUSED[word])
+    known = (*_READERS, *utility.REFUSED)
+    raise SqlError(
+        f"{cursor.shown()!r} starts no statement.{did_you_mean(cursor.shown(), known)}",
+        position=cursor.position,
+    )
 
 
 def _create(cursor: Cursor) -> Statement:
     cursor.expect("CREATE")
-    return create_table(cursor)
+    word = cursor.word()
+    if word in utility.REFUSED_OBJECTS:
+        raise cursor.refuse(utility.REFUSED_OBJECTS[word])
+    if word in ("INDEX", "UNIQUE"):
+        return create_index(cursor)
+    if word == "EXTENSION":
+        return utility.create_extension(cursor)
+    if word == "TABLE":
+        return create_table(cursor)
+    raise cursor.unexpected("TABLE or INDEX")
 
 
 def _drop(cursor: Cursor) -> Statement:
     cursor.expect("DROP")
+    word = cursor.word()
+    if word in utility.REFUSED_OBJECTS:
+        raise cursor.refuse(utility.REFUSED_OBJECTS[word])
+    if word == "INDEX":
+        return drop_index(cursor)
+    if word == "TABLE":
+        return _drop_table(cursor)
+    raise cursor.unexpected("TABLE or INDEX")
+
+
+def _drop_table(cursor: Cursor) -> DropTable:
     cursor.expect("TABLE")
     if_exists = cursor.accept("IF", "EXISTS")
     tables = tuple(cursor.listed(cursor.table))
+    _ = cursor.accept_any("CASCADE", "RESTRICT")  # nothing can depend on a table
     cursor.expect_end()
     return DropTable(
         tables=tables, if_exists=if_exists, text=cursor.source.text, offset=cursor.source.offset
     )
+
+
+def _explain(cursor: Cursor) -> Explain:
+    analyze, json = utility.explain_options(cursor)
+    if cursor.done:
+        raise cursor.unexpected("a statement to explain")
+    inner = Source(cursor.source.request, cursor.tokens[cursor.at :])
+    if inner.tokens[0].text.upper() == "EXPLAIN":
+        raise cursor.unexpected("a statement other than EXPLAIN")
+    return Explain(
+        statement=_statement(inner), analyze=analyze, json=json,
+        text=cursor.source.text, offset=cursor.source.offset,
+    )  # fmt: skip
+
+
+def _table(cursor: Cursor) -> Statement:
+    """TABLE name is SELECT * FROM name."""
+    first, *rest = cursor.source.tokens
+    return dml.select(Cursor(cursor.source, [retyped(first, TokenType.FROM, "FROM"), *rest]))
 
 
 _READERS: Mapping[str, Callable[[Cursor], Statement]] = {
@@ -64,9 +115,26 @@ _READERS: Mapping[str, Callable[[Cursor], Statement]] = {
     "(": dml.select,
     "PIVOT": dml.select,
     "UNPIVOT": dml.select,
+    "TABLE": _table,
     "INSERT": dml.insert,
     "UPDATE": dml.update,
     "DELETE": dml.delete,
     "CREATE": _create,
     "DROP": _drop,
+    "ALTER": alter,
+    "TRUNCATE": utility.truncate,
+    "REINDEX": reindex,
+    "SET": utility.set_variable,
+    "RESET": utility.reset,
+    "SHOW": utility.show,
+    "DESCRIBE": utility.describe,
+    "DESC": utility.describe,
+    "EXPLAIN": _explain,
+    "WAIT": utility.wait,
+    "BEGIN": utility.transaction,
+    "START": utility.transaction,
+    "COMMIT": utility.transaction,
+    "END": utility.transaction,
+    "ROLLBACK": utility.transaction,
+    "ABORT": utility.transaction,
 }

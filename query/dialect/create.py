@@ -24,8 +24,8 @@ _TABLE_CONSTRAINTS = ("PRIMARY", "UNIQUE", "FOREIGN", "CHECK", "CONSTRAINT", "EX
 
 
 @dataclass
-class _Table:
-    """What the brackets of CREATE TABLE hold, while they are read."""
+class Parts:
+    """What the brackets of CREATE TABLE hold, gathered while they are read."""
 
     columns: list[Column] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ def create_table(cursor: Cursor) -> CreateTable:
     cursor.expect("TABLE")
     if_not_exists = cursor.accept("IF", "NOT", "EXISTS")
     table = cursor.table()
-    made = _Table()
+    made = Parts()
     if cursor.word() == "(":
         _read_items(cursor.inside(), made)
     options = with_options(cursor)
@@ -53,7 +53,7 @@ def create_table(cursor: Cursor) -> CreateTable:
     )  # fmt: skip
 
 
-def _read_items(inside: Cursor, made: _Table) -> None:
+def _read_items(inside: Cursor, made: Parts) -> None:
     if inside.done:
         raise inside.unexpected("a column")
     for item in inside.split():
@@ -63,7 +63,7 @@ def _read_items(inside: Cursor, made: _Table) -> None:
             made.columns.append(column_definition(item, len(made.columns) + 1, made))
 
 
-def _one_key(cursor: Cursor, made: _Table) -> str | None:
+def _one_key(cursor: Cursor, made: Parts) -> str | None:
     if len(made.keys) > 1:
         raise Unsupported(
             f"A table has one primary key column, not {len(made.keys)} ({', '.join(made.keys)}); "
@@ -80,7 +80,7 @@ def _one_key(cursor: Cursor, made: _Table) -> str | None:
     return name
 
 
-def _table_constraint(item: Cursor, made: _Table) -> None:
+def _table_constraint(item: Cursor, made: Parts) -> None:
     name = item.name("a constraint's name") if item.accept("CONSTRAINT") else None
     if item.accept("PRIMARY", "KEY"):
         inside = item.inside()
@@ -93,7 +93,7 @@ def _table_constraint(item: Cursor, made: _Table) -> None:
     item.expect_end()
 
 
-def _check(item: Cursor, made: _Table, name: str | None) -> tuple[str, str]:
+def _check(item: Cursor, made: Parts, name: str | None) -> tuple[str, str]:
     condition = item.inside().expression("a condition")
     return name or f"check_{len(made.checks) + 1}", to_duckdb(condition)
 
@@ -112,9 +112,9 @@ def _refused_constraint(item: Cursor) -> Unsupported | SqlError:
     return item.refuse(refused) if refused else item.unexpected("a constraint")
 
 
-def column_definition(item: Cursor, number: int, made: _Table | None = None) -> Column:
+def column_definition(item: Cursor, number: int, made: Parts | None = None) -> Column:
     """One column: name, type, constraints."""
-    made = made or _Table()
+    made = made or Parts()
     name = item.name("a column name")
     position = item.position
     type_part = item.until(*_AFTER_TYPE)
@@ -138,7 +138,7 @@ def _typed(name: str, written: str, number: int, position: int) -> Column:
     return Column(number, name, kind, not_null=serial is not None, identity=serial is not None)
 
 
-def _constraint(item: Cursor, column: Column, made: _Table) -> Column:
+def _constraint(item: Cursor, column: Column, made: Parts) -> Column:
     name = item.name("a constraint's name") if item.accept("CONSTRAINT") else None
     if item.accept("PRIMARY", "KEY"):
         made.keys.append(column.name)

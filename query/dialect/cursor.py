@@ -38,9 +38,12 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 class Cursor:
     """Reads tokens from the left. Invariant: `at` is the next token's index, at most `len(tokens)`."""
 
-    def __init__(self, source: Source, tokens: Sequence[Token] | None = None) -> None:
+    def __init__(
+        self, source: Source, tokens: Sequence[Token] | None = None, end: int | None = None
+    ) -> None:
         self.source = source
         self.tokens = tuple(source.tokens if tokens is None else tokens)
+        self.end = int(source.tokens[-1].end) + 2 if end is None else end
         self.at = 0
 
     @property
@@ -53,7 +56,7 @@ class Cursor:
         """1-based position of the next token in the request, or of the end of the statement."""
         if not self.done:
             return int(self.tokens[self.at].start) + 1
-        return int((self.tokens or self.source.tokens)[-1].end) + 2
+        return self.end
 
     def _words(self, index: int) -> list[str]:
         """A token in upper case; several words where sqlglot makes one token of them (PRIMARY KEY)."""
@@ -167,7 +170,11 @@ class Cursor:
         while depth and not self.done:
             depth += _DEPTH.get(self.tokens[self.at].token_type, 0)
             self.at += 1
-        return Cursor(self.source, self.tokens[start : self.at - 1])
+        return Cursor(self.source, self.tokens[start : self.at - 1], self._starts(self.at - 1))
+
+    def _starts(self, index: int) -> int:
+        """1-based position of a token, or of the end."""
+        return int(self.tokens[index].start) + 1 if index < len(self.tokens) else self.end
 
     def until(self, *words: str) -> Cursor:
         """Read up to one of these words outside brackets, or to the end; a cursor over that part.
@@ -181,7 +188,7 @@ class Cursor:
                 break
             depth += _DEPTH.get(self.tokens[self.at].token_type, 0)
             self.at += 1
-        return Cursor(self.source, self.tokens[start : self.at])
+        return Cursor(self.source, self.tokens[start : self.at], self._starts(self.at))
 
     def split(self) -> list[Cursor]:
         """The parts between commas outside brackets."""

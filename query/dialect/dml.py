@@ -35,12 +35,16 @@ def query(cursor: Cursor, what: str = "a query") -> exp.Query:
         raise cursor.unexpected(what)
     position = cursor.position
     tree = parse_tokens(cursor.source, cursor.tokens[cursor.at :])
-    if isinstance(tree, exp.Values):
-        tree = exp.select("*").from_(tree, copy=False)
+    if isinstance(tree, exp.Values | exp.Pivot):
+        tree = exp.select("*").from_(_relation(tree), copy=False)
     if not isinstance(tree, exp.Query):
         raise SqlError(f"Expected {what} here.", position=position)
     cursor.at = len(cursor.tokens)
     return tree
+
+
+def _relation(tree: exp.Expr) -> exp.Expr:
+    return exp.Subquery(this=tree) if isinstance(tree, exp.Pivot) else tree
 
 
 def with_statement(cursor: Cursor) -> Statement:

@@ -18,6 +18,9 @@ contains those tokens, which no other dialect's tokenizer makes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.generators.duckdb import DuckDBGenerator
@@ -34,24 +37,29 @@ OPERATORS: dict[str, tuple[TokenType, type[exp.Binary]]] = {
     "<~>": (TokenType.DCOLONPERCENT, exp.ExtendsRight),
     "<%>": (TokenType.DCOLONQMARK, exp.JSONBContains),
 }
-CARRIERS = {carrier: operator for operator, (_, carrier) in OPERATORS.items()}
+CARRIERS: dict[type[exp.Expr], str] = {
+    carrier: operator for operator, (_, carrier) in OPERATORS.items()
+}
 
 # Calls with a syntax of their own inside the parentheses; everything else is kept as written.
 _OWN_SYNTAX = frozenset(
     {"CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITION", "OVERLAY", "EXISTS", "MAP", "ANY",
-     "ALL", "SOME", "CASE", "STRUCT", "ROW", "ARRAY", "VALUES", "COLUMNS", "FILTER", "LIKE", "ILIKE",
+     "ALL", "SOME", "CASE", "STRUCT", "ROW", "ARRAY", "VALUES", "COLUMNS", "LIKE", "ILIKE",
      "GLOB", "COLLATE"}
 )  # fmt: skip
+# `j -> 'a'` inside a call would be a lambda to sqlglot; DuckDB 2 writes lambdas `lambda x: ...` and `->` is JSON.
+_ARROW = TokenType.SOUNDS_LIKE
 _MARK = "nq\N{MIDDLE DOT}"
 
 
 def _install() -> None:
     DuckDBParser.BITWISE.update(dict(OPERATORS.values()))
+    DuckDBParser.JSON_OPERATORS[_ARROW] = DuckDBParser.JSON_OPERATORS[TokenType.ARROW]
     for carrier, operator in CARRIERS.items():
         DuckDBGenerator.TRANSFORMS[carrier] = _infix(operator)
 
 
-def _infix(operator: str):  # noqa: ANN202
+def _infix(operator: str) -> Callable[[Any, exp.Expr], str]:
     return lambda generator, node: (
         f"{generator.sql(node, 'this')} {operator} {generator.sql(node, 'expression')}"
     )
@@ -70,7 +78,7 @@ class NearQL(DuckDB):
     class Tokenizer(DuckDB.Tokenizer):
         """DuckDB's tokens and the distance operators; no statement swallows its text unread."""
 
-        COMMANDS: set[TokenType] = set()
+        COMMANDS: ClassVar[set[TokenType]] = set()
         KEYWORDS = {
             **DuckDB.Tokenizer.KEYWORDS,
             **{op: token for op, (token, _) in OPERATORS.items()},
@@ -100,30 +108,42 @@ def mark_functions(stream: list[Token]) -> list[Token]:
     """The same tokens with function names marked, so that the parser knows none of them."""
     marked = list(stream)
     for at in range(len(stream) - 1):
+        token = stream[at]
         if stream[at + 1].token_type is TokenType.L_PAREN and _is_call(stream, at):
-            marked[at] = _marked(stream[at])
+            marked[at] = retyped(token, TokenType.VAR, _MARK + str(token.text))
+        elif token.token_type is TokenType.ARROW:
+            marked[at] = retyped(token, _ARROW, "->")
     return marked
 
 
 def _is_call(stream: list[Token], at: int) -> bool:
     token, before = stream[at], stream[at - 1].token_type if at else None
+    if token.token_type is TokenType.APPLY:
+        return before not in (TokenType.CROSS, TokenType.OUTER)
+    if token.text.upper() == "POSITION":
+        return not _has_in(stream, at + 1)
     if token.text.upper() not in _NAMES:
         return False
+    if token.token_type is TokenType.FILTER:
+        return before is not TokenType.R_PAREN
     if token.token_type in DuckDBParser.TYPE_TOKENS:
         return token.token_type not in _TEMPORAL and before not in _BEFORE_TYPES
     return token.token_type in _FUNCTION_TOKENS and before is not TokenType.STAR
 
 
-def _marked(token: Token) -> Token:
-    return Token(
-        TokenType.VAR,
-        _MARK + token.text,
-        token.line,
-        token.col,
-        token.start,
-        token.end,
-        token.comments,
-    )
+def _has_in(stream: list[Token], opening: int) -> bool:
+    """Whether the brackets that open here hold IN, as in POSITION('a' IN b); DuckDB's position(b, 'a') has none."""
+    depth = 0
+    for token in stream[opening:]:
+        depth += {TokenType.L_PAREN: 1, TokenType.R_PAREN: -1}.get(token.token_type, 0)
+        if depth == 0 or depth == 1 and token.token_type is TokenType.IN:
+            return depth == 1
+    return False
+
+
+def retyped(token: Token, kind: TokenType, text: str) -> Token:
+    """A token of another kind and text in the same place."""
+    return Token(kind, text, token.line, token.col, token.start, token.end, token.comments)
 
 
 def unmark(tree: exp.Expr) -> exp.Expr:

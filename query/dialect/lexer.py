@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlglot.errors import TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from nearql.engine.errors import SqlError, TooLarge
-from nearql.query.dialect.grammar import DIALECT
+from nearql.engine.errors import SqlError, TooLarge, Unsupported
+from nearql.query.dialect.grammar import DIALECT, OPERATORS, retyped
 from nearql.query.dialect.literals import lift, put_back
 
 _OPEN = {TokenType.L_PAREN: ")", TokenType.L_BRACKET: "]", TokenType.L_BRACE: "}"}
@@ -20,6 +20,8 @@ _BEFORE_OPERAND = frozenset(
     "UNION USING VALUES WAIT WHEN WHERE XOR ZONE".split()
 )
 _PARAMETER = re.compile(r"[A-Za-z_]\w*$")
+_LATER = (OPERATORS["<~>"][0], OPERATORS["<%>"][0])
+_LIKES = (TokenType.LIKE, TokenType.ILIKE)
 _CLOSE = {TokenType.R_PAREN: ")", TokenType.R_BRACKET: "]", TokenType.R_BRACE: "}"}
 
 
@@ -91,21 +93,51 @@ def tokenize(text: str) -> list[Token]:
     try:
         tokens = list(DIALECT.tokenize(blanked))
     except TokenError as error:
-        raise _unreadable(text, error) from error
+        raise _unreadable(text) from error
     put_back(tokens, lifted)
+    _check_neighbours(text, tokens)
     return _spell_parameters(tokens)
 
 
-def _unreadable(text: str, error: Exception) -> SqlError:
-    cause = str(error.__cause__ or error).split("\n", 1)[0].rstrip(".")
-    found = re.match(r"Missing (.+) from (\d+):(\d+)$", cause, re.S)
-    if not found:
-        position = max(text.rfind("/*"), 0) + 1
-        return SqlError("A comment or quote starts here that never ends.", position=position)
-    lines = text.split("\n")
-    line = int(found[2])
-    position = sum(len(one) + 1 for one in lines[: line - 1]) + int(found[3])
-    return SqlError(f"A quote starts here that no {found[1]} ends.", position=position)
+_PIECE = re.compile(
+    r"""(?P<ok>'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/|\$(?P<tag>[A-Za-z_]?\w*)\$.*?\$(?P=tag)\$)"""
+    r"""|(?P<open>'|"|/\*|\$(?:[A-Za-z_]\w*)?\$)""",
+    re.S,
+)
+
+
+def _unreadable(text: str) -> SqlError:
+    for piece in _PIECE.finditer(text):
+        if piece["open"]:
+            return SqlError(
+                f"This {piece['open']} starts a quote or comment that never ends.",
+                position=piece.start() + 1,
+            )
+    return SqlError("The SQL text can't be read: a quote or comment in it never ends.", position=1)
+
+
+def _check_neighbours(text: str, tokens: list[Token]) -> None:
+    """Refuse pairs that sqlglot reads as something else than was meant."""
+    for token in tokens:
+        if token.token_type in _LATER:
+            raise Unsupported(
+                f"The operator {token.text} compares BIT vectors, which come later; "
+                "use <->, <#>, <=> or <+> on VECTOR and HALFVEC.",
+                position=int(token.start) + 1,
+            )
+    for before, token in zip(tokens, tokens[1:], strict=False):
+        kinds = (before.token_type, token.token_type)
+        position = int(token.start) + 1
+        if kinds == (TokenType.NUMBER, TokenType.VAR) and before.end + 1 == token.start:
+            written = text[before.start : token.end + 1]
+            raise SqlError(f"{written!r} is no number.", position=int(before.start) + 1)
+        if kinds == (TokenType.STRING, TokenType.STRING):
+            raise SqlError("Two strings in a row; join them with ||.", position=position)
+        if before.token_type in _LIKES and str(token.text).upper() in ("ANY", "ALL", "SOME"):
+            raise Unsupported(
+                f"{before.text} {token.text} is not offered; join conditions with OR or AND.",
+                position=position,
+            )
 
 
 def _spell_parameters(tokens: list[Token]) -> list[Token]:
@@ -121,24 +153,20 @@ def _spell_parameters(tokens: list[Token]) -> list[Token]:
         if token.token_type is TokenType.PLACEHOLDER:
             questions += 1
             spelled += [
-                _as(token, TokenType.PARAMETER, "$"),
-                _as(token, TokenType.NUMBER, str(questions)),
+                retyped(token, TokenType.PARAMETER, "$"),
+                retyped(token, TokenType.NUMBER, str(questions)),
             ]
         elif _starts_parameter(tokens, at):
-            spelled.append(_as(token, TokenType.PARAMETER, "$"))
+            spelled.append(retyped(token, TokenType.PARAMETER, "$"))
         elif (
             token.token_type is TokenType.COLON and before is not None and _opens_slice(tokens, at)
         ):
-            spelled += [_as(token, TokenType.NUMBER, "1"), token]
+            spelled += [retyped(token, TokenType.NUMBER, "1"), token]
         else:
             spelled.append(token)
     if questions:
         _refuse_mixed(tokens)
     return spelled
-
-
-def _as(token: Token, kind: TokenType, text: str) -> Token:
-    return Token(kind, text, token.line, token.col, token.start, token.end, token.comments)
 
 
 def _starts_parameter(tokens: list[Token], at: int) -> bool:

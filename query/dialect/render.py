@@ -1,9 +1,32 @@
-"""Trees -> SQL text."""
+"""Trees -> SQL text, saying in DuckDB's words exactly what was written in NearQL's.
+
+What `to_duckdb` emits (the executor's part of the bargain is to register these functions):
+
+| in NearQL | in DuckDB |
+|---|---|
+| `a <-> b`, `a <#> b`, `a <=> b`, `a <+> b`, and the functions of the same meaning | `nq_l2(a, b)`, `nq_ip`, `nq_cos`, `nq_l1` |
+| `inner_product(a, b)`, positive as in pgvector, unless negated | as it is |
+| `vector_dims, vector_norm, l2_normalize, subvector` | as they are |
+| `x::vector(3)`, `x::vector` | `CAST(x AS FLOAT[3])`, `CAST(x AS FLOAT[])` |
+| `'[..]'::halfvec(3)` of literal text | the same with its elements rounded to float16 |
+| `:q`, `$q`, `?`, `$1` | `$q`, `$q`, `$1`, `$1` |
+
+`+ - *` and `avg`, `sum` look the same for numbers and vectors, so only the executor, which knows types, can tell
+them apart (`nq_add, nq_subtract, nq_multiply, nq_avg, nq_sum`).
+
+sqlglot's generator is right for nearly every node once functions are kept as written; the few that it would
+change (`IGNORE NULLS`, `WITHIN GROUP`) are rendered here and put back as plain text nodes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 from sqlglot import exp
 
+from nearql.engine.errors import InvalidValue, SqlError, Unsupported
+from nearql.engine.schema import ColumnType
 from nearql.engine.types import Metric
 from nearql.query.dialect.grammar import CARRIERS, NearQL
 
@@ -17,18 +40,21 @@ _FUNCTION_METRIC = {
     "inner_product": Metric.INNER_PRODUCT,
 }
 CANONICAL = {
-    Metric.L2: "nq_l2", Metric.INNER_PRODUCT: "nq_ip", Metric.COSINE: "nq_cos", Metric.L1: "nq_l1",
-}  # fmt: skip
+    Metric.L2: "nq_l2",
+    Metric.INNER_PRODUCT: "nq_ip",
+    Metric.COSINE: "nq_cos",
+    Metric.L1: "nq_l1",
+}
 
 
 def distance_of(node: exp.Expr) -> tuple[Metric, exp.Expr, exp.Expr] | None:
     """(metric, left, right) where the node's value is that metric's distance; else None.
 
-    `inner_product(a, b)` is positive, so it is the *negated* call, `-inner_product(a, b)`, that is the
+    `inner_product(a, b)` is positive, so it is the negated call, `-inner_product(a, b)`, that is the
     distance of `<#>`.
     """
     operator = CARRIERS.get(type(node))
-    if operator in _OPERATOR_METRIC:
+    if operator is not None and operator in _OPERATOR_METRIC:
         return _OPERATOR_METRIC[operator], node.this, node.expression
     negated = isinstance(node, exp.Neg)
     call = node.this if negated else node
@@ -41,13 +67,85 @@ def distance_of(node: exp.Expr) -> tuple[Metric, exp.Expr, exp.Expr] | None:
 
 
 def to_duckdb(tree: exp.Expr) -> str:
-    """The tree as DuckDB's SQL; distance operators left in it become calls of `nq_*`."""
-    return tree.transform(_canonical).sql(dialect=NearQL, normalize_functions=False, comments=False)
+    """The tree as DuckDB's SQL; the tree itself stays as it is.
+
+    Raises:
+        Unsupported: a cast that has no meaning in DuckDB.
+        SqlError: code `statement_too_complex`.
+    """
+    return _render(tree, _FAITHFUL | _TO_DUCKDB)
 
 
 def to_nearql(tree: exp.Expr) -> str:
-    """The tree as NearQL text, for messages and EXPLAIN."""
-    return tree.sql(dialect=NearQL, normalize_functions=False, comments=False)
+    """The tree as NearQL text, for messages and EXPLAIN; `parse` reads it as the same tree."""
+    return _render(tree, _FAITHFUL)
+
+
+Rewrites = dict[type[exp.Expr], Callable[[exp.Expr], exp.Expr]]
+
+
+def _render(tree: exp.Expr, rewrites: Rewrites) -> str:
+    try:
+        root = exp.Tuple(expressions=[tree.copy()])
+        found = [node for node in root.walk() if type(node) in rewrites]
+        for node in reversed(found):  # children before parents
+            made = rewrites[type(node)](node)
+            if made is not node:
+                node.replace(made)
+        return _sql(root.expressions[0])
+    except RecursionError as error:
+        raise SqlError(
+            "The statement is nested too deeply.", code="statement_too_complex", sqlstate="54001"
+        ) from error
+
+
+def _sql(node: exp.Expr) -> str:
+    return node.sql(dialect=NearQL, normalize_functions=False, comments=False)
+
+
+def _verbatim(text: str) -> exp.Expr:
+    return exp.Var(this=text)
+
+
+def _ignore_nulls(node: exp.Expr) -> exp.Expr:
+    return _verbatim(f"{_sql(node.this)} IGNORE NULLS")
+
+
+def _respect_nulls(node: exp.Expr) -> exp.Expr:
+    return _verbatim(f"{_sql(node.this)} RESPECT NULLS")
+
+
+def _within_group(node: exp.Expr) -> exp.Expr:
+    return _verbatim(f"{_sql(node.this)} WITHIN GROUP ({_sql(node.expression).strip()})")
+
+
+def _distinct(node: exp.Expr) -> exp.Expr:
+    if isinstance(node.parent, exp.Select) or len(node.expressions) < 2:
+        return node
+    return _verbatim(f"DISTINCT {', '.join(map(_sql, node.expressions))}")
+
+
+def _not(node: exp.Expr) -> exp.Expr:
+    """`x NOT IN ...` and `x IS NOT ...` again, which sqlglot turns around."""
+    inner = node.this
+    word = {exp.In: " IN", exp.Is: " IS"}.get(type(inner))
+    if word is None or isinstance(node.parent, exp.Binary) and not _connects(node.parent):
+        return node
+    text, head = _sql(inner), _sql(inner.this)
+    if not text.startswith(head + word):
+        return node
+    rest = text[len(head) + len(word) :]
+    return _verbatim(head + (" NOT IN" if word == " IN" else " IS NOT") + rest)
+
+
+def _connects(node: exp.Expr) -> bool:
+    return isinstance(node, exp.And | exp.Or)
+
+
+def _arrow(node: exp.Expr) -> exp.Expr:
+    # sqlglot would put brackets around a chain, and DuckDB's arrows don't associate as it believes
+    operator = "->>" if isinstance(node, exp.JSONExtractScalar) else "->"
+    return _verbatim(f"{_sql(node.this)} {operator} {_sql(node.expression)}")
 
 
 def _canonical(node: exp.Expr) -> exp.Expr:
@@ -55,4 +153,78 @@ def _canonical(node: exp.Expr) -> exp.Expr:
     if found is None:
         return node
     metric, left, right = found
-    return exp.Anonymous(this=CANONICAL[metric], expressions=[left, right])
+    return exp.Anonymous(this=CANONICAL[metric], expressions=[left.copy(), right.copy()])
+
+
+def _cast(node: exp.Expr) -> exp.Expr:
+    made = vector_type(node.args["to"])
+    if made is None:
+        return node
+    kind, dimensions = made
+    if kind == "HALFVEC":
+        return _half(node, dimensions)
+    suffix = "" if dimensions is None else str(dimensions)
+    node.set("to", exp.Var(this=f"FLOAT[{suffix}]"))
+    return node
+
+
+def vector_type(kind: exp.Expr) -> tuple[str, int | None] | None:
+    """("VECTOR" | "HALFVEC", dimensions) of a cast's target, or None for any other type.
+
+    Raises:
+        Unsupported: SPARSEVEC.
+        InvalidValue: dimensions out of range.
+    """
+    name = _type_name(kind)
+    if name in ("SPARSEVEC", "BIT") and kind.expressions:
+        raise Unsupported(f"{name} vectors are not offered yet; use VECTOR(n) or HALFVEC(n).")
+    if name not in ("VECTOR", "HALFVEC"):
+        return None
+    if not kind.expressions:
+        return name, None
+    return name, ColumnType.parse(f"{name}({_sql(kind.expressions[0])})").dimensions
+
+
+def _type_name(kind: exp.Expr) -> str:
+    if not isinstance(kind, exp.DataType):
+        return ""
+    if kind.this == exp.DType.USERDEFINED:
+        return str(kind.args.get("kind") or "").upper()
+    return str(kind.this.value)
+
+
+def _half(node: exp.Expr, dimensions: int | None) -> exp.Expr:
+    literal = node.this
+    if not (isinstance(literal, exp.Literal) and literal.is_string):
+        raise Unsupported(
+            "A cast to halfvec is offered for literal text only, as in '[1, 2]'::halfvec(2); "
+            "a HALFVEC column rounds what is stored in it."
+        )
+    from nearql.query.parameters import vector  # it needs this package's names
+
+    value = vector(literal.name, dimensions=dimensions, where=f"{literal.name[:40]}::halfvec")
+    if value is None or not np.isfinite(rounded := value.astype(np.float16)).all():
+        raise InvalidValue("An element is too large for float16.", code="invalid_vector")
+    numbers = ",".join(map(repr, rounded.astype(np.float32).tolist()))
+    return exp.Cast(
+        this=exp.Literal.string(f"[{numbers}]"),
+        to=exp.Var(this="FLOAT[]" if dimensions is None else f"FLOAT[{dimensions}]"),
+    )
+
+
+_FAITHFUL: Rewrites = {
+    exp.IgnoreNulls: _ignore_nulls,
+    exp.RespectNulls: _respect_nulls,
+    exp.WithinGroup: _within_group,
+    exp.Distinct: _distinct,
+    exp.Not: _not,
+    exp.JSONExtract: _arrow,
+    exp.JSONExtractScalar: _arrow,
+}
+_TO_DUCKDB: Rewrites = {
+    **dict.fromkeys(CARRIERS, _canonical),
+    exp.Anonymous: _canonical,
+    exp.Neg: _canonical,
+    exp.Cast: _cast,
+    exp.TryCast: _cast,
+}
