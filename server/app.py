@@ -29,9 +29,8 @@ from nearql.server.ports import NodePort
 from nearql.server.problem import from_http, problem_response
 from nearql.server.routes import bound
 from nearql.server.routes.all import ROUTES
+from nearql.server.spool import SpoolMemory
 from nearql.server.workers import Workers
-
-HEADER_TIMEOUT_S = 30
 
 
 def create_app(node: NodePort, config: Config) -> Starlette:
@@ -41,11 +40,14 @@ def create_app(node: NodePort, config: Config) -> Starlette:
         Unsupported: `auth.mode` names a mode that is not part of this version.
     """
     metrics = Metrics(node)
-    edge = Edge(node, config, Workers(config.http.workers, config.http.queue), metrics)
+    workers = Workers(config.http.workers, config.http.queue)
+    edge = Edge(node, config, workers, metrics, SpoolMemory(config.limits.spool_memory))
     app = Starlette(
         routes=[bound(endpoint, edge) for endpoint in ROUTES],
         middleware=[
-            Middleware(RequestContext, observe=metrics.observe, access_log=False),
+            Middleware(
+                RequestContext, observe=metrics.observe, access_log=config.log.requests == "all"
+            ),
             Middleware(Authentication, authenticate=authenticator(config.auth.mode)),
             Middleware(SameOrigin),
         ],
@@ -93,6 +95,7 @@ def make_server(app: Starlette, config: Config) -> Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=config.http.keep_alive_ms // 1000,
             timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
         )
     )

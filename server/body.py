@@ -1,25 +1,51 @@
 """Request bodies: counted against their limit as they arrive, decompressed as they arrive.
 
 `Content-Encoding: gzip` and `zstd` are undone piece by piece. Two bounds keep a small body from
-becoming a huge one: the limit of the route counts decompressed bytes, and beyond EXPANSION_FLOOR
-bytes the output may be at most `limits.expansion_ratio` times the input.
+becoming a huge one: the limit of the route counts decompressed bytes, and beyond
+`limits.expansion_free` bytes the output may be at most `limits.expansion_ratio` times the input.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import zstandard
 from starlette.requests import Request
 
 from nearql.engine.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from nearql.server.config import LimitsSection
 from nearql.server.request import body_chunks, body_too_large, check_length
 
-EXPANSION_FLOOR = 64 << 20
-EXPANSION_RATIO = 20
 PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """What a route's body may be. size: bytes; setting: what to raise; ratio, free: expansion."""
+
+    size: int
+    setting: str
+    ratio: int
+    free: int
+
+    @classmethod
+    def json(cls, limits: LimitsSection) -> BodyLimit:
+        """Of a JSON body."""
+        ratio, free = limits.expansion_ratio, limits.expansion_free
+        return cls(limits.json_body, "limits.json_body", ratio, free)
+
+    @classmethod
+    def stream(cls, limits: LimitsSection) -> BodyLimit:
+        """Of a streamed body."""
+        ratio, free = limits.expansion_ratio, limits.expansion_free
+        return cls(limits.stream_body, "limits.stream_body", ratio, free)
+
+    def expanded(self, size: int) -> int:
+        """Bytes that a body of `size` bytes may expand to."""
+        return max(self.free, self.ratio * size)
 
 
 class Decoder(Protocol):
@@ -82,27 +108,29 @@ class Zstd:
 _DECODERS: dict[str, type[Gzip] | type[Zstd]] = {"gzip": Gzip, "x-gzip": Gzip, "zstd": Zstd}
 
 
-async def decoded_chunks(request: Request, limit: int, setting: str) -> AsyncIterator[bytes]:
+async def decoded_chunks(request: Request, limit: BodyLimit) -> AsyncIterator[bytes]:
     """The body's bytes after decompression.
 
     Raises:
-        TooLarge: more than `limit` bytes, or an expansion beyond the ratio.
+        TooLarge: more bytes than the limit, or an expansion beyond its ratio.
         UnsupportedMediaType: an encoding other than gzip and zstd.
         InvalidRequest: a damaged or incomplete encoding, or an unfinished body.
     """
-    check_length(request, limit, setting)
+    check_length(request, limit.size, limit.setting)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     chunks = body_chunks(request)
-    output = chunks if encoding in ("identity", "") else _decompressed(chunks, encoding)
+    output = chunks if encoding in ("identity", "") else _decompressed(chunks, encoding, limit)
     size = 0
     async for chunk in output:
         size += len(chunk)
-        if size > limit:
-            raise body_too_large(limit, setting, f"at least {size} bytes arrived")
+        if size > limit.size:
+            raise body_too_large(limit.size, limit.setting, f"at least {size} bytes arrived")
         yield chunk
 
 
-async def _decompressed(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+async def _decompressed(
+    chunks: AsyncIterator[bytes], encoding: str, limit: BodyLimit
+) -> AsyncIterator[bytes]:
     kind = _DECODERS.get(encoding)
     if kind is None:
         raise UnsupportedMediaType(
@@ -113,7 +141,8 @@ async def _decompressed(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIte
         taken += len(chunk)
         for piece in _pieces(decoder, chunk, encoding, taken):
             given += len(piece)
-            _check_ratio(taken, given)
+            if given > limit.expanded(taken):
+                raise expands_too_far(taken, limit)
             yield piece
     if not decoder.finished:
         raise _damaged(encoding, taken, "it ends before its end marker")
@@ -134,15 +163,15 @@ def _damaged(encoding: str, taken: int, reason: str) -> InvalidRequest:
     )
 
 
-def _check_ratio(taken: int, given: int) -> None:
-    if given > EXPANSION_FLOOR and given > EXPANSION_RATIO * taken:
-        raise TooLarge(
-            f"{taken} bytes of compressed body became {given}: more than {EXPANSION_RATIO} times "
-            "(limits.expansion_ratio). Send the body uncompressed.",
-            code="expansion_too_large",
-        )
+def expands_too_far(taken: int, limit: BodyLimit) -> TooLarge:
+    """The 413 for a compressed body that becomes too large."""
+    return TooLarge(
+        f"{taken} bytes of compressed body expand to more than {limit.expanded(taken)} "
+        f"({limit.ratio} times, limits.expansion_ratio). Send it in parts or uncompressed.",
+        code="expansion_too_large",
+    )
 
 
-async def read_body(request: Request, limit: int, setting: str) -> bytes:
+async def read_body(request: Request, limit: BodyLimit) -> bytes:
     """The whole body, in memory."""
-    return b"".join([chunk async for chunk in decoded_chunks(request, limit, setting)])
+    return b"".join([chunk async for chunk in decoded_chunks(request, limit)])

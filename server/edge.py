@@ -12,6 +12,7 @@ from starlette.requests import Request
 from nearql.server.config import Config
 from nearql.server.metrics import Metrics
 from nearql.server.ports import NodePort
+from nearql.server.spool import Spool, SpoolMemory
 from nearql.server.workers import Workers
 
 T = TypeVar("T")
@@ -26,7 +27,13 @@ class Edge:
     config: Config
     workers: Workers
     metrics: Metrics
+    spool_memory: SpoolMemory
     draining: bool = False
+
+    def spool(self) -> Spool:
+        """A new place for a body; `with` frees it."""
+        config = self.config
+        return Spool(self.spool_memory, config.node.data_dir, config.engine.disk_reserve)
 
     async def run(
         self, work: Callable[[], T], request: Request | None = None,

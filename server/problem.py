@@ -49,7 +49,8 @@ def document(error: NearQLError, request_id: str) -> dict[str, Any]:
         "sqlstate": error.sql_state,
         "position": error.position,
         "request_id": request_id,
-        "definite": error.definite,
+        # A bulk load that failed half-way did happen in part.
+        "definite": error.definite and "rows_stored" not in error.extra,
         "retryable": error.retryable,
     }
 

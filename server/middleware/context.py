@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from uuid import uuid4
 
 import structlog
@@ -22,7 +23,11 @@ from nearql.server.problem import from_http, from_unexpected, problem_response
 log = structlog.get_logger("nearql.http")
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "NearQL-Version": version("nearql"),  # a client of another version can say so
+}
 
 Observer = Callable[[Scope, int, float], None]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from nearql.server.routes import Endpoint, Kind, cluster, health, sql, tables
+from nearql.server.routes import Endpoint, Kind, cluster, health, rows, sql, tables
 
 ROUTES: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/sql", Kind.SQL, sql.sql),
+    Endpoint("POST", "/v1/tables/{table}/rows", Kind.WRITE, rows.rows),
     Endpoint("GET", "/v1/tables", Kind.READ, tables.tables),
     Endpoint("GET", "/v1/tables/{table}", Kind.READ, tables.table),
     Endpoint("GET", "/v1/cluster", Kind.READ, cluster.cluster),

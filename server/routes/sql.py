@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nearql.server import wire
-from nearql.server.body import read_body
+from nearql.server.body import BodyLimit, read_body
 from nearql.server.edge import Edge
 from nearql.server.replies import PiecesResponse
 from nearql.server.request import SqlRequest, media_type, parse_sql_request, request_id_of
@@ -40,7 +40,7 @@ async def sql(request: Request, edge: Edge) -> Response:
         content_type=media_type(request),
         session=request.headers.get(SESSION_HEADER),
         arrow=wire.wants_arrow(request.headers.get("accept", "")),
-        body=await read_body(request, edge.config.limits.json_body, "limits.json_body"),
+        body=await read_body(request, BodyLimit.json(edge.config.limits)),
     )
     pieces, kind, rows = await edge.run(partial(answer, edge, question))
     edge.metrics.rows_returned.inc(rows)

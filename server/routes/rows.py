@@ -1,0 +1,92 @@
+"""`POST /v1/tables/{table}/rows`: bulk rows in one streamed body."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pyarrow as pa
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nearql.engine.errors import InvalidRequest, InvalidValue
+from nearql.engine.types import OnConflict
+from nearql.server.body import BodyLimit, decoded_chunks
+from nearql.server.bulk import Kept, Load, Report, load
+from nearql.server.decoding.formats import format_of
+from nearql.server.edge import Edge
+from nearql.server.replies import json_reply
+from nearql.server.request import media_type, request_id_of
+from nearql.server.routes.tables import find_table
+from nearql.server.spool import Spool
+
+MODES = {"insert": OnConflict.ERROR, "upsert": OnConflict.REPLACE}
+_PARAMETERS = frozenset({"mode", "write_concern"})
+_FILE_PIECE = 1 << 20  # what one write to the file gathers
+
+
+async def rows(request: Request, edge: Edge) -> Response:
+    """Store the rows of a body; answers counts and the rows that failed."""
+    asked = _asked(request, edge)
+    with edge.spool() as spool:
+        await _receive(request, edge, spool)
+        edge.metrics.bytes_received.inc(spool.size)
+        body = spool.buffer()
+        report = await edge.run(lambda: _store(edge, asked, body))
+    edge.metrics.rows_loaded.inc(report.inserted + report.updated)
+    return json_reply(report.answer())
+
+
+def _asked(request: Request, edge: Edge) -> Load:
+    """The request without its body; whatever is wrong is told before the body is read."""
+    unknown = set(request.query_params) - _PARAMETERS
+    if unknown:
+        raise InvalidRequest(
+            f"Unknown query parameter {min(unknown)[:80]!r}; known are mode and write_concern."
+        )
+    return Load(
+        table=find_table(edge.node, request.path_params["table"]),
+        decode=format_of(media_type(request)),
+        on_conflict=_mode(request.query_params.get("mode", "insert")),
+        settings=_settings(request),
+        request_id=request_id_of(request),
+        limit=BodyLimit.stream(edge.config.limits),
+    )
+
+
+def _mode(name: str) -> OnConflict:
+    if name not in MODES:
+        raise InvalidValue(f"mode = {name[:80]!r}: must be insert or upsert.")
+    return MODES[name]
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    concern = request.query_params.get("write_concern")
+    return {} if concern is None else {"write_concern": concern}
+
+
+async def _receive(request: Request, edge: Edge, spool: Spool) -> None:
+    """The body into the spool; writes to a file leave the event loop free."""
+    pending: list[bytes] = []
+    size = 0
+    async for chunk in decoded_chunks(request, BodyLimit.stream(edge.config.limits)):
+        if not pending and spool.fits(len(chunk)):
+            spool.keep(chunk)
+            continue
+        pending.append(chunk)
+        size += len(chunk)
+        if size >= _FILE_PIECE:
+            await asyncio.to_thread(spool.write, b"".join(pending))
+            pending, size = [], 0
+    if pending:
+        await asyncio.to_thread(spool.write, b"".join(pending))
+
+
+def _store(edge: Edge, asked: Load, body: pa.Buffer) -> Report:
+    """In a worker thread."""
+    with edge.spool() as spool:
+        kept = Kept(edge.spool_memory, spool, body)
+        try:
+            return load(edge.node.session(), asked, body, kept)
+        finally:
+            kept.close()
