@@ -144,10 +144,11 @@ def _not_nearql(response: Response, kind: str, place: str) -> ProtocolError:
 def _mismatch(response: Response, what: str, place: str) -> ProtocolError:
     version = response.headers.get("nearql-version")
     if version is not None:
-        from nearql import __version__
+        from importlib.metadata import version as version_of
 
+        ours = version_of("nearql")
         return VersionMismatch(
-            f"{place} is NearQL {version}, this client is {__version__}: {what}. "
+            f"{place} is NearQL {version}, this client is {ours}: {what}. "
             "Use the client of the server's version: pip install nearql==" + version
         )
     return ProtocolError(

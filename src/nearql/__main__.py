@@ -19,7 +19,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("nearql.server.cli.demo", "nearql demo", "try it on real data"),
+    "demo": Command("nearql.client.cli.demo", "nearql demo", "try it on real data"),
     "serve": Command(
         "nearql.server.cli.serve",
         "nearql serve --data-dir ./nearql-data",

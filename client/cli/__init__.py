@@ -1,0 +1,1 @@
+"""The commands of `nearql` that talk to a node: each module has `main(argv) -> int`."""
