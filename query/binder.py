@@ -1,0 +1,459 @@
+"""Names -> tables and columns: which base table each name in a tree means, and which column belongs to whom.
+
+A `Source` is one occurrence of a base table in a FROM clause. Rules ask sources for what they need (a row
+number, a distance, a restriction to the nearest rows); when all rules have run, the planner turns each source
+into a relation. The tree keeps its table nodes until then, tied to their source by `node.meta`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from sqlglot import exp
+
+from nearql.engine.errors import NotFound
+from nearql.engine.schema import Column, TableDef, TableSchema
+from nearql.engine.types import Metric
+from nearql.query.dialect import to_duckdb
+from nearql.query.duck_errors import nearest_name
+from nearql.query.plan import INTERNAL
+from nearql.query.ports import CatalogView
+
+META = "nearql_source"
+_NO_SCHEMA = TableSchema((), 0)  # a system table is known when it is read
+
+
+@dataclass(eq=False)
+class PendingValue:
+    """A `plan.Value` before it is lowered. select: has the expression as its only item."""
+
+    select: exp.Select
+    where: str
+    dimensions: int | None = None
+
+
+@dataclass(eq=False)
+class PendingDistance:
+    """A distance column of a source. `identity` tells equal distances."""
+
+    name: str
+    column: str
+    metric: Metric
+    query: PendingValue
+    identity: str
+
+
+@dataclass(eq=False)
+class PendingScan:
+    """See `plan.Scan`."""
+
+    filter: exp.Select | None = None
+
+
+@dataclass(eq=False)
+class PendingNearest:
+    """See `plan.Nearest`."""
+
+    distance: PendingDistance
+    limit: PendingValue
+    offset: PendingValue | None
+    filter: exp.Select | None
+
+
+@dataclass(eq=False)
+class PendingKnnJoin:
+    """See `plan.KnnJoin`."""
+
+    name: str
+    column: str
+    metric: Metric
+    left: exp.Select
+    left_name: str
+    limit: PendingValue
+    offset: PendingValue | None
+    filter: exp.Select | None
+    survivors: exp.Select | None
+
+
+@dataclass(eq=False)
+class PendingWithin:
+    """See `plan.Within`."""
+
+    distance: PendingDistance
+    radius: PendingValue
+
+
+PendingAccess = PendingScan | PendingNearest | PendingKnnJoin | PendingWithin
+
+
+@dataclass(eq=False)
+class Source:
+    """One occurrence of a base table.
+
+    opaque: its columns are renamed or not known, so it can give nothing beside them.
+    materialized: the query whose kept result it is, instead of a base table.
+    """
+
+    name: str
+    table: TableDef
+    alias: str
+    opaque: bool = False
+    system: bool = False
+    materialized: exp.Select | None = None
+    names: frozenset[str] | None = None
+    wants_row: bool = False
+    wants_key: bool = False
+    distances: list[PendingDistance] = field(default_factory=list)
+    access: PendingAccess = field(default_factory=PendingScan)
+
+    @property
+    def row(self) -> str:
+        """The name of the row number, where wanted."""
+        return f"{self.name}_row"
+
+    @property
+    def key(self) -> str:
+        """The name of the primary key, where wanted."""
+        return f"{self.name}_key"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no rule has restricted it yet."""
+        return isinstance(self.access, PendingScan) and self.access.filter is None
+
+    def hidden(self) -> list[str]:
+        """The names that it has beyond the table's columns."""
+        names = [distance.name for distance in self.distances]
+        if isinstance(self.access, PendingKnnJoin):
+            names += [self.access.name, self.access.left_name]
+        return names + [self.row] * self.wants_row + [self.key] * self.wants_key
+
+    def refer(self, name: str) -> exp.Column:
+        """A reference to one of its columns, hidden ones included."""
+        return exp.column(
+            exp.to_identifier(name, quoted=True), table=exp.to_identifier(self.alias, quoted=True)
+        )
+
+    def row_reference(self) -> exp.Column:
+        """A reference to its row number, which it will then have."""
+        self.wants_row = True
+        return self.refer(self.row)
+
+    def key_reference(self) -> exp.Column:
+        """A reference to its primary key, which it will then have."""
+        self.wants_key = True
+        return self.refer(self.key)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one name in a FROM clause means. names: its columns in lower case, None where not known."""
+
+    source: Source | None
+    names: frozenset[str] | None
+    item: exp.Expr
+    query: exp.Query | None = None
+
+
+class Binding:
+    """The names of one statement. Made once per plan, used by every rule.
+
+    aggregates: names of aggregate functions, lower case.
+    rewrite: applies every rule to a SELECT that a rule has made.
+    """
+
+    def __init__(
+        self,
+        catalog: CatalogView,
+        aggregates: frozenset[str],
+        rewrite: Callable[[exp.Select, Binding], None],
+    ) -> None:
+        self.catalog = catalog
+        self.aggregates = aggregates
+        self.sources: dict[str, Source] = {}
+        self.notes: list[str] = []
+        self._rewrite = rewrite
+        self._count = 0
+
+    def rewrite(self, select: exp.Select) -> None:
+        """Tie the tables of a SELECT that a rule has made, and apply every rule to it."""
+        self.bind(select)
+        self._rewrite(select, self)
+
+    def add(self, source: Source) -> None:
+        """Know a source by its name."""
+        self.sources[source.name] = source
+
+    def fresh(self) -> str:
+        """A name that nothing else has."""
+        self._count += 1
+        return f"{INTERNAL}{self._count}"
+
+    def note(self, text: str) -> None:
+        """Say in EXPLAIN what was decided and why; once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def bind(self, tree: exp.Expr) -> None:
+        """Tie every base table below `tree` to a source.
+
+        Raises:
+            NotFound: no such table, with the nearest name and the position.
+        """
+        for node in list(tree.find_all(exp.Table)):
+            if META not in node.meta and isinstance(node.this, exp.Identifier) and not common(node):
+                source = self._source(node)
+                self.add(source)
+                node.meta[META] = source.name
+
+    def source_of(self, node: exp.Expr) -> Source | None:
+        """The source that a table node is tied to."""
+        return self.sources.get(node.meta.get(META, "")) if isinstance(node, exp.Table) else None
+
+    def _source(self, node: exp.Table) -> Source:
+        alias = node.args.get("alias")
+        opaque = bool(alias and alias.args.get("columns")) or any(
+            node.args.get(key) for key in ("pivots", "sample", "ordinality")
+        )
+        schema = (node.text("db") or "").lower()
+        if schema == "nearql":
+            table = TableDef("", node.name.lower(), _NO_SCHEMA)
+            return Source(self.fresh(), table, node.alias_or_name, opaque=True, system=True)
+        found = self.catalog.tables.get(node.name.lower())
+        if found is None or schema not in ("", "main", "public"):
+            raise self.undefined_table(node)
+        names = frozenset(column.name.lower() for column in found.schema.visible)
+        return Source(self.fresh(), found, node.alias_or_name, opaque, names=names)
+
+    def undefined_table(self, node: exp.Table) -> NotFound:
+        """The error for a table that isn't there."""
+        written = ".".join(part.name for part in node.parts)
+        near = nearest_name(written, [table.name for table in self.catalog.tables.values()])
+        hint = f" Did you mean {near!r}?" if near else " SHOW TABLES lists them."
+        start = node.this.meta.get("start")
+        return NotFound(
+            f"There is no table {written!r}.{hint}",
+            code="undefined_table",
+            position=None if start is None else int(start) + 1,
+            **({"nearest": near} if near else {}),
+        )
+
+    # ---- scopes ----------------------------------------------------------------------
+
+    def entries(self, select: exp.Select) -> dict[str, Entry]:
+        """What the names in this SELECT's own FROM clause mean, by lower-case name."""
+        return {
+            name.lower(): self._entry(item) for item in from_items(select) if (name := item.alias_or_name)
+        }
+
+    def _entry(self, item: exp.Expr) -> Entry:
+        renamed = _alias_columns(item)
+        source = self.source_of(item)
+        if source is not None:
+            return Entry(source, renamed or source.names, item)
+        query = item if not isinstance(item, exp.Table) else _definition(common(item))
+        while isinstance(query, exp.Subquery | exp.Lateral):
+            query = query.this
+        if not isinstance(query, exp.Query):
+            return Entry(None, renamed, item)
+        return Entry(None, renamed or self.output_names(query), item, query)
+
+    def output_names(self, query: exp.Expr) -> frozenset[str] | None:
+        """The column names that a query returns, in lower case; None where they can't be told."""
+        if isinstance(query, exp.SetOperation | exp.Subquery):
+            return self.output_names(query.this)
+        if not isinstance(query, exp.Select):
+            return None
+        names: set[str] = set()
+        for item in query.expressions:
+            found = self._item_names(item, query)
+            if found is None:
+                return None
+            names |= found
+        return frozenset(names)
+
+    def _item_names(self, item: exp.Expr, select: exp.Select) -> set[str] | None:
+        if not item.is_star:
+            return {item.alias_or_name.lower()} if item.alias_or_name else set()
+        if isinstance(item, exp.Column) and item.table:
+            entry = self.entries(select).get(item.table.lower())
+            return set(entry.names) if entry and entry.names is not None else None
+        names: set[str] = set()
+        for entry in self.entries(select).values():
+            if entry.names is None:
+                return None
+            names |= entry.names
+        return names
+
+    def owner(self, column: exp.Column) -> tuple[exp.Select, Entry] | None:
+        """The SELECT in whose FROM clause the column is, and what it belongs to there; None where unsure."""
+        name, qualifier = column.name.lower(), column.table.lower()
+        for select in enclosing(column):
+            entries = self.entries(select)
+            if qualifier:
+                if qualifier in entries:
+                    return select, entries[qualifier]
+                continue
+            if any(entry.names is None for entry in entries.values()):
+                return None
+            holders = [entry for entry in entries.values() if entry.names and name in entry.names]
+            if holders:
+                return (select, holders[0]) if len(holders) == 1 else None
+        return None
+
+    def column(self, node: exp.Expr) -> tuple[Source, Column] | None:
+        """The base table's column that this node names; None for anything else."""
+        node = unwrapped(node)
+        if not isinstance(node, exp.Column) or isinstance(node.this, exp.Star):
+            return None
+        found = self.owner(node)
+        if found is None or found[1].source is None or found[1].source.opaque:
+            return None
+        column = found[1].source.table.schema.by_name.get(node.name.lower())
+        return (found[1].source, column) if column is not None and not column.hidden else None
+
+    def free(self, expression: exp.Expr) -> list[exp.Column]:
+        """Columns in `expression` that are not certainly bound by a SELECT inside it."""
+        return [node for node in expression.find_all(exp.Column) if not self._bound(node, expression)]
+
+    def _bound(self, column: exp.Column, within: exp.Expr) -> bool:
+        if isinstance(column.this, exp.Star):
+            return any(True for _ in enclosing(column, within))
+        name, qualifier = column.name.lower(), column.table.lower()
+        for select in enclosing(column, within):
+            entries = self.entries(select)
+            if qualifier in entries:
+                return True
+            if not qualifier and any(entry.names and name in entry.names for entry in entries.values()):
+                return True
+            if not qualifier and name in _aliases(select) and _in_clause_with_aliases(column, select):
+                return True
+        return not qualifier and _in_set_operation_order(column, within)
+
+    def is_constant(self, expression: exp.Expr) -> bool:
+        """Whether it has one value for the whole statement: no column from outside itself, nothing volatile."""
+        return not self.free(expression)
+
+    def identity(self, metric: Metric, source: Source, column: str, constant: exp.Expr) -> str:
+        """Equal for equal distances."""
+        return f"{metric} {source.name} {column.lower()} {to_duckdb(constant)}"
+
+
+def common(node: exp.Table) -> exp.CTE | None:
+    """The common table expression that a table node names, or None."""
+    if node.text("db"):
+        return None
+    name = node.name.lower()
+    for cte in visible_ctes(node):
+        if cte.alias.lower() == name:
+            return cte
+    return None
+
+
+def visible_ctes(node: exp.Expr) -> Iterator[exp.CTE]:
+    """The common table expressions in reach of a node, nearest first."""
+    child: exp.Expr = node
+    inside: exp.CTE | None = None
+    parent = node.parent
+    while parent is not None:
+        if isinstance(child, exp.CTE):
+            inside = child
+        if isinstance(parent, exp.With):
+            yield from _earlier(parent, inside)
+        elif (clause := parent.args.get("with_")) is not None and child is not clause:
+            yield from reversed(clause.expressions)
+        child, parent = parent, parent.parent
+
+
+def _earlier(clause: exp.With, inside: exp.CTE | None) -> Iterator[exp.CTE]:
+    """What a definition in a WITH clause can see of it: earlier ones; with RECURSIVE itself too."""
+    position = next(i for i, one in enumerate(clause.expressions) if one is inside)
+    last = position + 1 if clause.args.get("recursive") else position
+    yield from reversed(clause.expressions[:last])
+
+
+def from_items(select: exp.Select) -> list[exp.Expr]:
+    """Tables, sub-queries and laterals in this SELECT's own FROM clause, in order."""
+    clause = select.args.get("from_")
+    found: list[exp.Expr] = []
+    for item in [clause.this] if clause else []:
+        _gather(item, found)
+    for join in select.args.get("joins") or []:
+        _gather(join.this, found)
+    for lateral in select.args.get("laterals") or []:
+        _gather(lateral, found)
+    return found
+
+
+def _gather(item: exp.Expr, found: list[exp.Expr]) -> None:
+    if isinstance(item, exp.Paren) or (
+        isinstance(item, exp.Subquery) and not isinstance(item.this, exp.Query)
+    ):
+        _gather(item.this, found)
+    else:
+        found.append(item)
+    for join in item.args.get("joins") or []:
+        _gather(join.this, found)
+
+
+def enclosing(node: exp.Expr, within: exp.Expr | None = None) -> Iterator[exp.Select]:
+    """The SELECTs around a node, innermost first, up to and with `within`."""
+    current: exp.Expr | None = node
+    while current is not None:
+        if isinstance(current, exp.Select) and current is not node:
+            yield current
+        if current is within:
+            return
+        current = current.parent
+
+
+def unwrapped(node: exp.Expr) -> exp.Expr:
+    """Without its brackets and alias."""
+    while isinstance(node, exp.Paren | exp.Alias):
+        node = node.this
+    return node
+
+
+def own_nodes(select: exp.Select) -> Iterator[exp.Expr]:
+    """Nodes of this SELECT's clauses, those of SELECTs inside it left out."""
+    stack: list[exp.Expr] = list(select.iter_expressions())
+    while stack:
+        node = stack.pop()
+        yield node
+        if not isinstance(node, exp.Query):
+            stack.extend(node.iter_expressions())
+
+
+def _definition(cte: exp.CTE | None) -> exp.Expr | None:
+    return None if cte is None or cte.args["alias"].args.get("columns") else cte.this
+
+
+def _alias_columns(item: exp.Expr) -> frozenset[str] | None:
+    alias = item.args.get("alias")
+    columns = alias.args.get("columns") if isinstance(alias, exp.TableAlias) else None
+    if not columns and isinstance(item, exp.Table) and (cte := common(item)) is not None:
+        columns = cte.args["alias"].args.get("columns")
+    return frozenset(column.name.lower() for column in columns) if columns else None
+
+
+def _aliases(select: exp.Select) -> frozenset[str]:
+    return frozenset(item.alias.lower() for item in select.expressions if isinstance(item, exp.Alias))
+
+
+def _in_clause_with_aliases(column: exp.Column, select: exp.Select) -> bool:
+    """Whether the column stands where an alias of this SELECT's list may: anywhere but its FROM clause."""
+    node: exp.Expr | None = column
+    while node is not None and node.parent is not select:
+        node = node.parent
+    return node is not None and not isinstance(node, exp.From | exp.Join | exp.With)
+
+
+def _in_set_operation_order(column: exp.Column, within: exp.Expr) -> bool:
+    order = column.find_ancestor(exp.Order)
+    node: exp.Expr | None = column
+    while node is not None and node is not within:
+        node = node.parent
+        if isinstance(node, exp.SetOperation):
+            return order is not None and order.parent is node
+    return False

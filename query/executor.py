@@ -1,0 +1,467 @@
+"""Runs plans: relations are made by the engine and registered, then DuckDB runs the SQL over them.
+
+An `Execution` is one run of one statement. It takes one read view per table, once, so that everything in the
+answer belongs together; it evaluates each step once; it ends with an error when its time is up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nearql.engine.distance import canonical_distances
+from nearql.engine.errors import InvalidValue, NotFound, StatementTimeout, TooLarge
+from nearql.engine.schema import TableDef
+from nearql.engine.types import (
+    ROW_COLUMN,
+    DistanceSpec,
+    RowSet,
+    SearchHits,
+    SearchRequest,
+    SearchStats,
+)
+from nearql.query import duck
+from nearql.query.duck import Answer, Cursor
+from nearql.query.duck_errors import nearest_name
+from nearql.query.filters import FilterCache
+from nearql.query.knn import knn_rows
+from nearql.query.parameters import Parameters, vector
+from nearql.query.plan import (
+    Distance,
+    KnnJoin,
+    Materialized,
+    Nearest,
+    Plan,
+    Query,
+    Relation,
+    Scan,
+    Step,
+    SystemRelation,
+    Value,
+    Within,
+    sql_name,
+)
+from nearql.query.ports import Database, TableView
+from nearql.query.result import Result, ResultColumn, shown_type
+from nearql.query.settings import SessionSettings
+
+Vector = NDArray[np.float32]
+
+
+@dataclass
+class Trace:
+    """What happened in a run, for `stats` and EXPLAIN ANALYZE. Times in milliseconds."""
+
+    searches: dict[str, SearchStats] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    filters: dict[str, tuple[int, bool]] = field(default_factory=dict)  # rows, from the cache
+    times: dict[str, float] = field(default_factory=dict)
+
+    def strategy(self) -> str:
+        """The label of `stats.strategy`: how searches were answered, or `scan` without any."""
+        labels = dict.fromkeys(stats.label for stats in self.searches.values())
+        return " + ".join(labels) or "scan"
+
+
+class Execution:
+    """One run of a statement.
+
+    Args:
+        deadline: time.monotonic() at which it must have ended.
+        views: read views given from outside (a write's own view), by table uuid.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        parameters: Parameters,
+        settings: SessionSettings,
+        *,
+        filters: FilterCache,
+        deadline: float,
+        views: Mapping[str, TableView] | None = None,
+    ) -> None:
+        self.database = database
+        self.parameters = parameters
+        self.settings = settings
+        self.filters = filters
+        self.deadline = deadline
+        self.views: dict[str, TableView] = dict(views or {})
+        self.trace = Trace()
+        self._made: dict[str, Step] = {}
+        self._cursor: Cursor | None = None
+        self._vectors: dict[int, Vector | None] = {}
+
+    def __enter__(self) -> Execution:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._cursor is not None:
+            self._cursor.__exit__()
+
+    @property
+    def cursor(self) -> Cursor:
+        """DuckDB for this run, opened when first needed."""
+        if self._cursor is None:
+            self._cursor = duck.shared().cursor()
+        return self._cursor
+
+    def interrupt(self) -> None:
+        """End what DuckDB runs now; from another thread."""
+        if self._cursor is not None:
+            self._cursor.interrupt()
+
+    def check_time(self) -> None:
+        """Raise StatementTimeout if the time is up."""
+        if time.monotonic() > self.deadline:
+            raise timed_out()
+
+    def view(self, table: TableDef) -> TableView:
+        """The table's read view in this run."""
+        found = self.views.get(table.uuid)
+        if found is None:
+            found = self.views[table.uuid] = self.database.table(table.uuid).read_view()
+        return found
+
+    # ---- statements -------------------------------------------------------------------
+
+    def run(self, plan: Plan) -> Result:
+        """The answer of a planned query."""
+        if plan.direct is not None:
+            return self._run_direct(plan)
+        answer = self.query(plan.query)
+        self._check_size(answer.table)
+        columns = tuple(
+            ResultColumn(name, shown_type(kind))
+            for name, kind in zip(answer.table.column_names, answer.types, strict=True)
+        )
+        return Result(columns, answer.table, answer.table.num_rows, "select")
+
+    def _check_size(self, table: pa.Table) -> None:
+        rows, size = self.settings.result_rows, self.settings.result_bytes
+        if table.num_rows > rows:
+            raise TooLarge(
+                f"The answer has {table.num_rows} rows; at most {rows} are returned (result_rows). "
+                "Add a LIMIT or aggregate.",
+                code="result_too_large",
+            )
+        if table.nbytes > size:
+            raise TooLarge(
+                f"The answer has {table.nbytes} bytes; at most {size} are returned (result_bytes). "
+                "Select fewer columns or rows.",
+                code="result_too_large",
+            )
+
+    def query(self, query: Query) -> Answer:
+        """Make the query's relations, then run its SQL."""
+        self.prepare(query)
+        return self._timed("duckdb", lambda: self.cursor.query(query.sql, self.bound(query)))
+
+    def prepare(self, query: Query) -> None:
+        """Make and register the relations of a query."""
+        for step in query.steps:
+            if step.name not in self._made:
+                self._made[step.name] = step
+                self._make(step)
+
+    def bound(self, query: Query) -> dict[str, Any]:
+        """The values of the parameters in the query's SQL."""
+        given = self.parameters.scalars(query.parameters)
+        values = {sql_name(name): value for name, value in given.items()}
+        for name, value in query.vectors.items():
+            bound = self.vector(value)
+            values[name] = None if bound is None else bound.tolist()
+        return values
+
+    def _timed(self, what: str, work: Callable[[], Any]) -> Any:
+        self.check_time()
+        started = time.perf_counter()
+        try:
+            return work()
+        except StatementTimeout:
+            self.check_time()
+            raise
+        finally:
+            spent = (time.perf_counter() - started) * 1000
+            self.trace.times[what] = self.trace.times.get(what, 0.0) + spent
+
+    # ---- steps ------------------------------------------------------------------------
+
+    def _make(self, step: Step) -> None:
+        if isinstance(step, SystemRelation):
+            self.cursor.register(step.name, self._system(step.table))
+        elif isinstance(step, Materialized):
+            self.prepare(step.query)
+            self._timed("duckdb", lambda: self._materialize(step))
+        else:
+            table = self.relation(step)
+            self.trace.rows[step.name] = table.num_rows
+            self.cursor.register(step.name, table)
+
+    def _materialize(self, step: Materialized) -> None:
+        self.cursor.materialize(step.name, step.query.sql, self.bound(step.query))
+
+    def _system(self, name: str) -> pa.Table:
+        table = self.database.system_table(name)
+        if table is None:
+            near = nearest_name(name, SYSTEM_TABLES)
+            hint = f" Did you mean 'nearql.{near}'?" if near else f" There are: {', '.join(SYSTEM_TABLES)}."
+            raise NotFound(f"There is no table 'nearql.{name}'.{hint}", code="undefined_table")
+        return table
+
+    def relation(self, step: Relation) -> pa.Table:
+        """The rows of a base table that the plan asks for, with its columns, helpers and distances."""
+        access = step.access
+        if isinstance(access, Scan):
+            return self._timed("scan", lambda: self._scanned(step, access))
+        if isinstance(access, KnnJoin):
+            return self._timed("search", lambda: knn_rows(self, step, access))
+        hits = self._timed("search", lambda: self._search(step, access))
+        self.trace.searches[step.name] = hits.stats
+        rows, distances = found_rows(hits)
+        return self.rows_table(step, rows, {access.distance.name: distances})
+
+    def _scanned(self, step: Relation, access: Scan) -> pa.Table:
+        view = self.view(step.table)
+        columns = self._stored_columns(step)
+        rows = self.filter(step, access.filter)
+        specs, absent = [], []
+        for distance in step.distances:
+            query = self.vector(distance.query)
+            if query is None:
+                absent.append(distance.name)
+            else:
+                specs.append(DistanceSpec(distance.name, distance.column, distance.metric, query))
+        table = view.scan(columns, rows=rows, distances=specs)
+        for name in absent:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float32()))
+        return renamed(table, step)
+
+    def _stored_columns(self, step: Relation) -> list[str]:
+        key = step.table.schema.key.name
+        return [*step.columns, *([key] if step.key and key not in step.columns else [])]
+
+    def rows_table(
+        self, step: Relation, rows: NDArray[np.int64], given: Mapping[str, NDArray[np.float32]]
+    ) -> pa.Table:
+        """The columns of these rows, in their order, and their distances; those not `given` are computed."""
+        columns = self._stored_columns(step)
+        further = [one for one in step.distances if one.name not in given]
+        vectors = [one.column for one in further if one.column not in columns]
+        table = self.view(step.table).take([*columns, *dict.fromkeys(vectors)], rows)
+        arrays = {ROW_COLUMN: pa.array(rows)} | {name: table.column(name) for name in columns}
+        for name, values in given.items():
+            arrays[name] = pa.array(values)
+        for distance in further:
+            arrays[distance.name] = self._computed(distance, table.column(distance.column))
+        return renamed(pa.table(arrays), step)
+
+    def _computed(self, distance: Distance, column: pa.ChunkedArray) -> pa.Array:
+        query = self.vector(distance.query)
+        if query is None:
+            return pa.nulls(len(column), pa.float32())
+        vectors, valid = dense(column, len(query))
+        values = canonical_distances(vectors, query, distance.metric)
+        return pa.array(values, mask=None if valid is None else ~valid)
+
+    # ---- searches ---------------------------------------------------------------------
+
+    def _search(self, step: Relation, access: Nearest | Within) -> SearchHits:
+        query = self.vector(access.distance.query)
+        view = self.view(step.table)
+        if isinstance(access, Within):
+            radius = self.number(access.radius, "a radius")
+            if query is None or radius is None or math.isnan(radius):
+                return nothing()
+            limit = float(np.nextafter(np.float32(radius), np.float32(np.inf)))
+            return view.search_range(
+                access.distance.column, access.distance.metric, query, limit, inclusive=True
+            )
+        count = self.count(access.limit, access.offset)
+        rows = self.filter(step, access.filter)
+        if query is None or count == 0:
+            return nothing()
+        distance = access.distance
+        return view.search(SearchRequest(distance.column, distance.metric, query[np.newaxis], count, rows))
+
+    def filter(self, step: Relation, query: Query | None) -> RowSet | None:
+        """The rows that a filter leaves, from the cache where nothing it reads has changed."""
+        if query is None:
+            return None
+        key = self._filter_key(step, query)
+        found = self.filters.get(key) if key is not None else None
+        if found is None:
+            answer = self.query(query)
+            rows = answer.table.column(0).to_numpy()
+            rows_found = self.view(step.table).row_set(rows)
+            if key is not None:
+                self.filters.put(key, rows_found)
+            self.trace.filters[step.name] = rows_found.count, False
+            return rows_found
+        self.trace.filters[step.name] = found.count, True
+        return found
+
+    def _filter_key(self, step: Relation, query: Query) -> Hashable | None:
+        versions = self._versions(query)
+        if query.volatile or versions is None or query.vectors:
+            return None
+        values = self.parameters.scalars(query.parameters)
+        texts = tuple((name, type(value).__name__, repr(value)) for name, value in values.items())
+        return query.sql, texts, (step.table.uuid, self.view(step.table).data_version), versions
+
+    def _versions(self, query: Query) -> tuple[Hashable, ...] | None:
+        """What the query's relations depend on; None where that is more than tables."""
+        found: list[Hashable] = []
+        for step in query.steps:
+            if not isinstance(step, Relation) or step.distances or not isinstance(step.access, Scan):
+                return None
+            if step.access.filter is not None:
+                return None
+            found.append((step.name, step.table.uuid, self.view(step.table).data_version))
+        return tuple(found)
+
+    # ---- values -----------------------------------------------------------------------
+
+    def vector(self, value: Value) -> Vector | None:
+        """A query vector, evaluated once per run; None for NULL."""
+        if id(value) not in self._vectors:
+            self._vectors[id(value)] = self._vector(value)
+        return self._vectors[id(value)]
+
+    def _vector(self, value: Value) -> Vector | None:
+        if value.parameter is not None:
+            return self.parameters.vector(value.parameter, value.dimensions)
+        if value.query is None:
+            assert isinstance(value.literal, np.ndarray)
+            return value.literal
+        where = f"the vector compared with {value.where}"
+        return vector(self._scalar(value.query, where), dimensions=value.dimensions, where=where)
+
+    def _scalar(self, query: Query, where: str) -> Any:
+        table = self.query(query).table
+        if table.num_rows > 1:
+            raise InvalidValue(f"{where} comes from a sub-query that returns more than one row.", sqlstate="21000")
+        return table.column(0)[0].as_py() if table.num_rows else None
+
+    def number(self, value: Value, what: str) -> float | None:
+        """A number, None for NULL.
+
+        Raises:
+            InvalidValue: something else was given.
+        """
+        if value.parameter is not None:
+            given = self.parameters.scalars([value.parameter])[value.parameter]
+        elif value.query is not None:
+            given = self._scalar(value.query, what)
+        else:
+            given = value.literal
+        if given is None:
+            return None
+        if isinstance(given, bool | str | bytes | list) or not hasattr(given, "__float__"):
+            raise InvalidValue(f"{value.where} must be a number, not {given!r}.", code="wrong_type", sqlstate="42804")
+        return float(given)
+
+    def count(self, limit: Value, offset: Value | None) -> int:
+        """limit + offset, whole and within max_limit.
+
+        Raises:
+            InvalidValue, TooLarge.
+        """
+        total = 0
+        for value in (limit, offset):
+            number = self.number(value, value.where) if value is not None else 0.0
+            if number is None:
+                number = 0.0 if value is offset else float(self.settings.max_limit)
+            if number < 0 or not number.is_integer():
+                where = value.where if value is not None else ""
+                raise InvalidValue(f"{where} must be a whole number of at least 0, not {number:g}.", sqlstate="2201W")
+            total += int(number)
+        if total > self.settings.max_limit:
+            raise TooLarge(
+                f"LIMIT + OFFSET of a search is {total}; at most {self.settings.max_limit} are allowed "
+                "(limits.max_limit).",
+                code="limit_too_large", setting="max_limit",
+            )  # fmt: skip
+        return total
+
+    # ---- the hot path -----------------------------------------------------------------
+
+    def _run_direct(self, plan: Plan) -> Result:
+        """One search for plain columns: the answer is taken from the arrays."""
+        step = plan.query.steps[0]
+        assert isinstance(step, Relation) and isinstance(step.access, Nearest) and plan.direct is not None
+        hits = self._timed("search", lambda: self._search(step, step.access))
+        self.trace.searches[step.name] = hits.stats
+        rows, distances = found_rows(hits)
+        skipped = self.count(step.access.offset, None) if step.access.offset else 0
+        rows, distances = rows[skipped:], distances[skipped:]
+        self.trace.rows[step.name] = len(rows)
+        names = [output.column for output in plan.direct if output.column is not None]
+        taken = iter(self.view(step.table).take(names, rows).columns)
+        arrays = [pa.array(distances) if o.column is None else next(taken) for o in plan.direct]
+        columns = tuple(
+            ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column)) for o in plan.direct
+        )
+        table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+        return Result(columns, table, len(rows), "select")
+
+
+SYSTEM_TABLES = ("tables", "columns", "indexes", "shards", "nodes", "segments", "queries", "devices", "settings")
+_NOTHING = SearchStats("exact", "none")
+
+
+def nothing() -> SearchHits:
+    """What a search for no row, or to a NULL vector, finds."""
+    return SearchHits(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32), _NOTHING)
+
+
+def timed_out() -> StatementTimeout:
+    """The error of a statement whose time is up."""
+    return StatementTimeout(
+        "The statement took longer than statement_timeout_ms allows. Raise it with SET, or ask for less."
+    )
+
+
+def found_rows(hits: SearchHits) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Row numbers and distances of the first query, without the empty places."""
+    rows, distances = hits.rows[0], hits.distances[0]
+    found = rows >= 0
+    return (rows, distances) if found.all() else (rows[found], distances[found])
+
+
+def dense(column: pa.ChunkedArray, dimensions: int) -> tuple[Vector, NDArray[np.bool_] | None]:
+    """Vectors as float32 (n, d), and which are not NULL (None = all)."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if not array.null_count:
+        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), dimensions), None
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    filled = np.zeros((len(array), dimensions), np.float32)
+    filled[valid] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dimensions)
+    return filled, valid
+
+
+def renamed(table: pa.Table, step: Relation) -> pa.Table:
+    """With the plan's names for the row number and the key, and nothing that it doesn't name."""
+    arrays: dict[str, Any] = {name: table.column(name) for name in step.columns}
+    if step.row:
+        arrays[step.row] = table.column(ROW_COLUMN)
+    if step.key:
+        arrays[step.key] = table.column(step.table.schema.key.name)
+    for distance in step.distances:
+        arrays[distance.name] = table.column(distance.name)
+    if not arrays:
+        arrays[ROW_COLUMN] = table.column(ROW_COLUMN)
+    return pa.Table.from_arrays(list(arrays.values()), names=list(arrays))
+
+
+def _display(step: Relation, name: str) -> str:
+    return step.table.schema.column(name).type.display

@@ -1,0 +1,181 @@
+"""What a statement becomes: SQL for DuckDB, and the relations that must be registered before it runs.
+
+A plan holds no parameter's value, so it serves every execution of the same text against the same catalog.
+
+Example: `SELECT title FROM docs WHERE price < 5 ORDER BY vec <-> :q LIMIT 3` becomes
+
+    Query: SELECT title FROM (SELECT ... FROM nq0_1) AS docs ORDER BY docs.nq0_1_d0, docs.nq0_1_key LIMIT 3
+    `- Relation nq0_1: docs(title) by Nearest(vec, l2, k = 3 + 0)
+       |- vector: parameter q
+       `- filter: Query: SELECT docs.nq0_2_row FROM (SELECT ... FROM nq0_2) AS docs WHERE price < 5
+          `- Relation nq0_2: docs(price) by Scan
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nearql.engine.schema import TableDef
+from nearql.engine.types import Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+INTERNAL = "nq0_"  # how every generated name starts; the guard refuses such names in a statement
+
+
+def sql_name(parameter: str) -> str:
+    """The parameter's name in our SQL: DuckDB takes names or positions, not both."""
+    return f"{INTERNAL}p{parameter}" if parameter.isdigit() else parameter
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A vector or a number that is known only when the statement runs. Exactly one source is set.
+
+    where: what it is compared with, for messages. dimensions: of a vector, where the column says so.
+    """
+
+    where: str
+    parameter: str | None = None
+    literal: NDArray[np.float32] | float | None = None
+    query: Query | None = None
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """A distance between a table's vector column and one query vector. name: the column it becomes."""
+
+    name: str
+    column: str
+    metric: Metric
+    query: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """All rows, or those among them that `filter` returns (row numbers)."""
+
+    filter: Query | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The limit + offset nearest rows among those that `filter` returns (row numbers), nearest first."""
+
+    distance: Distance
+    limit: Value
+    offset: Value | None = None
+    filter: Query | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """Every row that may be nearer than a radius; the SQL above compares once more, in DuckDB's arithmetic."""
+
+    distance: Distance
+    radius: Value
+
+
+@dataclass(frozen=True, eq=False)
+class KnnJoin:
+    """The nearest rows to each row of another relation, as one batch.
+
+    name: the distance's column. left: returns (row id BIGINT, vector FLOAT[]).
+    left_name: the column of the relation that holds the left row's id.
+    survivors: for a join with further conditions between left and right: returns (left row id, how many
+        of the rows found so far satisfy them); rows are fetched until `limit + offset` do, or none is left.
+    """
+
+    name: str
+    column: str
+    metric: Metric
+    left: Query
+    left_name: str
+    limit: Value
+    offset: Value | None = None
+    filter: Query | None = None
+    survivors: Query | None = None
+
+
+Access = Scan | Nearest | Within | KnnJoin
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """A base table as one SELECT sees it, registered as `name`.
+
+    columns: of the table, under their own names. distances: further columns, that of `access` included.
+    row, key: names under which the row number and the primary key are added, where something needs them.
+    """
+
+    name: str
+    table: TableDef
+    columns: tuple[str, ...]
+    access: Access
+    distances: tuple[Distance, ...] = ()
+    row: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SystemRelation:
+    """`nearql.<table>`, registered as `name`."""
+
+    name: str
+    table: str
+
+
+@dataclass(frozen=True, eq=False)
+class Materialized:
+    """A query's result kept as a temporary table, so that several queries see the same rows under the same ids."""
+
+    name: str
+    query: Query
+
+
+Step = Relation | SystemRelation | Materialized
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """SQL over relations.
+
+    steps: relations that the SQL names, to be made first, in this order.
+    parameters: the user's parameters in the SQL, where they have the names that `sql_name` gives.
+    vectors: further parameters, name there -> vector.
+    volatile: the same inputs may give another answer (random(), now()).
+    """
+
+    steps: tuple[Step, ...]
+    sql: str
+    parameters: tuple[str, ...] = ()
+    vectors: dict[str, Value] = field(default_factory=dict)
+    volatile: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One column of a select list that needs no DuckDB: a column of the table, or its distance (None)."""
+
+    name: str
+    column: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A planned query.
+
+    direct: the select list, where the whole statement is one nearest-neighbour search of plain columns;
+        it is then answered from the arrays, without DuckDB.
+    notes: what the planner decided and why, for EXPLAIN.
+    columns: names of columns in reach, for hints.
+    """
+
+    query: Query
+    direct: tuple[Output, ...] | None = None
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()

@@ -1,0 +1,476 @@
+"""A bound tree -> a plan: every rule on every SELECT, innermost first, then each source becomes a relation.
+
+Lowering: the trees that rules took out of the statement (filters, query vectors, left sides of joins) and what
+is left of it become `Query` values. In each of them a table's node is replaced by a sub-query over the relation
+with the columns that are named, cast where Arrow has no type for them; stars leave helper columns out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sqlglot import exp
+
+from nearql.engine.errors import InvalidValue
+from nearql.engine.schema import Column
+from nearql.query import duck
+from nearql.query.binder import (
+    Binding,
+    PendingDistance,
+    PendingKnnJoin,
+    PendingNearest,
+    PendingScan,
+    PendingValue,
+    PendingWithin,
+    Source,
+    enclosing,
+    from_items,
+    unwrapped,
+)
+from nearql.query.dialect import distance_of, to_duckdb, to_nearql
+from nearql.query.parameters import names_in, parameter_name, vector
+from nearql.query.plan import (
+    INTERNAL,
+    Access,
+    Distance,
+    KnnJoin,
+    Materialized,
+    Nearest,
+    Output,
+    Plan,
+    Query,
+    Relation,
+    Scan,
+    Step,
+    SystemRelation,
+    Value,
+    Within,
+    sql_name,
+)
+from nearql.query.ports import CatalogView
+from nearql.query.rules import RULES
+from nearql.query.rules.common import is_volatile, item_name
+from nearql.query.vector_types import duck_type, vector_type
+
+_VECTOR_CALLS = frozenset(
+    {"nq_l2", "nq_ip", "nq_cos", "nq_l1", "nq_add", "nq_subtract", "nq_multiply", "nq_sum", "nq_avg",
+     "l2_distance", "inner_product", "cosine_distance", "l1_distance", "l2_normalize", "vector_norm",
+     "vector_dims", "subvector"}
+)  # fmt: skip
+
+
+def plan_query(tree: exp.Query, catalog: CatalogView) -> Plan:
+    """Plan a query; the tree is left as it is.
+
+    Raises:
+        NotFound: no such table.
+        NearQLError: whatever else is wrong with the text and can be told without running it.
+    """
+    own = tree.copy()
+    binding = Binding(catalog, duck.shared().aggregates, apply_rules)
+    binding.bind(own)
+    shown = _shown(own)
+    written = [to_nearql(item) for item in shown.expressions] if shown else []
+    for select in list(inside_out(own)):
+        apply_rules(select, binding)
+    for item, text in zip(shown.expressions if shown else [], written, strict=True):
+        _keep_name(item, text)
+    return Lowering(binding).plan(own)
+
+
+def _shown(tree: exp.Expr) -> exp.Select | None:
+    """The SELECT whose list names the answer's columns."""
+    while isinstance(tree, exp.SetOperation | exp.Subquery):
+        tree = tree.this
+    return tree if isinstance(tree, exp.Select) else None
+
+
+def _keep_name(item: exp.Expr, text: str) -> None:
+    """A column without an alias is named as it was written, whatever becomes of it."""
+    if item.is_star or isinstance(item, exp.Alias | exp.Column):
+        return
+    if "$" in text or to_nearql(item) != text:
+        item.replace(exp.alias_(item.copy(), item_name(text), quoted=True))
+
+
+def apply_rules(select: exp.Select, binding: Binding) -> None:
+    """Every rule, in order."""
+    for rule in RULES:
+        rule(select, binding)
+
+
+def inside_out(node: exp.Expr) -> Iterator[exp.Select]:
+    """The SELECTs of a tree: definitions before uses, FROM before the rest, inner before outer."""
+    for child in sorted(node.iter_expressions(), key=_turn):
+        yield from inside_out(child)
+    if isinstance(node, exp.Select):
+        yield node
+
+
+def _turn(node: exp.Expr) -> int:
+    return {"with_": 0, "from_": 1, "joins": 2}.get(node.arg_key or "", 3)
+
+
+class Lowering:
+    """Turns what the rules left into a plan. Each source and each query is lowered once."""
+
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
+        self._needs: dict[str, set[str]] = {}
+        self._steps: dict[str, Step] = {}
+
+    def plan(self, tree: exp.Query) -> Plan:
+        """The plan of the whole statement."""
+        self._collect(tree)
+        for source in list(self.binding.sources.values()):
+            for part in _parts(source):
+                self._collect(part)
+        direct = self._direct(tree)
+        query = self._query(tree)
+        return Plan(query, direct, tuple(self.binding.notes), self._column_names())
+
+    def _column_names(self) -> tuple[str, ...]:
+        sources = self.binding.sources.values()
+        names = (column.name for source in sources for column in source.table.schema.visible)
+        return tuple(dict.fromkeys(names))
+
+    # ---- which columns each source must give ------------------------------------------
+
+    def _collect(self, tree: exp.Expr) -> None:
+        for node in tree.find_all(exp.Column, exp.Star, exp.Columns, exp.Join, exp.Table):
+            if isinstance(node, exp.Column):
+                self._need_column(node)
+            elif isinstance(node, exp.Join):
+                self._need_join(node)
+            elif isinstance(node, exp.Table):
+                source = self.binding.source_of(node)
+                if source is not None and source.opaque:
+                    self._all_of(source)
+            elif not _is_counted(node):
+                self._need_all(node, "")
+
+    def _need_join(self, node: exp.Join) -> None:
+        for identifier in node.args.get("using") or []:
+            self._need_everywhere(identifier.name)
+        if node.args.get("method") == "NATURAL":
+            self._need_all(node, "")
+
+    def _need_column(self, node: exp.Column) -> None:
+        if isinstance(node.this, exp.Star):
+            self._need_all(node, node.table.lower())
+            return
+        if node.name.startswith(INTERNAL):
+            return
+        found = self.binding.column(node)
+        if found is not None:
+            self._needs.setdefault(found[0].name, set()).add(found[1].name)
+        elif (owner := self.binding.owner(node)) is None or owner[1].source is not None:
+            self._need_everywhere(node.name)
+            self._need_whole_row(node)
+
+    def _need_everywhere(self, name: str) -> None:
+        for source in self.binding.sources.values():
+            column = source.table.schema.by_name.get(name.lower())
+            if column is not None and not column.hidden:
+                self._needs.setdefault(source.name, set()).add(column.name)
+
+    def _need_whole_row(self, node: exp.Column) -> None:
+        """`SELECT docs FROM docs`: the whole row as a struct."""
+        for source in self.binding.sources.values():
+            if source.alias.lower() in (node.name.lower(), node.table.lower()) and not (
+                node.name.lower() in source.table.schema.by_name
+            ):
+                self._all_of(source)
+
+    def _need_all(self, node: exp.Expr, alias: str) -> None:
+        """`*` or `alias.*`."""
+        select = next(enclosing(node), None)
+        for item in from_items(select) if select is not None else []:
+            source = self.binding.source_of(item)
+            if source is not None and (not alias or source.alias.lower() == alias):
+                self._all_of(source)
+
+    def _all_of(self, source: Source) -> None:
+        names = {column.name for column in source.table.schema.visible}
+        self._needs.setdefault(source.name, set()).update(names)
+
+    # ---- queries ----------------------------------------------------------------------
+
+    def _query(self, tree: exp.Expr) -> Query:
+        steps: list[Step] = []
+        tables = [(node, self.binding.source_of(node)) for node in list(tree.find_all(exp.Table))]
+        self._hide_helpers(tree)
+        for node, source in tables:
+            if source is not None:
+                step = self._step(source)
+                if not any(step is known for known in steps):
+                    steps.append(step)
+                node.replace(self._read(node, source))
+        vectors = self._bind_vectors(tree)
+        parameters = tuple(name for name in names_in([tree]) if name not in vectors)
+        for node in tree.find_all(exp.Placeholder):
+            node.set("this", sql_name(str(node.this)))
+        return Query(
+            steps=tuple(steps),
+            sql=to_duckdb(tree),
+            parameters=parameters,
+            vectors=vectors,
+            volatile=is_volatile(tree),
+        )
+
+    def _hide_helpers(self, tree: exp.Expr) -> None:
+        """`SELECT *` shows no helper column."""
+        for select in tree.find_all(exp.Select):
+            for item in select.expressions:
+                star = item.this if isinstance(item, exp.Column) else item
+                if isinstance(star, exp.Star):
+                    wanted = item.table.lower() if isinstance(item, exp.Column) else ""
+                    hidden = [name for s in self._sources_in(select, wanted) for name in s.hidden()]
+                    for name in hidden:
+                        star.append("except_", exp.column(exp.to_identifier(name)))
+
+    def _sources_in(self, select: exp.Select, alias: str) -> list[Source]:
+        sources = [self.binding.source_of(item) for item in from_items(select)]
+        return [one for one in sources if one is not None and alias in ("", one.alias.lower())]
+
+    def _read(self, node: exp.Table, source: Source) -> exp.Expr:
+        """What stands in the FROM clause instead of a table."""
+        relation = exp.Table(this=exp.to_identifier(source.name))
+        alias = node.args.get("alias")
+        if alias is None or not alias.this:
+            alias = exp.TableAlias(this=exp.to_identifier(source.alias, quoted=True))
+        if source.system or source.materialized is not None:
+            item: exp.Expr = exp.Table(this=relation.this, alias=alias)
+        else:
+            item = exp.Subquery(this=self._projection(source, relation), alias=alias)
+        for key in ("joins", "laterals", "pivots", "sample"):
+            if node.args.get(key):
+                item.set(key, node.args[key])
+        return item
+
+    def _projection(self, source: Source, relation: exp.Table) -> exp.Select:
+        items = [_as_sql_type(column) for column in self._columns(source)]
+        items += [exp.column(exp.to_identifier(name)) for name in source.hidden()]
+        select = exp.select(*(items or [exp.Literal.number(1)]))
+        select.set("from_", exp.From(this=relation))
+        return select
+
+    def _columns(self, source: Source) -> list[Column]:
+        wanted = self._needs.get(source.name, set())
+        return [column for column in source.table.schema.visible if column.name in wanted]
+
+    def _bind_vectors(self, tree: exp.Expr) -> dict[str, Value]:
+        """Parameters and casts where a vector is meant: bound as vectors, whatever was given for them."""
+        vectors: dict[str, Value] = {}
+        for node in list(tree.find_all(exp.Cast)):
+            kind = vector_type(node.to)
+            if kind is not None:
+                node.set("to", duck_type(kind[1]))
+                if isinstance(unwrapped(node.this), exp.Placeholder):
+                    self._bind_vector(unwrapped(node.this), kind[1], vectors)
+        for node in list(tree.find_all(exp.Placeholder)):
+            if parameter_name(node) not in vectors and _is_vector_argument(node):
+                self._bind_vector(node, _dimensions_beside(node, self.binding), vectors)
+        return vectors
+
+    def _bind_vector(self, node: exp.Expr, dimensions: int | None, vectors: dict[str, Value]) -> None:
+        name = f"{self.binding.fresh()}v"
+        parameter = parameter_name(node)
+        vectors[name] = Value(f":{parameter}", parameter=parameter, dimensions=dimensions)
+        node.replace(exp.Placeholder(this=name))
+
+    # ---- sources ----------------------------------------------------------------------
+
+    def _step(self, source: Source) -> Step:
+        if source.name not in self._steps:
+            self._steps[source.name] = self._lowered(source)
+        return self._steps[source.name]
+
+    def _lowered(self, source: Source) -> Step:
+        if source.system:
+            return SystemRelation(source.name, source.table.name)
+        if source.materialized is not None:
+            return Materialized(source.name, self._query(source.materialized))
+        distances = {one.name: self._distance(one) for one in source.distances}
+        return Relation(
+            name=source.name,
+            table=source.table,
+            columns=tuple(column.name for column in self._columns(source)),
+            access=self._access(source, distances),
+            distances=tuple(distances.values()),
+            row=source.row if source.wants_row else None,
+            key=source.key if source.wants_key else None,
+        )
+
+    def _distance(self, pending: PendingDistance) -> Distance:
+        query = self._value(pending.query, is_vector=True)
+        return Distance(pending.name, pending.column, pending.metric, query)
+
+    def _access(self, source: Source, distances: dict[str, Distance]) -> Access:
+        access = source.access
+        if isinstance(access, PendingNearest):
+            return Nearest(
+                distances[access.distance.name], self._value(access.limit), self._optional(access.offset),
+                self._filter(access.filter),
+            )  # fmt: skip
+        if isinstance(access, PendingWithin):
+            return Within(distances[access.distance.name], self._value(access.radius))
+        if isinstance(access, PendingKnnJoin):
+            return KnnJoin(
+                name=access.name, column=access.column, metric=access.metric,
+                left=self._query(access.left), left_name=access.left_name,
+                limit=self._value(access.limit), offset=self._optional(access.offset),
+                filter=self._filter(access.filter),
+                survivors=self._survivors(source, access),
+            )  # fmt: skip
+        return Scan(self._filter(access.filter))
+
+    def _survivors(self, source: Source, access: PendingKnnJoin) -> Query | None:
+        """Its SQL names the relation that is being made, which therefore is no step of it."""
+        if access.survivors is None:
+            return None
+        self._steps[source.name] = SystemRelation(source.name, "")
+        query = self._query(access.survivors)
+        del self._steps[source.name]
+        steps = tuple(step for step in query.steps if step.name != source.name)
+        return Query(steps, query.sql, query.parameters, query.vectors, query.volatile)
+
+    def _filter(self, tree: exp.Select | None) -> Query | None:
+        return None if tree is None else self._query(tree)
+
+    def _optional(self, pending: PendingValue | None) -> Value | None:
+        return None if pending is None else self._value(pending)
+
+    def _value(self, pending: PendingValue, *, is_vector: bool = False) -> Value:
+        """A parameter or a literal where the expression is one, else a query for one value."""
+        node = unwrapped(pending.select.expressions[0])
+        dimensions = pending.dimensions
+        if isinstance(node, exp.Cast) and vector_type(node.to) is not None:
+            node = unwrapped(node.this)
+        if (name := parameter_name(node)) is not None:
+            return Value(pending.where, parameter=name, dimensions=dimensions)
+        literal = _literal(node, pending) if is_vector else _number(node)
+        if literal is not None:
+            return Value(pending.where, literal=literal, dimensions=dimensions)
+        item = pending.select.expressions[0]
+        kind = duck_type(None) if is_vector else exp.DataType.build("DOUBLE", dialect="duckdb")
+        pending.select.set("expressions", [exp.Cast(this=exp.paren(item.copy()), to=kind)])
+        return Value(pending.where, query=self._query(pending.select), dimensions=dimensions)
+
+    # ---- the hot path -----------------------------------------------------------------
+
+    def _direct(self, tree: exp.Expr) -> tuple[Output, ...] | None:
+        """The select list, if the statement is nothing but one search for plain columns."""
+        if not isinstance(tree, exp.Select) or tree.args.get("with_") or tree.args.get("where"):
+            return None
+        items = from_items(tree)
+        source = self.binding.source_of(items[0]) if len(items) == 1 else None
+        if source is None or source.opaque or not isinstance(source.access, PendingNearest):
+            return None
+        outputs: list[Output] = []
+        for item in tree.expressions:
+            found = _outputs(item, source, self.binding)
+            if found is None:
+                return None
+            outputs.extend(found)
+        return tuple(outputs)
+
+
+def _is_counted(node: exp.Expr) -> bool:
+    """Whether a star is that of `count(*)`, or of `alias.*`, which its column node stands for."""
+    parent = node.parent
+    counted = isinstance(parent, exp.Anonymous) and str(parent.this).lower() == "count"
+    return counted or isinstance(parent, exp.Column)
+
+
+def _parts(source: Source) -> Iterator[exp.Expr]:
+    """The trees that a source holds."""
+    if source.materialized is not None:
+        yield source.materialized
+    for distance in source.distances:
+        yield distance.query.select
+    access = source.access
+    if isinstance(access, PendingNearest | PendingKnnJoin):
+        yield from (value.select for value in (access.limit, access.offset) if value is not None)
+    if isinstance(access, PendingNearest | PendingKnnJoin | PendingScan) and access.filter is not None:
+        yield access.filter
+    if isinstance(access, PendingWithin):
+        yield access.radius.select
+    if isinstance(access, PendingKnnJoin):
+        yield access.left
+        if access.survivors is not None:
+            yield access.survivors
+
+
+def _as_sql_type(column: Column) -> exp.Expr:
+    """The column as SQL sees it; UUID and JSON are text in storage."""
+    name = exp.column(exp.to_identifier(column.name, quoted=True))
+    if "UUID" not in column.type.name and "JSON" not in column.type.name:
+        return name
+    kind = exp.DataType.build(column.type.duck, dialect="duckdb")
+    return exp.alias_(exp.Cast(this=name, to=kind), column.name, quoted=True)
+
+
+def _is_vector_argument(node: exp.Placeholder) -> bool:
+    child: exp.Expr = node
+    while isinstance(child.parent, exp.Paren):
+        child = child.parent
+    parent = child.parent
+    if parent is not None and distance_of(parent) is not None:
+        return True
+    if not isinstance(parent, exp.Anonymous) or str(parent.this).lower() not in _VECTOR_CALLS:
+        return False
+    return str(parent.this).lower() != "subvector" or parent.expressions[0] is child
+
+
+def _dimensions_beside(node: exp.Expr, binding: Binding) -> int | None:
+    """The dimensions of the column on the other side of a distance."""
+    parent = node.parent
+    sides = list(parent.iter_expressions()) if parent is not None else []
+    found = [binding.column(side) for side in sides if side is not node]
+    return found[0][1].type.dimensions if len(found) == 1 and found[0] else None
+
+
+def _literal(node: exp.Expr, pending: PendingValue) -> np.ndarray | None:
+    """A vector written as text or as an array of plain numbers."""
+    if isinstance(node, exp.Literal) and node.is_string:
+        return vector(node.name, dimensions=pending.dimensions, where=f"the vector compared with {pending.where}")
+    if isinstance(node, exp.Array):
+        numbers = [_number(unwrapped(item)) for item in node.expressions]
+        if numbers and all(number is not None for number in numbers):
+            where = f"the vector compared with {pending.where}"
+            return vector(numbers, dimensions=pending.dimensions, where=where)
+    return None
+
+
+def _number(node: exp.Expr) -> float | None:
+    negative = isinstance(node, exp.Neg)
+    literal = unwrapped(node.this) if negative else node
+    if not isinstance(literal, exp.Literal) or literal.is_string:
+        return None
+    try:
+        number = float(literal.name.replace("_", ""))
+    except ValueError:
+        raise InvalidValue(f"{literal.name} is no number.") from None
+    return -number if negative else number
+
+
+def _outputs(item: exp.Expr, source: Source, binding: Binding) -> list[Output] | None:
+    if isinstance(item, exp.Star) or (isinstance(item, exp.Column) and isinstance(item.this, exp.Star)):
+        star = item.this if isinstance(item, exp.Column) else item
+        if any(star.args.get(key) for key in ("except_", "replace", "rename", "ilike")):
+            return None
+        return [Output(column.name, column.name) for column in source.table.schema.visible]
+    access = source.access
+    assert isinstance(access, PendingNearest)
+    node = unwrapped(item)
+    if not isinstance(node, exp.Column):
+        return None
+    if node.name == access.distance.name:
+        return [Output(item.alias_or_name, None)]
+    found = binding.column(node)
+    if found is None or found[0] is not source:
+        return None
+    name = item.alias if isinstance(item, exp.Alias) else found[1].name
+    return [Output(name, found[1].name)]

@@ -1,0 +1,40 @@
+"""Distances between a table's vector column and a constant, wherever they stand: a column of the scan.
+
+In a SELECT that groups, a distance outside WHERE and aggregate calls would have to be a grouping key under its
+new name, so it calls the canonical function instead; the value is the same.
+"""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+from nearql.query.binder import Binding, own_nodes
+from nearql.query.dialect import distance_of
+from nearql.query.rules.common import aggregates, distance_column, is_aggregate, put_column, searchable
+
+
+def computed_distances(select: exp.Select, binding: Binding) -> None:
+    """Replace every distance that can be a column of its source."""
+    if any(isinstance(node, exp.Columns) for node in own_nodes(select)):
+        return
+    grouped = aggregates(select, binding)
+    for node in [one for one in own_nodes(select) if distance_of(one)]:
+        if grouped and not _before_grouping(node, select, binding):
+            continue
+        found = searchable(node, binding)
+        if found is not None and not found.source.opaque and _is_own(found.source, select, binding):
+            distance = distance_column(found, binding)
+            put_column(node, found.source.refer(distance.name))
+
+
+def _is_own(source: object, select: exp.Select, binding: Binding) -> bool:
+    return any(entry.source is source for entry in binding.entries(select).values())
+
+
+def _before_grouping(node: exp.Expr, select: exp.Select, binding: Binding) -> bool:
+    parent = node.parent
+    while parent is not None and parent is not select:
+        if isinstance(parent, exp.Where | exp.Join) or is_aggregate(parent, binding):
+            return True
+        parent = parent.parent
+    return False

@@ -1,0 +1,74 @@
+"""`vec + '[1,2]'`, `avg(vec)`: DuckDB would concatenate or refuse lists; call the vector functions instead."""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+from nearql.query.binder import Binding, own_nodes, unwrapped
+from nearql.query.vector_types import vector_type
+
+_ELEMENTWISE: dict[type[exp.Expr], str] = {
+    exp.Add: "nq_add",
+    exp.Sub: "nq_subtract",
+    exp.Mul: "nq_multiply",
+}
+_AGGREGATES = {"avg": "nq_avg", "mean": "nq_avg", "sum": "nq_sum"}
+_MAKING = frozenset(
+    {"l2_normalize", "subvector", "nq_add", "nq_subtract", "nq_multiply", "nq_avg", "nq_sum"}
+)
+_KEEPING = frozenset({"any_value", "first", "last", "arg_min", "arg_max", "min_by", "max_by", "coalesce"})
+
+
+def vector_arithmetic(select: exp.Select, binding: Binding) -> None:
+    """Replace arithmetic whose operands are vectors; innermost first, so that sums of sums are seen."""
+    for node in reversed(list(own_nodes(select))):
+        if type(node) in _ELEMENTWISE and (is_vector(node.this, binding) or is_vector(node.expression, binding)):
+            call = exp.Anonymous(this=_ELEMENTWISE[type(node)], expressions=[node.this, node.expression])
+            node.replace(call)
+        elif isinstance(node, exp.Anonymous) and str(node.this).lower() in _AGGREGATES:
+            if len(node.expressions) == 1 and is_vector(node.expressions[0], binding):
+                node.set("this", _AGGREGATES[str(node.this).lower()])
+
+
+def is_vector(node: exp.Expr, binding: Binding) -> bool:
+    """Whether an expression's value is a vector, as far as names and casts tell."""
+    node = unwrapped(node)
+    if isinstance(node, exp.Cast):
+        return vector_type(node.to) is not None
+    if isinstance(node, exp.Anonymous):
+        name = str(node.this).lower()
+        return name in _MAKING or (
+            name in _KEEPING and bool(node.expressions) and is_vector(node.expressions[0], binding)
+        )
+    if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Select):
+        items = node.this.expressions
+        return len(items) == 1 and is_vector(items[0], binding)
+    return isinstance(node, exp.Column) and _is_vector_column(node, binding)
+
+
+def _is_vector_column(node: exp.Column, binding: Binding) -> bool:
+    found = binding.column(node)
+    if found is not None:
+        return found[1].type.is_vector
+    owner = binding.owner(node)
+    query = owner[1].query if owner else None
+    while isinstance(query, exp.SetOperation | exp.Subquery):
+        query = query.this
+    if not isinstance(query, exp.Select):
+        return False
+    return _output_is_vector(query, node.name.lower(), binding)
+
+
+def _output_is_vector(query: exp.Select, name: str, binding: Binding) -> bool:
+    for item in query.expressions:
+        if item.alias_or_name.lower() == name:
+            return is_vector(item, binding)
+    if not any(item.is_star for item in query.expressions):
+        return False
+    for entry in binding.entries(query).values():
+        if entry.source is not None and name in (entry.names or ()):
+            column = entry.source.table.schema.by_name.get(name)
+            return column is not None and column.type.is_vector
+        if isinstance(entry.query, exp.Select) and name in (entry.names or ()):
+            return _output_is_vector(entry.query, name, binding)
+    return False

@@ -1,0 +1,135 @@
+"""Settings of the query layer: the node's limits, and the variables that a request may set.
+
+Every variable is one row of `VARIABLES`: its name in SQL, its default, how its value is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nearql.engine.errors import InvalidValue, SqlError
+from nearql.query.duck_errors import nearest_name
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """The node's limits for statements. Sizes are bytes, times milliseconds."""
+
+    statement_timeout_ms: int = 30_000
+    write_timeout_ms: int = 5_000
+    max_limit: int = 16_384  # largest LIMIT + OFFSET of a search
+    result_rows: int = 1_000_000  # largest answer
+    result_bytes: int = 512 * MIB
+    join_rows: int = 10_000_000  # most rows that a batched kNN join may find, left rows * k
+    duck_memory_bytes: int = 0  # 0 = DuckDB's own choice
+    duck_threads: int = 0  # 0 = one per core
+    plan_cache_entries: int = 512
+    plan_cache_text: int = 65_536  # longer texts aren't kept
+    filter_cache_bytes: int = 64 * MIB
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _recall(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not 0 < number <= 1:
+        raise ValueError("a number above 0 and up to 1")
+    return number
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value.lower() not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return value.lower()
+
+    return check
+
+
+def _concern(value: Any) -> str:
+    text = str(value).lower()
+    if isinstance(value, bool) or not (text in ("one", "majority", "all") or (text.isdigit() and int(text) > 0)):
+        raise ValueError("one, majority, all or a number of copies")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """What a request may SET. node: the field of SessionSettings that is its default."""
+
+    check: Callable[[Any], Any]
+    help: str
+    default: Any = None
+    node: str | None = None
+
+
+_DAY_MS = 86_400_000
+VARIABLES: Mapping[str, Variable] = {
+    "target_recall": Variable(_recall, "recall that approximate search must reach; unset = exact"),
+    "hnsw.ef_search": Variable(_integer(1, 10_000), "candidate list of HNSW indexes"),
+    "ivfflat.probes": Variable(_integer(1, 1_000_000), "lists that IVF indexes look into"),
+    "write_concern": Variable(_concern, "copies on which a write must be durable", "majority"),
+    "write_timeout_ms": Variable(_integer(1, _DAY_MS), "wait for a write", node="write_timeout_ms"),
+    "read_level": Variable(
+        _choice("any", "session", "bounded", "linearizable"), "which copies may answer", "any"
+    ),
+    "max_staleness_ms": Variable(_integer(0, _DAY_MS), "for read_level = bounded"),
+    "statement_timeout_ms": Variable(
+        _integer(1, _DAY_MS), "time that a statement may take", node="statement_timeout_ms"
+    ),
+    "device": Variable(_choice("auto", "cpu", "gpu"), "where searches run", "auto"),
+}
+
+
+@dataclass
+class Variables:
+    """The variables of one request, those that were set."""
+
+    node: SessionSettings
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def set(self, name: str, value: Any) -> None:
+        """Set one; None resets it.
+
+        Raises:
+            SqlError: no such variable, with the nearest name. InvalidValue: not a value for it.
+        """
+        variable = VARIABLES.get(name.lower())
+        if variable is None:
+            near = nearest_name(name, VARIABLES)
+            hint = f"Did you mean {near!r}?" if near else "SHOW SETTINGS lists them."
+            raise SqlError(f"There is no setting {name!r}. {hint}", code="unknown_setting", sqlstate="42704")
+        if value is None or (isinstance(value, str) and value.lower() == "default"):
+            self.values.pop(name.lower(), None)
+            return
+        try:
+            self.values[name.lower()] = variable.check(value)
+        except ValueError as error:
+            raise InvalidValue(
+                f"{name} can't be {value!r}; it takes {error}.", code="invalid_setting", setting=name.lower()
+            ) from None
+
+    def get(self, name: str) -> Any:
+        """The value that holds for this request."""
+        if name in self.values:
+            return self.values[name]
+        variable = VARIABLES[name]
+        return getattr(self.node, variable.node) if variable.node else variable.default

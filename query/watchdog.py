@@ -1,0 +1,80 @@
+"""One thread that calls back when time is up, whatever the number of statements.
+
+A call is repeated until its watch ends: an interrupt that comes between two of a statement's queries would
+otherwise be lost.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+REPEAT_S = 0.05
+
+
+class Watch:
+    """A deadline being watched. Use it in a `with` block."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call = call
+        self.ended = False
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:  # after this, `call` is never running
+            self.ended = True
+
+
+class Watchdog:
+    """Calls back at deadlines; its thread starts with the first and is a daemon."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watches: list[tuple[float, int, Watch]] = []
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, deadline: float, call: Callable[[], None]) -> Watch:
+        """Have `call` called at `deadline` (time.monotonic) and then again and again, until the watch ends."""
+        watch = Watch(call)
+        self._add(deadline, watch)
+        return watch
+
+    def _add(self, at: float, watch: Watch) -> None:
+        with self._changed:
+            first = self._watches[0][0] if self._watches else None
+            heapq.heappush(self._watches, (at, next(self._numbers), watch))
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="nearql-watchdog", daemon=True)
+                self._thread.start()
+            elif first is None or at < first:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            watch = self._next()
+            with watch.lock:
+                if watch.ended:
+                    continue
+                watch.call()
+            self._add(time.monotonic() + REPEAT_S, watch)
+
+    def _next(self) -> Watch:
+        """Wait for the first deadline to pass."""
+        with self._changed:
+            while True:
+                while self._watches and self._watches[0][2].ended:
+                    heapq.heappop(self._watches)
+                wait_s = self._watches[0][0] - time.monotonic() if self._watches else None
+                if wait_s is not None and wait_s <= 0:
+                    return heapq.heappop(self._watches)[2]
+                self._changed.wait(wait_s)
+
+
+WATCHDOG = Watchdog()
