@@ -1,9 +1,9 @@
-"""`nearql demo`: a server on real data, five statements that show what it is for, and time to play.
+"""`nearql demo`: a server on real data, and five statements that show what it is for.
 
-The server is a process of its own (`python -m nearql serve`) that ends with the demo. Each demo holds a
-*place*: a data directory with a lock on a file beside it, which the server inherits, so that a second
-demo, or a server that outlived its killed demo, never shares a directory. Places are used again; the
-demo's table is made new every time.
+The server is a process of its own (`python -m nearql serve`) that ends with the demo. Each demo holds
+a *place*: a data directory with a lock on a file beside it. The server inherits the lock, so that
+neither a second demo nor a server that outlived its killed demo ever shares a directory. Places are
+used again; the demo's table is made new every time.
 """
 
 from __future__ import annotations
@@ -54,18 +54,19 @@ class Stop(Exception):
 def main(argv: list[str]) -> int:
     """Run the demo: 0 when everything worked or it was stopped, 1 with the reason otherwise."""
     arguments = make_parser().parse_args(argv)
+    return cli.run("demo", lambda: _work(arguments))
+
+
+def _work(arguments: argparse.Namespace) -> int:
     try:
         with stopped_by_signals(), place(arguments.data_dir) as (directory, lock):
             run(arguments, directory, lock)
-        return cli.DONE
     except Stop:
         return cli.DONE
     except DemoFailed as failure:
         cli.complain("demo", str(failure))
         return cli.FAILED
-    except Error as error:
-        cli.complain("demo", cli.describe(error))
-        return cli.FAILED
+    return cli.DONE
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -91,11 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace, directory: Path, lock: IO[str]) -> None:
     """Start, load, show, stay; the server is stopped on every way out."""
-    began = time.perf_counter()
     with server(directory, choose_port(arguments.port), lock) as running:
-        print(
-            f"Server at {running.url} in {time.perf_counter() - began:.1f} s, data in {directory}"
-        )
+        print(f"Server at {running.url}, data in {directory}", flush=True)
         with connect(running.url) as db:
             load(db)
             for number, showpiece in enumerate(SHOWPIECES, 1):
@@ -116,9 +114,10 @@ def load(db: Connection) -> None:
     db.sql("DROP TABLE IF EXISTS packages")
     db.sql(CREATE)
     report = db.insert("packages", table, progress=True, batch_bytes=1 << 20)
+    dimensions = table.schema.field("embedding").type.list_size
     print(
-        f"Loaded {report.rows:,} Debian packages with {table.schema.field('embedding').type.list_size}"
-        f" dimensions each in {report.seconds:.2f} s ({report.rows_per_s:,.0f} rows/s)"
+        f"Loaded {report.rows:,} Debian packages with vectors of {dimensions} dimensions in "
+        f"{report.seconds:.2f} s ({report.rows_per_s:,.0f} rows/s)"
     )
 
 
@@ -173,7 +172,7 @@ def server(directory: Path, port: int, lock: IO[str]) -> Iterator[Server]:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            env={**os.environ, "NEARQL_LOG_FORMAT": "json", "NEARQL_LOG_LEVEL": "info"},
+            env=server_environment(),
             pass_fds=(lock.fileno(),),
             start_new_session=True,  # Ctrl-C is for the demo, which then stops the server in order
         )
@@ -181,6 +180,12 @@ def server(directory: Path, port: int, lock: IO[str]) -> Iterator[Server]:
         yield Server(process, wait_until_listening(process, log), log)
     finally:
         stop(process)
+
+
+def server_environment() -> dict[str, str]:
+    """This process's variables without NearQL's own: the demo's server has default settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NEARQL_")}
+    return {**kept, "NEARQL_LOG_FORMAT": "json", "NEARQL_LOG_LEVEL": "info"}
 
 
 def wait_until_listening(process: subprocess.Popen[bytes], log: Path) -> str:

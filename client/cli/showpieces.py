@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CREATE = """CREATE TABLE packages (
-    id BIGINT PRIMARY KEY, name TEXT NOT NULL, version TEXT, suite TEXT, section TEXT, priority TEXT,
-    architecture TEXT, multi_arch TEXT, source TEXT, maintainer TEXT, homepage TEXT,
+    id BIGINT PRIMARY KEY, name TEXT NOT NULL, version TEXT, suite TEXT, section TEXT,
+    priority TEXT, architecture TEXT, multi_arch TEXT, source TEXT, maintainer TEXT, homepage TEXT,
     installed_size BIGINT, size BIGINT, n_depends INTEGER, n_recommends INTEGER,
     short_description TEXT, embedding HALFVEC(384))"""
 
