@@ -52,6 +52,7 @@ class Manifest:
 
     flushed_lsn: the segments hold every record up to this LSN; replay starts after it.
     next_row: row number that the next row version gets when replay starts.
+    segments: in the order of their rows, which do not overlap.
     dedup: file with the remembered request ids, None before the first.
     extra: members that the shard adds (msgpack types).
     """
@@ -74,6 +75,18 @@ class Manifest:
         if self.dedup is not None:
             yield self.dedup
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError where the manifest contradicts itself."""
+        names = list(self.files())
+        assert len(names) == len(set(names)), "a file is named twice"
+        assert all(Path(name).name == name for name in names), "a file is outside the directory"
+        end = 0
+        for segment in self.segments:
+            assert segment.rows > 0
+            assert segment.first_row >= end, "segments overlap or are out of order"
+            end = segment.first_row + segment.rows
+        assert end <= self.next_row, "a segment has rows that were never numbered"
+
 
 def write_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
     """Replace the manifest durably; the files it names must be durable already.
@@ -81,6 +94,7 @@ def write_manifest(fs: FileSystem, directory: Path, manifest: Manifest) -> None:
     Raises:
         StorageFull: the old manifest still stands.
     """
+    manifest.check_invariants()
     payload = msgpack.packb(asdict(manifest))
     body = HEAD.pack(MAGIC, MANIFEST_FORMAT, len(payload)) + payload
     write_atomic(fs, directory / MANIFEST_FILE, body + CRC.pack(crc32c(body)))

@@ -362,10 +362,12 @@ class Wal:
     def fail(self, reason: str) -> None:
         """Never acknowledge anything again, and end the process."""
         with self._synced:
+            first = self._failure is None
             self._failure = self._failure or reason
             self._pending.clear()
             self._synced.notify_all()
-        self._on_fatal(reason)
+        if first:
+            self._on_fatal(reason)
 
     def _roll(self, size: int) -> None:
         """Begin a new file for a record of this size, unless another thread just did.
