@@ -9,6 +9,7 @@ threads.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -76,26 +77,29 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 class Server(uvicorn.Server):
     """uvicorn's server; `/readyz` answers 503 from the moment a stop is asked for."""
 
-    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.edge.draining = True  # type: ignore[union-attr]
-        await super().shutdown(sockets)  # type: ignore[arg-type]
+        await super().shutdown(sockets)
 
 
 def make_server(app: Starlette, config: Config) -> Server:
-    """A server on `http.host` and `http.port`; `serve()` or `run()` it, `should_exit` stops it."""
-    return Server(
-        uvicorn.Config(
-            app,
-            host=config.http.host,
-            port=config.http.port,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=config.http.keep_alive_ms // 1000,
-            timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
-        )
+    """A server for `http.host` and `http.port`; `should_exit` stops it."""
+    return Server(uvicorn_config(app, config))
+
+
+def uvicorn_config(app: Starlette, config: Config) -> uvicorn.Config:
+    """How uvicorn carries the application: one process, uvloop, httptools."""
+    return uvicorn.Config(
+        app,
+        host=config.http.host,
+        port=config.http.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=config.http.keep_alive_ms // 1000,
+        timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
     )

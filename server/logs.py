@@ -12,14 +12,11 @@ from typing import Any
 
 import structlog
 
+from nearql.server.config import LogSection
 
-def configure_logging(form: str, level: str) -> None:
-    """Set up structlog and the standard library's logging (uvicorn) alike.
 
-    Args:
-        form: `console` or `json`.
-        level: debug, info, warning or error.
-    """
+def configure_logs(section: LogSection) -> None:
+    """Set up structlog and the standard library's logging (uvicorn) alike."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -28,20 +25,25 @@ def configure_logging(form: str, level: str) -> None:
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelName(section.level.upper())
+        ),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_tail(form)],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_tail(section.format),
+            ],
             foreign_pre_chain=shared,
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(section.level.upper())
 
 
 def _tail(form: str) -> list[Any]:

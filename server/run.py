@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 import uvicorn
 
-from nearql.server.app import create_app
+from nearql.server.app import Server, create_app, uvicorn_config
 from nearql.server.config import Config
 from nearql.server.logs import configure_logs
 from nearql.server.node import Node
@@ -28,7 +28,9 @@ def serve(config: Config, listener: socket.socket) -> int:
         )
     node = Node.open(config)
     try:
-        server = _AnnouncingServer(_uvicorn_config(config, node), config.advertise_url)
+        server = _AnnouncingServer(
+            uvicorn_config(create_app(node, config), config), config.advertise_url
+        )
         server.run(sockets=[listener])
         return 0 if server.started else 1
     finally:
@@ -36,19 +38,7 @@ def serve(config: Config, listener: socket.socket) -> int:
         log.info("stopped")
 
 
-def _uvicorn_config(config: Config, node: Node) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(node, config),
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
-    )
-
-
-class _AnnouncingServer(uvicorn.Server):
+class _AnnouncingServer(Server):
     """uvicorn, saying where it listens once it really does: scripts wait for this line."""
 
     def __init__(self, config: uvicorn.Config, url: str) -> None:

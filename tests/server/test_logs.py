@@ -9,7 +9,8 @@ import orjson
 import pytest
 import structlog
 
-from nearql.server.logs import configure_logging
+from nearql.server.config import LogSection
+from nearql.server.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def fail() -> None:
 def test_a_traceback_shows_code_and_no_values(
     form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    configure_logging(form, "info")
+    configure_logs(LogSection(format=form, level="info"))
     try:
         fail()
     except ValueError as error:
@@ -45,7 +46,7 @@ def test_a_traceback_shows_code_and_no_values(
 
 
 def test_json_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("json", "info")
+    configure_logs(LogSection(format="json", level="info"))
     with structlog.contextvars.bound_contextvars(request_id="abc"):
         structlog.get_logger("nearql.test").info("hello", rows=3)
     logging.getLogger("uvicorn.error").warning("from uvicorn")
@@ -56,7 +57,7 @@ def test_json_lines_are_json_with_the_request_id(capsys: pytest.CaptureFixture[s
 
 
 def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("console", "warning")
+    configure_logs(LogSection(format="console", level="warning"))
     structlog.get_logger("nearql.test").info("hidden")
     structlog.get_logger("nearql.test").warning("shown")
     told = capsys.readouterr().err
