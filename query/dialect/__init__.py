@@ -20,7 +20,7 @@ from nearql.query.dialect.lexer import DEFAULT_LIMITS, Limits, Source, split
 from nearql.query.dialect.render import distance_of, to_duckdb, to_nearql
 from nearql.query.statements import DropTable, Explain, Statement
 
-__all__ = ["Limits", "distance_of", "nearest", "parse", "to_duckdb", "to_nearql"]
+__all__ = ["Limits", "did_you_mean", "distance_of", "nearest", "parse", "to_duckdb", "to_nearql"]
 
 
 def parse(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Statement]:
