@@ -6,7 +6,7 @@ found by bisection over the starts of all chunks, never in a map.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,6 @@ from nearql.engine.search import VectorSlice
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
 from nearql.engine.types import (
-    KEY_COLUMN,
     ROW_COLUMN,
     SHARD_SHIFT,
     DistanceSpec,
@@ -34,14 +33,18 @@ from nearql.engine.types import (
     ShardPosition,
 )
 
-_POSITION = (1 << SHARD_SHIFT) - 1
-
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A segment of the view, with the row number of its first row."""
+    """A segment of the view.
+
+    first_row: row number of its first row. mask_start: that row's place in its shard's masks, which
+    have no gaps. shard: index of its shard in the view.
+    """
 
     first_row: int
+    mask_start: int
+    shard: int
     segment: SegmentView
 
 
@@ -85,8 +88,9 @@ class TableView:
 
     @property
     def data_version(self) -> tuple[int, ...]:
-        """Schema version, then per shard the LSN of the last write that changed rows."""
-        return self._schema.version, *(shard.version for shard in self._shards)
+        """Schema version, then per shard the last LSN that changed rows, and the layout."""
+        versions = ((shard.version, shard.layout) for shard in self._shards)
+        return self._schema.version, *(number for pair in versions for number in pair)
 
     # ---- Scalars and vectors ---------------------------------------------------------------
 
@@ -132,16 +136,15 @@ class TableView:
 
     def row_set(self, rows: NDArray[np.int64]) -> RowSet:
         """The filter that qualifies exactly these row numbers; dead ones never qualify."""
-        masks = []
-        shard_of = rows >> SHARD_SHIFT
-        for place, shard in enumerate(self._shards):
-            mask = np.zeros(shard.span, np.bool_)
-            mask[rows[shard_of == place] & _POSITION] = True
-            for segment in shard.segments:
-                if segment.live is not None:
-                    mask[segment.data.base : segment.end] &= segment.live
-            masks.append(mask)
-        return RowSet(tuple(masks), sum(int(np.count_nonzero(mask)) for mask in masks))
+        masks = tuple(np.zeros(shard.span, np.bool_) for shard in self._shards)
+        result = RowSet(masks, 0)
+        self._places(rows)  # checks that they are all here
+        for part, mine in zip(self._parts, self._by_part(rows), strict=True):
+            mask = self._mask(part, result)
+            mask[mine - part.first_row] = True
+            if part.segment.live is not None:
+                mask &= part.segment.live
+        return RowSet(masks, sum(int(np.count_nonzero(mask)) for mask in masks))
 
     def search(self, request: SearchRequest) -> SearchHits:
         """Exact k nearest rows, ties by primary key; rows with NULL vectors never match.
@@ -173,11 +176,20 @@ class TableView:
 
     @cached_property
     def _parts(self) -> tuple[_Part, ...]:
-        return tuple(
-            _Part((place << SHARD_SHIFT) + segment.data.base, segment)
-            for place, shard in enumerate(self._shards)
-            for segment in shard.segments
-        )
+        return tuple(part for place in range(len(self._shards)) for part in self._parts_of(place))
+
+    def _parts_of(self, place: int) -> Iterator[_Part]:
+        mask_start = 0
+        for segment in self._shards[place].segments:
+            first_row = (self._shards[place].shard << SHARD_SHIFT) + segment.data.base
+            yield _Part(first_row, mask_start, place, segment)
+            mask_start += segment.data.rows
+
+    def _by_part(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Row numbers, sorted, by the part that holds them."""
+        firsts = np.array([part.first_row for part in self._parts], np.int64)
+        ordered = np.sort(rows)
+        return np.split(ordered, np.searchsorted(ordered, firsts))[1:] if len(firsts) else []
 
     @cached_property
     def _chunk_starts(self) -> NDArray[np.int64]:
@@ -198,8 +210,7 @@ class TableView:
         return [_pick(part, self._mask(part, rows)) for part in self._parts]
 
     def _mask(self, part: _Part, rows: RowSet) -> NDArray[np.bool_]:
-        segment = part.segment
-        return rows.masks[part.first_row >> SHARD_SHIFT][segment.data.base : segment.end]
+        return rows.masks[part.shard][part.mask_start : part.mask_start + part.segment.data.rows]
 
     def _masks(self, parts: Sequence[_Part], rows: RowSet | None) -> list[Any] | None:
         return None if rows is None else [self._mask(part, rows) for part in parts]
@@ -254,7 +265,7 @@ class TableView:
 
     def _filled(self, column: Column, part: _Part, count: int) -> pa.Array:
         """A column that the segment doesn't store: it was added later."""
-        fill = self._shards[part.first_row >> SHARD_SHIFT].fills.get(column.number)
+        fill = self._shards[part.shard].fills.get(column.number)
         kind = _shown_type(column)
         return pa.nulls(count, kind) if fill is None else pa.repeat(fill, count).cast(kind)
 
@@ -375,6 +386,3 @@ def _shown_type(column: Column) -> pa.DataType:
 
 def _chunked(arrays: list[pa.Array], kind: pa.DataType) -> pa.ChunkedArray:
     return pa.chunked_array(arrays, kind)
-
-
-__all__ = ["KEY_COLUMN", "TableView"]

@@ -1,4 +1,4 @@
-"""Columns without their dead rows, kept while they fit into a memory bound; least recently used go first."""
+"""Columns without their dead rows, kept within a memory bound; least recently used go first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Key = tuple[int, int]  # (token of a segment view, column number)
 
 
 class ColumnCache:
-    """Invariant: the kept arrays' bytes never exceed `limit_bytes`; a larger array is never kept."""
+    """Invariant: the kept arrays have at most `limit_bytes`; a larger array is never kept."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -27,7 +27,7 @@ class ColumnCache:
         return self._bytes
 
     def get(self, key: Key, make: Callable[[], Any]) -> pa.Array:
-        """The array kept under `key`, else the one that `make` returns, kept from now on if it fits."""
+        """The array kept under `key`, else what `make` returns, kept from now on if it fits."""
         with self._lock:
             found = self._kept.get(key)
             if found is not None:

@@ -5,8 +5,8 @@
     vectors    {number: VectorBlock (rows, d)}                      one contiguous array per column
 
 A growing segment publishes a new picture after each write (cheap: nothing is copied), a sealed one
-has exactly one. Columns are known by number; a number that a segment lacks was added later and reads
-as its fill.
+has exactly one. Columns are known by number; one that a segment lacks was added later and reads as
+its fill.
 """
 
 from __future__ import annotations

@@ -6,14 +6,17 @@ Offsets count from the segment's first row: position in the shard = data.base + 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from nearql.engine.search import VectorSlice
 from nearql.engine.segment.data import SegmentData
+from nearql.engine.segment.rows import Rows
 
 _tokens = itertools.count()
 
@@ -45,6 +48,17 @@ class SegmentView:
         if self.live is None:
             return np.arange(self.data.rows, dtype=np.int64)
         return np.flatnonzero(self.live)
+
+    def live_rows(self) -> Iterator[Rows]:
+        """Copies of the live rows, chunk by chunk."""
+        ends = np.append(self.data.starts[1:], self.data.rows)
+        for chunk, start, end in zip(self.data.chunks, self.data.starts, ends, strict=True):
+            offsets = self.live_offsets
+            offsets = offsets[(offsets >= start) & (offsets < end)]
+            if offsets.size:
+                scalars = chunk.take(pa.array(offsets - start))
+                vectors = {n: block.take(offsets) for n, block in self.data.vectors.items()}
+                yield Rows(len(offsets), scalars, vectors)
 
     def searchable(self, number: int) -> NDArray[np.bool_] | None:
         """bool (rows,): live and not NULL in this vector column; None if every row is."""

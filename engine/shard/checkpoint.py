@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from nearql.engine.errors import StorageFull
 from nearql.engine.segment.sealed import join, joinable, open_segment, write_segment
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.dedup import Dedup
 from nearql.engine.shard.meta import META_FILE
-from nearql.engine.shard.records import fill_from_bytes, fill_to_bytes
+from nearql.engine.shard.records import fills_from_bytes, fills_to_bytes
 from nearql.engine.shard.state import ShardState
 from nearql.engine.storage.blobs import open_blob, write_blob
 from nearql.engine.storage.files import FileSystem
@@ -53,11 +54,11 @@ class Image:
     def of(cls, state: ShardState, shard_uuid: bytes) -> Image:
         """Close the growing segment and note everything; the caller holds the shard's lock."""
         state.freeze()
-        fills = {number: fill_to_bytes(value) for number, value in state.fills.items()}
+        state.compact()
         manifest = Manifest(
             shard_uuid, flushed_lsn=state.applied_lsn, epoch=state.epoch,
             next_row=state.next_position, schema_version=state.schema_version,
-            extra={"fills": fills, "version": state.version},
+            extra={"fills": fills_to_bytes(state.fills), "version": state.version},
         )  # fmt: skip
         return cls(tuple(state.closed), state.dedup.copy(), manifest)
 
@@ -92,6 +93,13 @@ class CheckpointStore:
         Raises:
             StorageFull: the last checkpoint still stands, the log keeps everything.
         """
+        try:
+            return self._write(image)
+        except StorageFull:
+            self.remove_orphans()
+            raise
+
+    def _write(self, image: Image) -> Flushed:
         flushed = Flushed()
         entries: list[SegmentEntry] = []
         known: dict[int, tuple[Any, SegmentEntry]] = {}
@@ -114,8 +122,8 @@ class CheckpointStore:
             Corruption: names file and place.
         """
         views = [self._open(entry) for entry in manifest.segments]
-        state.load(views)
-        state.fills = {n: fill_from_bytes(b) for n, b in manifest.extra["fills"].items()}
+        state.load(views, manifest.next_row)
+        state.fills = fills_from_bytes(manifest.extra["fills"])
         state.applied_lsn, state.epoch = manifest.flushed_lsn, manifest.epoch
         state.version = manifest.extra["version"]
         state.schema_version = manifest.schema_version
@@ -128,8 +136,9 @@ class CheckpointStore:
         """The manifest, None before the first checkpoint."""
         return read_manifest(self._fs, self._directory)
 
-    def remove_orphans(self, manifest: Manifest | None) -> None:
-        """Step 5: drop files that no manifest names, such as a crash leaves."""
+    def remove_orphans(self) -> None:
+        """Step 5: drop files that the manifest doesn't name, such as a crash leaves."""
+        manifest = self.read_manifest()
         keep = {MANIFEST_FILE, META_FILE, WAL_DIRECTORY}
         keep |= set(manifest.files()) if manifest is not None else set()
         for name in self._fs.names(self._directory):
@@ -153,15 +162,18 @@ class CheckpointStore:
             yield group
 
     def _fits(self, group: list[SegmentView], segment: SegmentView) -> bool:
-        """Whether joining pays: the whole stays below the size at which segments are sealed.
+        """Whether joining pays: the whole stays near the size at which segments are sealed.
 
-        A sealed one is copied again only for at least half as many rows as it has, so that each row is
-        written O(log n) times.
+        A sealed one is copied again only for at least half as many rows as it has, so that each row
+        is written O(log n) times. One that isn't a file yet takes a short tail along.
         """
         before = sum(view.data.rows for view in group)
         rows = before + segment.data.rows
-        worth = not group[0].sealed or segment.data.rows * 2 >= before
-        return rows <= self._seal_rows and worth and joinable(group[-1].data, segment.data)
+        if group[0].sealed:
+            worth = rows <= self._seal_rows and segment.data.rows * 2 >= before
+        else:
+            worth = rows <= self._seal_rows * 3 // 2
+        return worth and joinable(group[-1].data, segment.data)
 
     def _segment(
         self, group: list[SegmentView], flushed: Flushed

@@ -70,7 +70,7 @@ class SchemaChange:
     """Orders a schema version against rows. fills: value of added columns in rows before it."""
 
     version: int
-    fills: Mapping[int, pa.Scalar]
+    fills: Mapping[int, pa.Scalar | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,7 @@ def _start(record: WalRecord) -> Statement:
 
 def _add(statement: Statement, header: dict[str, Any], sections: list[Section]) -> None:
     if "schema" in header:
-        fills = {number: fill_from_bytes(data) for number, data in header["fills"].items()}
-        statement.schema = SchemaChange(header["schema"], fills)
+        statement.schema = SchemaChange(header["schema"], fills_from_bytes(header["fills"]))
     for kind, _, data in sections:
         if kind == "k":
             statement.deletes.append(keys_of(_read_batch(data).column(0)))
@@ -225,11 +224,9 @@ def _payload(
 def _schema_payload(statement: Statement) -> Payload:
     change = statement.schema
     assert change is not None
-    fills = {number: fill_to_bytes(value) for number, value in change.fills.items()}
     header = {"part": 0, "rows": 0, "sections": [], "counts": [0, 0, 0, None]}
-    return Payload(
-        statement.kind, _header_parts(header | {"schema": change.version, "fills": fills})
-    )
+    header |= {"schema": change.version, "fills": fills_to_bytes(change.fills)}
+    return Payload(statement.kind, _header_parts(header))
 
 
 def _header_parts(header: dict[str, Any]) -> list[Any]:
@@ -288,10 +285,20 @@ def _key_pieces(keys: list[Key], limit_bytes: int) -> Iterator[list[Key]]:
         yield keys
 
 
-def fill_to_bytes(value: pa.Scalar) -> bytes:
-    batch = pa.RecordBatch.from_arrays([pa.array([value.as_py()], value.type)], names=["fill"])
-    return _stream(batch).to_pybytes()
+def fills_to_bytes(fills: Mapping[int, pa.Scalar | None]) -> dict[int, bytes | None]:
+    """Values of columns by number as msgpack takes them."""
+    return {number: None if value is None else _fill(value) for number, value in fills.items()}
 
 
-def fill_from_bytes(data: bytes) -> pa.Scalar:
+def fills_from_bytes(fills: Mapping[int, bytes | None]) -> dict[int, pa.Scalar | None]:
+    """What `fills_to_bytes` made."""
+    return {number: None if data is None else _unfill(data) for number, data in fills.items()}
+
+
+def _fill(value: pa.Scalar) -> bytes:
+    array = pa.array([value.as_py()], value.type)
+    return bytes(_stream(pa.RecordBatch.from_arrays([array], names=["fill"])).to_pybytes())
+
+
+def _unfill(data: bytes) -> pa.Scalar:
     return _open_batch(pa.py_buffer(data)).column(0)[0]

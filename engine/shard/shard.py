@@ -49,7 +49,7 @@ from nearql.engine.shard.records import (
 )
 from nearql.engine.shard.state import ShardState, ShardView
 from nearql.engine.storage.wal import Wal
-from nearql.engine.types import OnConflict
+from nearql.engine.types import SHARD_SHIFT, OnConflict
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,13 @@ class Deadline:
         """Seconds left, at least 0; -1 = no limit, as locks take it."""
         return -1 if self._at is None else max(0.0, self._at - time.monotonic())
 
+    def check(self, what: str) -> None:
+        """Raise StatementTimeout if the time is up; only before anything was written."""
+        if self.left_s == 0:
+            raise StatementTimeout(
+                f"The statement's time was up after {what}; nothing was written."
+            )
+
     @property
     def left_ms(self) -> int | None:
         """Milliseconds left; None = no limit."""
@@ -125,9 +132,19 @@ class Shard:
         cls, directory: Path, table_uuid: str, number: int, key: tuple[int, pa.DataType],
         *, context: EngineContext,
     ) -> Shard:  # fmt: skip
-        """Make a new, empty copy."""
-        context.fs.make_directory(directory)
-        write_meta(context.fs, directory, new_meta(context.cluster_id, table_uuid, number))
+        """Make a new, empty copy; one that is complete already is opened as it is."""
+        fs = context.fs
+        fs.make_directory(directory)
+        if read_meta(fs, directory) is None:
+            for name in fs.names(directory / WAL_DIRECTORY):  # of a making that was broken off
+                fs.unlink(directory / WAL_DIRECTORY / name)
+            meta = new_meta(context.cluster_id, table_uuid, number)
+            wal = Wal.open(
+                directory / WAL_DIRECTORY, meta.identity, context.settings,
+                fs=fs, on_fatal=context.on_fatal,
+            )  # fmt: skip
+            wal.close()
+            write_meta(fs, directory, meta)  # last: with it the copy is complete
         return cls.open(directory, table_uuid, number, key, context=context)
 
     @classmethod
@@ -159,7 +176,7 @@ class Shard:
         self._state.epoch = self.meta.epoch
         if manifest is not None:
             self._store.load(manifest, self._state)
-        self._store.remove_orphans(manifest)
+        self._store.remove_orphans()
         flushed = self._state.applied_lsn
         self.wal = Wal.open(
             self.directory / WAL_DIRECTORY, self.meta.identity, self._settings,
@@ -268,6 +285,11 @@ class Shard:
                 )
             self._apply_committed()
 
+    def holds(self, keys: Sequence[Key], rows: NDArray[np.int64]) -> bool:
+        """Whether these are the live row versions of their keys. Needs the lock, after `drain`."""
+        positions = rows & ((1 << SHARD_SHIFT) - 1)
+        return bool(np.array_equal(self._state.index.positions(keys), positions))
+
     # ---- Log -------------------------------------------------------------------------------
 
     def encode(self, statement: Statement) -> list[Payload]:
@@ -311,6 +333,8 @@ class Shard:
             return
         if not self.wal.wait_durable(pending.statement.lsn, deadline.left_ms):
             raise self._unknown(pending)
+        if pending.applied:
+            return
         if not self._lock.acquire(timeout=deadline.left_s):
             raise self._unknown(pending)
         try:
@@ -376,7 +400,7 @@ class Shard:
                 self._view = self._state.view()
                 self.unflushed_bytes -= covered
             self.wal.trim(image.manifest.flushed_lsn + 1)
-            self._store.remove_orphans(self._store.read_manifest())
+            self._store.remove_orphans()
 
     @property
     def schema_version(self) -> int:

@@ -1,15 +1,16 @@
 """What applying a shard's log makes: segments, key index, remembered requests; and its read views.
 
 Only committed statements are applied, in log order, and nothing is ever undone. Applying changes
-vectors, columns, tombstones and key index in one step; readers see it all at once, when the next read
-view is published. A view holds immutable things only, so it stays true for as long as it is held.
+vectors, columns, tombstones and key index in one step; readers see it all at once, when the next
+read view is published. A view holds immutable things only, so it stays true for as long as it is
+held.
 
     positions   0 ........ 131071 | 131072 ...... 200000 | 200001 ... next_position - 1
                 closed segment 0  | closed segment 1     | growing
                 sealed: a file    | not flushed yet      |
 
-Invariants: segments cover [0, next_position) without gaps; the key index holds exactly the keys of live
-rows; `flushed_lsn <= applied_lsn`.
+Invariants: segments are disjoint, ascending ranges of positions below `next_position`, with gaps
+only where compaction dropped one; the key index holds exactly the keys of live rows.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from nearql.engine.shard.dedup import Dedup, Recorded
 from nearql.engine.shard.records import Statement
 from nearql.engine.storage.wal import RecordKind
 
+COMPACT_ABOVE = 0.2  # share of dead rows in a segment from which on it is rewritten
+
 
 @dataclass(frozen=True)
 class ShardView:
     """One shard at one instant.
 
     lsn: the last statement that it reflects. version: the last one that changed rows.
-    segments: adjacent, from position 0 on; none is empty.
-    fills: value of a column, by number, in segments that don't store it.
+    layout: rises when rows move; two views of the same version and layout agree on row numbers.
+    segments: by position; none is empty. Compaction leaves gaps between them.
+    fills: value of each column ever declared, by number, in segments that don't store it.
     live: live rows.
     """
 
@@ -45,21 +49,22 @@ class ShardView:
     epoch: int
     lsn: int
     version: int
+    layout: int
     segments: tuple[SegmentView, ...]
-    fills: Mapping[int, pa.Scalar]
+    fills: Mapping[int, pa.Scalar | None]
     live: int
 
     @property
     def span(self) -> int:
-        """Row versions shown; the length of this shard's mask in a RowSet."""
-        return self.segments[-1].end if self.segments else 0
+        """Row versions shown, dead ones included; the length of this shard's mask in a RowSet."""
+        return sum(segment.data.rows for segment in self.segments)
 
     def check_invariants(self) -> None:
         """Raise AssertionError where state contradicts itself."""
         end = 0
         for segment in self.segments:
             segment.check_invariants()
-            assert segment.data.base == end
+            assert segment.data.base >= end
             end = segment.end
         assert self.live == sum(s.data.rows - s.dead for s in self.segments)
         assert self.version <= self.lsn
@@ -78,11 +83,12 @@ class ShardState:
         self.growing_live: NDArray[np.bool_] | None = None  # invariant: None or growing.rows long
         self.growing_dead = 0
         self.dedup = Dedup(settings.dedup_entries)
-        self.fills: Mapping[int, pa.Scalar] = {}
+        self.fills: Mapping[int, pa.Scalar | None] = {}
         self.schema_version = 0
         self.epoch = 1
         self.applied_lsn = 0
         self.version = 0  # LSN of the last statement that changed rows
+        self.layout = 0
 
     @property
     def next_position(self) -> int:
@@ -132,6 +138,29 @@ class ShardState:
             or growing.nbytes + rows.nbytes > settings.seal_bytes
         )
 
+    def compact(self) -> None:
+        """Move the live rows of closed segments with many dead ones to the end; drop the rest of them.
+
+        No log record: positions are this copy's own affair. Moves about `seal_rows` rows, so that
+        writers wait a moment only; the next checkpoint goes on.
+        """
+        moved = 0
+        for segment in [segment for segment in self.closed if _is_sparse(segment)]:
+            live = segment.data.rows - segment.dead
+            if not moved or moved + live <= self.settings.seal_rows:
+                moved += live
+                self.layout += 1
+                self.closed.remove(segment)
+                self.freeze()  # what comes next has the columns of `segment`
+                self._move(segment)
+                self.freeze()
+
+    def _move(self, segment: SegmentView) -> None:
+        for rows in segment.live_rows():
+            keys = keys_of(rows.key(self.key_number))
+            self.index.put(keys, self.next_position)
+            self.growing.append(rows)
+
     def freeze(self) -> None:
         """Close the growing segment, if it has rows, and begin another."""
         if self.growing.rows:
@@ -172,7 +201,7 @@ class ShardState:
         segments = [*self.closed, self._growing_view()] if self.growing.rows else self.closed
         return ShardView(
             shard=self.shard, epoch=self.epoch, lsn=self.applied_lsn, version=self.version,
-            segments=tuple(segments), fills=self.fills, live=len(self.index),
+            layout=self.layout, segments=tuple(segments), fills=self.fills, live=len(self.index),
         )  # fmt: skip
 
     def _growing_view(self) -> SegmentView:
@@ -180,14 +209,14 @@ class ShardState:
 
     # ---- Checkpoints -----------------------------------------------------------------------
 
-    def load(self, segments: list[SegmentView]) -> None:
+    def load(self, segments: list[SegmentView], next_position: int) -> None:
         """Take over the segments of a checkpoint; only into a new state."""
         assert not self.closed
         assert not self.growing.rows
         self.closed = segments
         for segment in segments:
             self._load_keys(segment)
-        self.growing = GrowingSegment(segments[-1].end if segments else 0)
+        self.growing = GrowingSegment(next_position)
 
     def _load_keys(self, segment: SegmentView) -> None:
         keys = segment.data.column(self.key_number)
@@ -207,7 +236,9 @@ class ShardState:
             return
         first = bases.index(old[0].data.base)
         current = self.closed[first : first + len(old)]
-        if any(now.data is not then.data for now, then in zip(current, old, strict=False)):
+        if len(current) < len(old) or any(
+            now.data is not then.data for now, then in zip(current, old, strict=True)
+        ):
             return
         dead = sum(segment.dead for segment in current)
         live = None if not dead else np.concatenate([_live(segment) for segment in current])
@@ -226,6 +257,10 @@ class ShardState:
         assert len(expected) == len(self.index) == view.live
         positions = self.index.positions(list(expected))
         assert positions.tolist() == list(expected.values())
+
+
+def _is_sparse(segment: SegmentView) -> bool:
+    return segment.dead > segment.data.rows * COMPACT_ABOVE
 
 
 def _without(

@@ -1,0 +1,62 @@
+"""When a table is checkpointed in the background, and what happens when that fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+
+from nearql.engine.context import EngineContext
+from nearql.engine.errors import StorageFull
+from nearql.engine.shard.shard import Shard
+
+logger = logging.getLogger(__name__)
+
+RETRY_BYTES = 16 << 20  # logged after a checkpoint found the disk full, before the next is tried
+
+
+class Maintenance:
+    """Background checkpoints of one table. At most one is queued or running."""
+
+    def __init__(self, table: str, shards: Sequence[Shard], context: EngineContext) -> None:
+        self._table = table
+        self._shards = shards
+        self._context = context
+        self._busy = threading.Lock()  # held while a checkpoint is queued or runs
+        self._retry_at_bytes = 0
+        self._closed = False
+
+    def after_write(self, shards: Iterable[Shard]) -> None:
+        """Have a checkpoint made where one of these shards needs it."""
+        if self._closed or not any(self._is_due(shard) for shard in shards):
+            return
+        if self._busy.acquire(blocking=False):
+            try:
+                self._context.background.submit(self._checkpoint)
+            except RuntimeError:  # the interpreter is going down; the log keeps everything
+                self._busy.release()
+
+    def close(self) -> None:
+        """Let no checkpoint begin any more, and wait for the one that runs."""
+        self._closed = True
+        with self._busy:
+            pass
+
+    def _is_due(self, shard: Shard) -> bool:
+        return shard.wants_checkpoint and shard.unflushed_bytes >= self._retry_at_bytes
+
+    def _checkpoint(self) -> None:
+        try:
+            for shard in self._shards:
+                if not self._closed and shard.wants_checkpoint:
+                    shard.checkpoint()
+            self._retry_at_bytes = 0
+        except StorageFull as error:
+            logger.warning("no checkpoint of table %s: %s", self._table, error.detail)
+            behind = max(shard.unflushed_bytes for shard in self._shards)
+            self._retry_at_bytes = behind + RETRY_BYTES
+        except Exception as error:
+            self._context.on_fatal(f"the checkpoint of table {self._table} failed: {error!r}")
+            raise
+        finally:
+            self._busy.release()
