@@ -1,6 +1,6 @@
-"""Orders candidates by (query, distance, primary key), NaN last, asking for keys only where they decide.
+"""Orders candidates by (query, distance, primary key), NaN last; asks for keys only where needed.
 
-Keys live in Arrow columns of other files, so they are fetched for rows that tie, and only for ties that
+Keys live in Arrow columns elsewhere, so they are fetched for rows that tie, and only for ties that
 reach the first k places. Example, k = 2: distances [.1 .3 .3 .3 .5] ask for the three keys of .3.
 """
 

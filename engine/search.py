@@ -1,20 +1,23 @@
-"""Exact search: candidates from a backend, canonical distances, ties by primary key.
+"""Exact search: rows named by a backend, canonical distances, ties by primary key.
 
-The result is the first k rows by (canonical float32 distance, primary key), whatever the backend, the
-batch or the number of threads. How that is assured although backends compute in float32:
+The result is the first k rows by (canonical float32 distance, primary key), whatever the backend,
+the batch or the number of threads. Backends compute in float32, so this is how it is assured:
 
-    1. each block names about k + slack candidates and a floor for all that it left out;
-    2. candidates get canonical distances; the k-th of them, T, bounds the true k-th from above;
-    3. where some block's floor is not above T (ties at the boundary, cancellation), that block names
-       every contender under its error bound instead, and the query is ranked again.
+    one query:   each block names every row that may belong to the answer, under its error bound.
+    many:        1. each block names the k best and a few more, and a floor for all others;
+                 2. they get canonical distances; the k-th, T, bounds the true k-th from above;
+                 3. a query of which some floor is not above T is answered alone, as above.
 
-Example: 5,000 copies of one vector and k = 10. The 26 candidates all lie at T, their block's floor is
-not above T, so step 3 fetches all 5,000 and the ten smallest keys win.
+Example: 5,000 copies of one vector, k = 10, 64 queries. For a query near the copies the 64 rows
+named all lie at T, the floor is not above T, so all 5,000 are named and the smallest keys win.
+
+A block's rows are cut twice, for speed alone: into ranges for several threads, and into tame rows
+and the odd ones so long or short that float32 fails them, which are always named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine import strategy
-from nearql.engine.backends.base import Backend, Block, Candidates
+from nearql.engine.backends.base import LENGTH_MAX, LENGTH_MIN, Backend, Block, Candidates
 from nearql.engine.distance import (
     Vectors,
     candidate_distances,
@@ -46,7 +49,7 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class VectorSlice:
-    """The vectors of one segment, and which of them can match. Keep it as long as the segment lives.
+    """The vectors of one segment, and which of them can match; keep it, it caches what it learns.
 
     vectors: float32 or float16, shape (n, d), C-contiguous; zero-copy.
     first_row: the row number of position 0; row number = first_row + position.
@@ -70,14 +73,21 @@ class VectorSlice:
         return len(self.vectors) if self.valid is None else int(np.count_nonzero(self.valid))
 
     @cached_property
-    def extent(self) -> tuple[float, float]:
-        """The longest and the shortest length of a row that can match, zero vectors not counted."""
-        where = self.lengths > 0
+    def longest(self) -> float:
+        """At least the length of every tame row that can match."""
+        where = self.lengths <= LENGTH_MAX
         if self.valid is not None:
             where &= self.valid
-        longest = float(np.max(self.lengths, where=where, initial=0))
-        shortest = float(np.min(self.lengths, where=where, initial=np.inf))
-        return longest, shortest if longest else 0.0
+        return float(np.max(self.lengths, where=where, initial=0))
+
+    @cached_property
+    def odd(self) -> NDArray[np.bool_] | None:
+        """Rows on which float32 kernels fail, bool (n,); None = there are none."""
+        short = (self.lengths < LENGTH_MIN) & (self.lengths > 0)
+        odd = short | ~(self.lengths <= LENGTH_MAX)
+        if self.valid is not None:
+            odd &= self.valid
+        return odd if odd.any() else None
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ class Searcher:
             masks: per slice, bool of shape (n,) or None for all; masks=None: no filter.
             keys_of: primary keys of row numbers (int64, any order), as an array of the same length.
         """
-        units = self._units(slices, masks, len(request.queries))
+        units = self._units(slices, masks, request.metric, len(request.queries))
         run = _Run(self, units, request.metric, request.k, keys_of)
         rows, distances = run.answer(request.queries)
         return SearchHits(rows, distances, self._stats(slices, masks, run, len(request.queries)))
@@ -130,7 +140,7 @@ class Searcher:
 
         NaN is greater than every number and equal to itself, as in SQL.
         """
-        run = _Run(self, self._units(slices, masks, 1), metric, 0, keys_of)
+        run = _Run(self, self._units(slices, masks, metric, 1), metric, 0, keys_of)
         rows, distances = run.within(query, radius, inclusive)
         return SearchHits(rows, distances, self._stats(slices, masks, run, 1))
 
@@ -146,14 +156,16 @@ class Searcher:
         return [function(items[0]), *(other.result() for other in others)]
 
     def _units(
-        self, slices: Sequence[VectorSlice], masks: Masks | None, query_count: int
+        self, slices: Sequence[VectorSlice], masks: Masks | None, metric: Metric, query_count: int
     ) -> list[_Unit]:
-        threads = self._threads if self.backend.splits(query_count) else 1
+        alone = not self.backend.batches(metric, query_count)
+        threads = self._threads if alone and self.backend.splits(metric) else 1
+        copies = not alone or self.backend.copies_rows
         given = masks if masks is not None else [None] * len(slices)
         units = [
             unit
             for one, mask in zip(slices, given, strict=True)
-            for unit in _slice_units(one, mask, threads)
+            for unit in _slice_units(one, mask, threads, copies)
         ]
         return [unit for unit in units if unit.block.count]
 
@@ -173,23 +185,41 @@ class Searcher:
         )
 
 
-def _slice_units(one: VectorSlice, mask: NDArray[np.bool_] | None, threads: int) -> list[_Unit]:
+def _slice_units(
+    one: VectorSlice, mask: NDArray[np.bool_] | None, threads: int, copies: bool
+) -> Iterator[_Unit]:
     rows, dimensions = one.vectors.shape
     if mask is None:
         mask = one.valid
     elif one.valid is not None:
         mask = mask & one.valid
-    step = -(-rows // strategy.pieces(rows, dimensions, threads))
-    return [_unit(one, mask, low, min(low + step, rows)) for low in range(0, rows, max(step, 1))]
+    if one.odd is not None:
+        odd = one.odd if mask is None else one.odd & mask
+        mask = ~one.odd if mask is None else mask & ~one.odd
+        block = Block(one.vectors, one.lengths, np.inf, False, odd, np.flatnonzero(odd))
+        yield _Unit(block, one.first_row)
+    for low, high in ranges(rows, strategy.pieces(rows, dimensions, threads)):
+        yield _unit(one, None if mask is None else mask[low:high], low, high, copies)
 
 
-def _unit(one: VectorSlice, mask: NDArray[np.bool_] | None, low: int, high: int) -> _Unit:
-    longest, shortest = one.extent
-    part = None if mask is None else mask[low:high]
+def ranges(count: int, pieces: int) -> list[tuple[int, int]]:
+    """Cut range(count) into about equal pieces."""
+    step = max(1, -(-count // pieces))
+    return [(low, min(low + step, count)) for low in range(0, count, step)]
+
+
+def _unit(
+    one: VectorSlice, mask: NDArray[np.bool_] | None, low: int, high: int, copies: bool
+) -> _Unit:
+    vectors = one.vectors[low:high]
     positions = None
-    if part is not None and strategy.gathers(int(np.count_nonzero(part)), high - low):
-        positions = np.flatnonzero(part)
-    block = Block(one.vectors[low:high], one.lengths[low:high], longest, shortest, part, positions)
+    if mask is not None:
+        qualifying = int(np.count_nonzero(mask))
+        row_bytes = vectors.itemsize * vectors.shape[1]
+        copies = copies or vectors.dtype != np.float32
+        if strategy.visits(qualifying, high - low, row_bytes, copies=copies):
+            positions = np.flatnonzero(mask)
+    block = Block(vectors, one.lengths[low:high], one.longest, True, mask, positions)
     return _Unit(block, one.first_row + low)
 
 
@@ -210,6 +240,10 @@ class _Run:
         distances = np.full((len(queries), self.k), np.nan, np.float32)
         if not self.units:
             return rows, distances
+        if not self.searcher.backend.batches(self.metric, len(queries)):
+            for at, query in enumerate(queries):
+                rows[at], distances[at] = self._alone(query, float("inf"))
+            return rows, distances
         step = strategy.batch_queries(strategy.overfetch(self.k) * len(self.units))
         for low in range(0, len(queries), step):
             high = low + step
@@ -221,8 +255,7 @@ class _Run:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and distances within a radius, (1, matches) each."""
         limit = score_limit(self.metric, radius)
-        found = self.searcher.map(partial(self._contenders, query=query, limit=limit), self.units)
-        ranking = self._rank_one(query, found)
+        ranking = self._rank_one(query, limit)
         keep = _inside(ranking.distances, radius, inclusive)
         ranking = Ranking.of(ranking.queries[keep], ranking.rows[keep], ranking.distances[keep], 1)
         matches = len(ranking.rows)
@@ -230,24 +263,19 @@ class _Run:
         return ranking.top(matches)
 
     def _batch(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        fetched = strategy.overfetch(self.k)
-        backend = self.searcher.backend
-        found = self.searcher.map(
-            lambda unit: self._nearest(backend, unit, queries, fetched), self.units
-        )
+        found = [self._nearest(unit, queries) for unit in self.units]
         ranking = _ranked([part for _, part in found], len(queries))
         self.reranked += len(ranking.rows)
-        open_queries = self._open(ranking, [candidates for candidates, _ in found])
+        limits = [score_limit(self.metric, distance) for distance in ranking.kth(self.k)]
+        hidden = self._hidden([candidates for candidates, _ in found], np.array(limits))
         ranking.settle(self.k, self.keys_of)
         rows, distances = ranking.top(self.k)
-        for at in open_queries:
-            rows[at], distances[at] = self._refine(queries[at])
+        for at in hidden:
+            rows[at], distances[at] = self._alone(queries[at], limits[at])
         return rows, distances
 
-    def _nearest(
-        self, backend: Backend, unit: _Unit, queries: NDArray[np.float32], fetched: int
-    ) -> tuple[Candidates, _Part]:
-        candidates = backend.nearest(unit.block, queries, self.metric, fetched)
+    def _nearest(self, unit: _Unit, queries: NDArray[np.float32]) -> tuple[Candidates, _Part]:
+        candidates = self.searcher.backend.nearest(unit.block, queries, self.metric, self.k)
         query_of, column = np.nonzero(candidates.positions >= 0)
         positions = candidates.positions[query_of, column]
         distances = candidate_distances(
@@ -255,38 +283,36 @@ class _Run:
         )
         return candidates, _Part(query_of, positions + unit.first_row, distances)
 
-    def _open(self, ranking: Ranking, found: list[Candidates]) -> NDArray[np.int64]:
+    def _hidden(self, found: list[Candidates], limits: NDArray[np.float64]) -> NDArray[np.int64]:
         """Queries of which some block may still hide one of the k nearest."""
-        limits = np.array([score_limit(self.metric, d) for d in ranking.kth(self.k)])
         hidden = np.zeros(len(limits), bool)
         for unit, candidates in zip(self.units, found, strict=True):
-            held = np.count_nonzero(candidates.positions >= 0, axis=1)
-            hidden |= (held < unit.block.count) & ~(candidates.floor > limits)
+            named = np.count_nonzero(candidates.positions >= 0, axis=1)
+            # An infinite limit asks for rows without a score too, of which a floor says nothing.
+            clear = (candidates.floor > limits) & (limits < np.inf)
+            hidden |= (named < unit.block.count) & ~clear
         return np.flatnonzero(hidden)
 
-    def _refine(self, query: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k nearest from every contender of every block, (k,) each."""
-        limit = float("inf")
-        found = self.searcher.map(partial(self._contenders, query=query, limit=limit), self.units)
-        ranking = self._rank_one(query, found)
+    def _alone(
+        self, query: NDArray[np.float32], limit: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k nearest to one query, (k,) each; limit: a score that the k-th doesn't exceed."""
+        ranking = self._rank_one(query, limit)
         ranking.settle(self.k, self.keys_of)
         rows, distances = ranking.top(self.k)
         return rows[0], distances[0]
 
-    def _contenders(
-        self, unit: _Unit, *, query: NDArray[np.float32], limit: float
-    ) -> NDArray[np.int64]:
-        return self.searcher.backend.contenders(
-            unit.block, query, self.metric, k=self.k or None, limit=limit
-        )
-
-    def _rank_one(self, query: NDArray[np.float32], found: list[NDArray[np.int64]]) -> Ranking:
-        parts = [
-            _part(unit, positions, query, self.metric)
-            for unit, positions in zip(self.units, found, strict=True)
-        ]
+    def _rank_one(self, query: NDArray[np.float32], limit: float) -> Ranking:
+        named = partial(self._named, query=query, limit=limit)
+        parts = self.searcher.map(named, self.units)
         self.reranked += sum(len(part.rows) for part in parts)
         return _ranked(parts, 1)
+
+    def _named(self, unit: _Unit, *, query: NDArray[np.float32], limit: float) -> _Part:
+        positions = self.searcher.backend.contenders(
+            unit.block, query, self.metric, k=self.k or None, limit=limit
+        )
+        return _part(unit, positions, query, self.metric)
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,33 @@
-"""How a search is carried out: pure rules over sizes, with the measurements that they rest on."""
+"""How a search is carried out: pure rules over sizes, with the measurements that they rest on.
+
+Reading the qualifying rows only, one by one, against scanning all rows: measured on 96 MB of
+float32 in rows of 64 to 6,144 bytes, one Zen4 core, a visited row costs about 22 ns and 0.028 ns a
+byte, a scanned one 0.029 ns a byte, so that a visit is as dear as scanning 800 bytes more. Where a
+visited row is copied first (matrix products, float16) it is read and written once more.
+"""
 
 from __future__ import annotations
 
-GATHER_SHARE = 0.05  # below this share of qualifying rows, only they are read
+VISIT_BYTES = 800
+COPY_FACTOR = 2.5
 SPLIT_ELEMENTS = 1 << 20  # vector elements below which a second thread costs more than it brings
 BATCH_ENTRIES = 1 << 20  # candidates of a batch of queries that are held at once
 BATCH_QUERIES = 256
 
 
-def gathers(qualifying: int, rows: int) -> bool:
+def visits(qualifying: int, rows: int, row_bytes: int, *, copies: bool) -> bool:
     """Whether to visit the qualifying rows one by one rather than to scan past the others."""
-    return qualifying < rows * GATHER_SHARE
+    visit = VISIT_BYTES + row_bytes * (COPY_FACTOR if copies else 1)
+    return qualifying * visit < rows * row_bytes
 
 
 def overfetch(k: int) -> int:
-    """Candidates to ask of a backend, so that its rounding rarely hides one of the k nearest."""
-    return k + max(16, k // 8)
+    """Scores to keep in a batch, so that rounding and near-duplicates rarely hide a nearest row."""
+    return k + max(54, k // 4)
 
 
 def batch_queries(fetched: int) -> int:
-    """Queries to answer together, when each brings `fetched` candidates per block."""
+    """Queries to answer together, when each brings `fetched` candidates in all."""
     return max(1, min(BATCH_QUERIES, BATCH_ENTRIES // max(1, fetched)))
 
 

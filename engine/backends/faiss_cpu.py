@@ -1,0 +1,100 @@
+"""Searches with FAISS's kernels, straight over the segments' own arrays: nothing is copied or built.
+
+Only kernels without a state of their own are used. FAISS's k-nearest functions choose between two
+algorithms by a global of the process (`distance_compute_blas_threshold`) that the program around an
+embedded NearQL may change, and with it their error; these here always do the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearql.engine.backends.base import Block
+from nearql.engine.backends.scan import ScanBackend
+from nearql.engine.types import Metric
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of SWIG's generated classes
+    import faiss
+
+_BATCH_QUERIES = 6  # from so many on one matrix product beats a scan per query (62,816 x 384)
+
+
+class FaissCpuBackend(ScanBackend):
+    """Searches with FAISS on the CPU; batches with NumPy's BLAS, see `scan`."""
+
+    name = "faiss_cpu"
+    copies_rows = False
+
+    def batches(self, metric: Metric, query_count: int) -> bool:
+        """From a few queries on."""
+        return metric is not Metric.L1 and query_count >= _BATCH_QUERIES
+
+    def splits(self, metric: Metric) -> bool:
+        """Always: the kernels use one core, and FAISS lets other Python threads run meanwhile."""
+        del metric
+        return True
+
+    def chunk_scores(
+        self, vectors: NDArray[np.float32], query: NDArray[np.float32], metric: Metric
+    ) -> NDArray[np.float32]:
+        """See `ScanBackend.chunk_scores`."""
+        count, dimensions = vectors.shape
+        out = np.empty(count, np.float32)
+        left, right, result = faiss.swig_ptr(query), faiss.swig_ptr(vectors), faiss.swig_ptr(out)
+        if metric is Metric.L2:
+            faiss.fvec_L2sqr_ny(result, left, right, dimensions, count)
+        elif metric is Metric.L1:
+            with _one_thread():
+                faiss.pairwise_extra_distances(
+                    dimensions, 1, left, count, right, faiss.METRIC_L1, 0.0, result
+                )
+        else:
+            faiss.fvec_inner_products_ny(result, left, right, dimensions, count)
+        return out
+
+    def row_scores(
+        self, block: Block, query: NDArray[np.float32], metric: Metric
+    ) -> NDArray[np.float32]:
+        """See `ScanBackend.row_scores`; float32 rows are read where they lie."""
+        if block.vectors.dtype != np.float32:
+            return super().row_scores(block, query, metric)
+        if block.positions is None:
+            return self.chunk_scores(block.vectors, query, metric)
+        if metric is Metric.L1:
+            return super().row_scores(block, query, metric)
+        return _scattered_scores(block, block.positions, query, metric)
+
+
+def _scattered_scores(
+    block: Block, positions: NDArray[np.int64], query: NDArray[np.float32], metric: Metric
+) -> NDArray[np.float32]:
+    out = np.empty(len(positions), np.float32)
+    kernel = faiss.fvec_L2sqr_by_idx if metric is Metric.L2 else faiss.fvec_inner_products_by_idx
+    with _one_thread():
+        kernel(
+            faiss.swig_ptr(out),
+            faiss.swig_ptr(query),
+            faiss.swig_ptr(block.vectors),
+            faiss.swig_ptr(positions),
+            block.dimensions,
+            1,
+            len(positions),
+        )
+    return out
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep OpenMP out of this thread, whose setting is its own; one query has no work for a team."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,280 @@
+"""What CPU backends share: rows in chunks of bounded memory, selection, batches by matrix products.
+
+A batch multiplies all its queries with a chunk of rows by NumPy's BLAS, which was three times
+quicker than FAISS with its own (62,816 x 384, 64 queries: 13 ms against 37). l2 is expanded to
+|x|^2 - 2 x.q + |q|^2 there; the price is cancellation between long, close vectors, and the floor
+says so. For one query a backend brings its own kernel, `chunk_scores`, which takes differences.
+
+Selection keeps a running threshold per query, the k-th smallest score so far: after the first chunk
+only the few scores below it are touched again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearql.engine.backends.base import (
+    Block,
+    Candidates,
+    ErrorBound,
+    direct_bound,
+    gamma,
+    is_tame,
+    lengths,
+    loss,
+    scaled,
+)
+from nearql.engine.distance import widen
+from nearql.engine.strategy import overfetch
+from nearql.engine.types import Metric
+
+_SCORES = 1 << 20  # scores of a chunk of rows to all queries of a batch: 4 MiB
+_FIRST_ROWS = 2_048  # the first chunk of a batch is short, to set a threshold; then they double
+_COPIED_ELEMENTS = 1 << 20  # elements that are copied (scattered rows, float16) for a batch at once
+_ROW_ELEMENTS = 1 << 17  # elements that are worked on at once for one query: they stay in cache
+_FULL_NAMES = 4_096  # an untamed block of up to so many rows is named whole to every query
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a block; used up before the next one is asked for, as they share memory.
+
+    vectors: float32, (r, d); norms: float32, (r,); mask: bool, (r,) or None.
+    first: position of the first row; positions: int64, (r,), instead, of scattered rows.
+    """
+
+    vectors: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    first: int
+    positions: NDArray[np.int64] | None = None
+
+    def locate(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in the block of rows of the chunk."""
+        return rows + self.first if self.positions is None else self.positions[rows]
+
+
+def chunks(block: Block, step: int, first: int | None = None) -> Iterator[Chunk]:
+    """Cut a block, or its positions where it has some, into chunks of at most `step` rows.
+
+    first: rows of the first chunk, doubled for each further one; None = `step`.
+    """
+    size = min(first or step, step)
+    total = len(block.vectors) if block.positions is None else len(block.positions)
+    scratch = np.empty((min(step, total), block.dimensions), np.float32) if copied(block) else None
+    low = 0
+    while low < total:
+        high = min(low + size, total)
+        yield _chunk(block, low, high, scratch)
+        low, size = high, min(2 * size, step)
+
+
+def _chunk(block: Block, low: int, high: int, scratch: NDArray[np.float32] | None) -> Chunk:
+    if block.positions is None:
+        mask = None if block.mask is None else block.mask[low:high]
+        vectors = widen(block.vectors[low:high], scratch)
+        return Chunk(vectors, block.norms[low:high], mask, low)
+    at = block.positions[low:high]
+    if scratch is not None and block.vectors.dtype == np.float32:
+        vectors = np.take(block.vectors, at, axis=0, out=scratch[: len(at)], mode="clip")
+    else:
+        vectors = widen(block.vectors[at], scratch)
+    return Chunk(vectors, block.norms[at], None, 0, at)
+
+
+def copied(block: Block) -> bool:
+    """Whether its chunks are copies rather than views."""
+    return block.positions is not None or block.vectors.dtype != np.float32
+
+
+class ScanBackend(ABC):
+    """The parts that every CPU backend has in common; see `Backend`."""
+
+    device = "cpu"
+
+    @abstractmethod
+    def chunk_scores(
+        self, vectors: NDArray[np.float32], query: NDArray[np.float32], metric: Metric
+    ) -> NDArray[np.float32]:
+        """One query's scores: l2 squared distances, l1 distances, else products; (r, d) -> (r,)."""
+
+    def row_scores(
+        self, block: Block, query: NDArray[np.float32], metric: Metric
+    ) -> NDArray[np.float32]:
+        """`chunk_scores` of a block's positions, where it has some, else of all its rows."""
+        step = max(1, _ROW_ELEMENTS // block.dimensions)
+        found = [self.chunk_scores(c.vectors, query, metric) for c in chunks(block, step)]
+        return np.concatenate(found)
+
+    def nearest(
+        self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int
+    ) -> Candidates:
+        """See `Backend.nearest`. An untamed query has no candidates and a floor of -inf."""
+        if not block.tame:
+            return _whole(block, len(queries))
+        length = lengths(queries)
+        best = _Best(len(queries), overfetch(k))
+        with np.errstate(all="ignore"):  # rows outside the mask may hold anything
+            left = queries * -2 if metric is Metric.L2 else scaled(queries, metric, length)
+            for chunk in chunks(block, *_steps(block, len(queries), k)):
+                best.add(_product_scores(chunk, left, metric), chunk)
+            error = _product_error(block, metric, length)
+            floor = best.cut(k, 3 * error) - error
+            if metric is Metric.L2:
+                floor += length * length
+        floor[~is_tame(metric, length)] = -np.inf
+        return Candidates(best.positions, floor)
+
+    def contenders(
+        self,
+        block: Block,
+        query: NDArray[np.float32],
+        metric: Metric,
+        *,
+        k: int | None,
+        limit: float,
+    ) -> NDArray[np.int64]:
+        """See `Backend.contenders`."""
+        length = lengths(query[np.newaxis, :])
+        if not (block.tame and is_tame(metric, length)[0]):
+            return block.matching
+        norms = block.norms if block.positions is None else block.norms[block.positions]
+        with np.errstate(all="ignore"):
+            left = scaled(query[np.newaxis, :], metric, length)[0]
+            scores = self.row_scores(block, left, metric)
+            if metric is Metric.COSINE:
+                scores /= norms
+            if block.mask is not None and block.positions is None:
+                scores = np.where(block.mask, scores, np.float32(np.nan))
+            bound = direct_bound(block, metric, float(length[0]))
+            rows = _select(scores, norms, bound, block.longest, k=k, limit=limit)
+        if rows is None:
+            return block.matching
+        return rows if block.positions is None else block.positions[rows]
+
+
+def _select(
+    scores: NDArray[np.float32],
+    norms: NDArray[np.float32],
+    bound: ErrorBound,
+    longest: float,
+    *,
+    k: int | None,
+    limit: float,
+) -> NDArray[np.int64] | None:
+    """Indexes of scores that may be <= limit and among the k smallest; None = there is no limit.
+
+    The k smallest scores plus their errors bound the k-th canonical score from above. NaN marks
+    rows that don't match or have no score.
+    """
+    if k is not None and k < len(scores):
+        smallest = np.argpartition(scores, k - 1)[:k]
+        upper = scores[smallest] + bound.of(scores[smallest], norms[smallest])
+        limit = float(np.fmin(limit, upper.max()))  # NaN: fewer than k have a score
+    if limit == np.inf:
+        return None
+    reach = np.nextafter(np.float32(bound.reach(limit, longest)), np.float32(np.inf))
+    rows = np.flatnonzero(scores <= reach)
+    near = scores[rows] - bound.of(scores[rows], norms[rows]) <= limit
+    return rows[near]
+
+
+def _whole(block: Block, query_count: int) -> Candidates:
+    """Every row for every query, where they are few; else none, and no promise."""
+    if block.count > _FULL_NAMES:
+        nothing = np.empty((query_count, 0), np.int64)
+        return Candidates(nothing, np.full(query_count, -np.inf))
+    positions = np.broadcast_to(block.matching, (query_count, block.count))
+    return Candidates(positions, np.full(query_count, np.inf))
+
+
+def _steps(block: Block, query_count: int, k: int) -> tuple[int, int]:
+    """Rows of a chunk at most, and of the first chunk."""
+    step = _SCORES // query_count
+    if copied(block):
+        step = min(step, _COPIED_ELEMENTS // block.dimensions)
+    step = max(1, step)
+    return step, max(_FIRST_ROWS, 2 * k)
+
+
+def _product_scores(chunk: Chunk, left: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+    """Scores of the chunk's rows to all queries, (nq, r), NaN outside the mask.
+
+    left: the scaled queries, for l2 times -2; l2 scores lack the query's square.
+    """
+    scores: NDArray[np.float32] = left @ chunk.vectors.T
+    if metric is Metric.L2:
+        scores += _masked(chunk.norms * chunk.norms, chunk.mask)
+    elif metric is Metric.COSINE:
+        scores /= _masked(chunk.norms, chunk.mask)
+    elif chunk.mask is not None:
+        scores += _masked(np.zeros(len(chunk.mask), np.float32), chunk.mask)
+    return scores
+
+
+def _masked(values: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    return values if mask is None else np.where(mask, values, np.float32(np.nan))
+
+
+def _product_error(
+    block: Block, metric: Metric, length: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How far a score of `_product_scores` may be off, for any matching row: (nq,)."""
+    if metric is Metric.L2:
+        lost = loss(block.dimensions, block.longest, float(length.max()))
+        return gamma(block.dimensions) * (block.longest + length) ** 2 + lost
+    bounds = [direct_bound(block, metric, float(one)) for one in length]
+    return np.array([bound.per_length * block.longest + bound.constant for bound in bounds])
+
+
+class _Best:
+    """The k smallest scores so far of each query, with their positions.
+
+    Invariants: unused places hold inf and -1. threshold: float32, (nq,): the k-th smallest score,
+    inf while there are fewer; only smaller scores can enter.
+    """
+
+    def __init__(self, query_count: int, k: int) -> None:
+        self.k = k
+        self.scores = np.empty((query_count, 0), np.float32)
+        self.positions = np.empty((query_count, 0), np.int64)
+        self.threshold = np.full(query_count, np.inf, np.float32)
+
+    def add(self, scores: NDArray[np.float32], chunk: Chunk) -> None:
+        """Merge a chunk's scores, (nq, r); NaN never enters."""
+        width = scores.shape[1]
+        hits = np.flatnonzero(scores < self.threshold[:, np.newaxis])
+        query, row = np.divmod(hits, width)
+        counts = np.bincount(query, minlength=len(scores))
+        place = np.arange(len(hits)) - np.repeat(np.cumsum(counts) - counts, counts)
+        held = self.scores.shape[1]
+        shape = (len(scores), held + int(counts.max(initial=0)))
+        merged = np.full(shape, np.inf, np.float32)
+        positions = np.full(shape, -1, np.int64)
+        merged[:, :held], positions[:, :held] = self.scores, self.positions
+        merged[query, held + place] = scores.reshape(-1)[hits]
+        positions[query, held + place] = chunk.locate(row)
+        self._keep(merged, positions)
+
+    def cut(self, k: int, margin: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Drop scores more than a margin, (nq,), above the k-th; a bound of all that is dropped."""
+        if self.scores.shape[1] < k:
+            return self.threshold.astype(np.float64)
+        kth = np.partition(self.scores, k - 1, axis=1)[:, k - 1]
+        bound = np.minimum(self.threshold, kth + margin)
+        self.positions[self.scores > bound[:, np.newaxis]] = -1
+        return bound
+
+    def _keep(self, scores: NDArray[np.float32], positions: NDArray[np.int64]) -> None:
+        if scores.shape[1] > self.k:
+            order = np.argpartition(scores, self.k - 1, axis=1)[:, : self.k]
+            scores = np.take_along_axis(scores, order, axis=1)
+            positions = np.take_along_axis(positions, order, axis=1)
+        self.scores, self.positions = scores, positions
+        if scores.shape[1] == self.k:
+            self.threshold = scores.max(axis=1)
