@@ -1,7 +1,7 @@
 """The value of a column that was added after rows existed: its DEFAULT, if that is a literal.
 
-The engine knows no SQL, so it understands literals only: numbers, quoted text, TRUE, FALSE, NULL, each
-also inside CAST(... AS type) or before ::type. Anything else must come as a value from the caller.
+The engine knows no SQL, so it understands literals only: numbers, quoted text, TRUE, FALSE, NULL,
+each also inside CAST(... AS type) or before ::type. Others are refused while there are rows.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def literal_default(column: Column) -> pa.Scalar | None:
     text = _literal(_bare(column.default))
     if text is None or column.type.is_vector or column.type.name.endswith("[]"):
         raise Unsupported(
-            f"Column {column.name}: rows exist, so the default of an added column must be a number, "
-            f"a quoted text, TRUE, FALSE or NULL, not {column.default}. Add the column without a "
-            "default, then fill it with UPDATE.",
+            f"Column {column.name}: rows exist, so the default of an added column must be a "
+            f"number, a quoted text, TRUE, FALSE or NULL, not {column.default}. Add the column "
+            "without a default, then fill it with UPDATE.",
             column=column.name,
         )
     try:

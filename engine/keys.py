@@ -1,4 +1,4 @@
-"""Primary keys: their canonical form, the shard that a key belongs to, and the index key -> position.
+"""Primary keys: canonical form, the shard that a key belongs to, and the index key -> position.
 
 Canonical forms: int for the integer types, str for TEXT, lower-case hyphenated str for UUID.
 """
@@ -49,7 +49,7 @@ def _text_hash(text: str) -> int:
 
 
 def _mix(keys: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators)."""
+    """splitmix64's finaliser (Steele, Lea, Flood 2014: Fast splittable generators)."""
     wide = keys.astype(np.uint64 if keys.dtype.kind == "u" else np.int64)
     x = wide.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -25,7 +25,8 @@ class SegmentStats:
 class TableStats:
     """What a table holds.
 
-    rows: live ones. bytes: of all segments, dead rows included. wal_bytes: logged since checkpoints.
+    rows: live ones. bytes: of all segments, dead rows included. wal_bytes: logged since the last
+    checkpoints.
     """
 
     rows: int

@@ -1,7 +1,7 @@
-"""A read view of a table: rows, vectors and counts of one instant, and everything one can ask of them.
+"""A read view of a table: rows, vectors and counts of one instant, and what one can ask of them.
 
-A row number is `shard << SHARD_SHIFT | position`. Segments hold contiguous positions, so a row's place is
-found by bisection over the starts of all chunks, never in a map.
+A row number is `shard << SHARD_SHIFT | position`. Segments hold contiguous positions, so a row's
+place is found by bisection over the starts of all chunks, never in a map.
 """
 
 from __future__ import annotations

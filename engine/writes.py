@@ -1,4 +1,4 @@
-"""A statement on its way through the shards of a table: what it does to each, and how it ended there."""
+"""A statement on its way through a table's shards: what it does to each, how it ended there."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ShardWrite:
 
     keys: those it touches -> whether they exist afterwards.
     offsets: of its rows in the rows that the user gave; None = all of them.
-    ended: None = nothing was logged (yet); Pending = logged, by this statement or by the first one of
-        the same request id; Recorded = that one ended before.
+    ended: None = nothing was logged (yet); Pending = logged, by this statement or by the first
+        one of the same request id; Recorded = that one ended before.
     """
 
     shard: Shard

@@ -1,8 +1,11 @@
 """A closed segment as one immutable, checksummed file, opened zero-copy.
 
-part "meta"       msgpack {base, rows, vectors: [[number, dtype, dimensions, has_null], ...]}
-part "scalars"    Arrow IPC stream, columns named by number
-part "v<n>"       raw vectors of column n, row after row; "v<n>.norms"; "v<n>.valid" if some are NULL
+Its parts:
+
+    "meta"       msgpack {base, rows, vectors: [[number, dtype, dimensions, has_null], ...]}
+    "scalars"    Arrow IPC stream, columns named by number
+    "v<n>"       raw vectors of column n, row after row; with it "v<n>.norms", and "v<n>.valid" where
+                 some are NULL
 """
 
 from __future__ import annotations

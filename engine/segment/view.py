@@ -68,7 +68,7 @@ class SegmentView:
         return self.live & valid
 
     def vector_slice(self, number: int, first_row: int) -> VectorSlice:
-        """What a search needs of a vector column; made once, because searches keep statistics in it."""
+        """What a search needs of a vector column; kept, as searches note statistics in it."""
         found = self._slices.get((number, first_row))
         if found is None:
             block = self.data.vectors[number]

@@ -2,14 +2,16 @@
 
 Steps of a checkpoint at LSN S, each safe to crash after:
 
-    1. under the lock: close the growing segment; note segments, tombstones, dedup and S  (`Image.of`)
-    2. write each unflushed segment, changed tombstones and dedup to new, generated names  (`write`)
-    3. switch the manifest to them                                            <- the checkpoint exists now
-    4. under the lock: read views from now on use the files                   (`Flushed.into`)
+    1. under the lock: close the growing segment, compact; note segments, tombstones,
+       dedup and S                                                    (`Image.of`)
+    2. write each unflushed segment, changed tombstones and dedup to
+       new, generated names                                           (`write`)
+    3. switch the manifest to them                                    (the checkpoint exists now)
+    4. under the lock: read views from now on use the files           (`Flushed.into`)
     5. drop log and files that the manifest no longer needs
 
-Writers run on during 2, 3 and 5: rows and tombstones newer than S are in the log. Small neighbours are
-joined on the way, so that many small checkpoints don't leave many small segments; positions stay.
+Writers run on during 2, 3 and 5: rows and tombstones newer than S are in the log. Small neighbours
+are joined on the way, so that many small checkpoints don't leave many small segments.
 """
 
 from __future__ import annotations

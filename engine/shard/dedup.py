@@ -1,7 +1,7 @@
-"""Outcomes of the last writes by request id, so that a retried write is answered and not done again.
+"""Outcomes of the last writes by request id: a retried write is answered and not done again.
 
-Replicated state: built from the log alone, evicted by count in log order, part of each checkpoint, so
-that every copy remembers the same.
+Replicated state: built from the log alone, evicted by count in log order, part of each checkpoint,
+so that every copy remembers the same.
 """
 
 from __future__ import annotations

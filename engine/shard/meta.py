@@ -1,7 +1,7 @@
 """The identity of one copy of a shard: who it is, whatever names and addresses change.
 
-File `shard.meta`, written once when the copy is made: a new disk has a new `alloc_id`, so it can never
-pose as the old one.
+File `shard.meta`, written once when the copy is made: a new disk has a new `alloc_id`, so it can
+never pose as the old one.
 """
 
 from __future__ import annotations

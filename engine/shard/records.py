@@ -1,17 +1,20 @@
 """Statements as WAL payloads and back.
 
-A statement is what one SQL write does to one shard: delete these keys, then put these rows (a put row
-replaces the live row of its key). It is logged as results, never as expressions, so replay is
-deterministic. One statement is one record if it fits, else several, all but the last flagged `more`:
+A statement is what one SQL write does to one shard: delete these keys, then put these rows (a put
+row replaces the live row of its key). It is logged as results, never as expressions, so replay is
+deterministic. One statement is one record if it fits, else several, all but the last `more`:
 
     record     BATCH more        BATCH more        BATCH
-    part       0                 1                 2          part 0 starts a statement anew, so that
-                                                              one broken off by a full disk is dropped
+    part       0                 1                 2
     payload    header size (u32) · msgpack header · sections, each starting at a multiple of 8
 
-The header lists the sections as [kind, column number, bytes]: "k" deleted keys and "s" scalars as Arrow
-IPC streams, "v" raw float32 and "h" raw float16 vectors, "n" their norms, "m" a byte per vector, 0 if NULL. The counts that the
-statement reports are in its last record.
+Part 0 begins a statement anew: one that a full disk or a crash broke off before is dropped by it.
+The header lists the sections as [kind, column number, bytes]:
+
+    k  deleted keys, as an Arrow IPC stream    v  raw float32 vectors     n  the vectors' norms
+    s  scalars, as an Arrow IPC stream         h  raw float16 vectors     m  a byte each, 0 = NULL
+
+The counts that the statement reports are in its last record.
 """
 
 from __future__ import annotations
@@ -188,7 +191,7 @@ def _sections(rows: Rows) -> list[Section]:
 
 
 def _owned(rows: Rows, sections: list[Section]) -> Rows:
-    """The same rows with scalars in the log's own buffer, so that the caller's memory isn't kept."""
+    """The same rows with scalars in the log's own buffer: the caller's memory isn't kept."""
     return Rows(rows.count, _open_batch(sections[0][2]), rows.vectors)
 
 

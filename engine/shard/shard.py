@@ -1,16 +1,17 @@
 """The writer of one shard: check, log, wait until durable, apply.
 
-A statement passes four steps, kept apart so that replication can later decide when one is committed:
+A statement passes four steps, kept apart so that replication can later decide what is committed:
 
-    plan      under the lock: against the state and the tail, the statements logged but not applied yet
+    plan      under the lock: against the state and the tail, which is what was logged but not
+              applied yet
     log       under the lock: records appended to the WAL; the statement joins the tail
-    commit    without the lock: wait until the WAL is durable up to it. Writers that come meanwhile log
-              behind it, so one fsync serves many
-    apply     under the lock: whoever comes first applies every committed statement of the tail, in order,
-              and publishes one read view
+    commit    without the lock: wait until the WAL is durable up to it. Writers that come meanwhile
+              log behind it, so one fsync serves many
+    apply     under the lock: whoever comes first applies every committed statement of the tail, in
+              order, and publishes one read view
 
-The state is never undone: only committed statements are applied. A statement whose waiting ended early
-(`WriteUnknown`) stays in the tail and is applied by whoever comes next.
+The state is never undone: only committed statements are applied. A statement whose waiting ended
+early (`WriteUnknown`) stays in the tail and is applied by whoever comes next.
 """
 
 from __future__ import annotations
@@ -192,14 +193,20 @@ class Shard:
     # ---- Reading ---------------------------------------------------------------------------
 
     def read_view(self) -> ShardView:
-        """The newest read view. Applies what an abandoned writer left committed, if nobody else writes."""
+        """The newest read view.
+
+        Applies what a writer that gave up waiting left in the tail, if nobody else writes.
+        """
         if self._tail and self._tail[0].statement.lsn <= self.wal.durable_lsn:
-            if self._lock.acquire(blocking=False):
-                try:
-                    self._apply_committed()
-                finally:
-                    self._lock.release()
+            self._apply_abandoned()
         return self._view
+
+    def _apply_abandoned(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                self._apply_committed()
+            finally:
+                self._lock.release()
 
     # ---- Plan ------------------------------------------------------------------------------
 
@@ -257,7 +264,7 @@ class Shard:
         return InsertPlan(_offsets(kept), len(kept), 0, _offsets(skipped))
 
     def _plan_replace(self, keys: Sequence[Key]) -> InsertPlan:
-        """The last row of each key is put; a row that replaces one before it counts as an update."""
+        """The last row of each key is put; one that replaces a row before it is an update."""
         last = {key: row for row, key in enumerate(keys)}
         inserted = sum(not self._exists(key) for key in last)
         keep = None if len(last) == len(keys) else _offsets(sorted(last.values()))
@@ -272,7 +279,7 @@ class Shard:
         return bool(tail and not tail.keys().isdisjoint(keys)) or self._state.index.overlaps(keys)
 
     def drain(self, deadline: Deadline) -> None:
-        """Wait until all that was logged is applied. Needs the lock, and keeps it: nobody else writes.
+        """Wait until all that was logged is applied. Needs the lock, keeps it: nobody writes.
 
         Raises:
             StatementTimeout: not before the deadline; the caller has logged nothing.
@@ -281,7 +288,8 @@ class Shard:
             last = self._tail[-1].statement.lsn
             if not self.wal.wait_durable(last, deadline.left_ms):
                 raise StatementTimeout(
-                    "The statement waited for earlier writes until its time was up; nothing was written."
+                    "The statement waited for earlier writes until its time was up; "
+                    "nothing was written."
                 )
             self._apply_committed()
 
@@ -345,8 +353,8 @@ class Shard:
     def _unknown(self, pending: Pending) -> WriteUnknown:
         statement = pending.statement
         return WriteUnknown(
-            "The write was logged, but its time was up before it was durable and visible: it may have "
-            "happened. Retry with the same request id to learn its outcome.",
+            "The write was logged, but its time was up before it was durable and visible: it may "
+            "have happened. Retry with the same request id to learn its outcome.",
             shard=self.number, epoch=statement.epoch, lsn=statement.lsn,
         )  # fmt: skip
 
@@ -408,7 +416,7 @@ class Shard:
         return self._state.schema_version
 
     def close(self, *, checkpoint_bytes: int | None = None) -> None:
-        """Apply what was logged, close the log; a checkpoint first if that much lies behind the last."""
+        """Apply what was logged, close the log; first a checkpoint, if so much was logged."""
         with self._lock:
             self.drain(Deadline(None))
         if checkpoint_bytes is not None and self.unflushed_bytes > checkpoint_bytes:

@@ -139,7 +139,7 @@ class ShardState:
         )
 
     def compact(self) -> None:
-        """Move the live rows of closed segments with many dead ones to the end; drop the rest of them.
+        """Move the live rows of closed segments with many dead ones to the end; drop the others.
 
         No log record: positions are this copy's own affair. Moves about `seal_rows` rows, so that
         writers wait a moment only; the next checkpoint goes on.
