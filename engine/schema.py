@@ -106,8 +106,9 @@ class ColumnType:
     def storage(self) -> pa.DataType:
         """The Arrow type in segments and in the WAL; a fixed-size list for vectors."""
         if self.dimensions is not None:
-            return pa.list_(pa.float16() if self.element == "float16" else pa.float32(),
-            self.dimensions)
+            return pa.list_(
+                pa.float16() if self.element == "float16" else pa.float32(), self.dimensions
+            )
         if self.name.endswith("[]"):
             return pa.list_(ColumnType(self.name[:-2]).storage)
         if match := _DECIMAL.match(self.name):
@@ -129,7 +130,9 @@ def _canonical(text: str) -> str:
     if text.endswith("[]"):
         inner = _canonical(text[:-2].rstrip())
         if _VECTOR.match(inner):
-            raise Unsupported(f"A list of vectors ({text}) is no column type; use a row per vector.")
+            raise Unsupported(
+                f"A list of vectors ({text}) is no column type; use a row per vector."
+            )
         return inner + "[]"
     if match := _VECTOR.match(text):
         return _checked_vector(match[1], int(match[2]))
@@ -219,8 +222,9 @@ class TableSchema:
         """
         found = self.by_name.get(name.lower())
         if found is None:
-            raise NotFound(f"There is no column {name!r}.", code="undefined_column",
-            sqlstate="42703")
+            raise NotFound(
+                f"There is no column {name!r}.", code="undefined_column", sqlstate="42703"
+            )
         return found
 
     def storage_schema(self) -> pa.Schema:

@@ -27,7 +27,7 @@ import structlog
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
 from nearql.cluster.metadata.state import Result, TableRow
-from nearql.engine.backends import choose_backend
+from nearql.engine.backends import probe_backends
 from nearql.engine.context import EngineContext
 from nearql.engine.errors import (
     Conflict,
@@ -40,7 +40,7 @@ from nearql.engine.errors import (
 )
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.search import Searcher
-from nearql.engine.storage.files import DirectoryLock, LocalFileSystem
+from nearql.engine.storage.files import DirectoryLock, LocalFileSystem, ensure_format
 from nearql.engine.table import Table
 from nearql.query.ports import CatalogView
 from nearql.query.session import Session
@@ -81,7 +81,7 @@ class Node:
         self._catalog = CatalogView(-1, {})
         self._closed = False
         settings = config.engine_settings()
-        self.backend = choose_backend(settings)
+        self.backend, self.probe = probe_backends(settings)
         self._context = EngineContext(
             settings=settings,
             searcher=Searcher(self.backend, settings),
@@ -100,10 +100,12 @@ class Node:
             Corruption: metadata is damaged, or written by a newer version (code `newer_format`).
             InvalidRequest: a backend or device was asked for that is not there.
         """
-        directory = config.node.data_dir.absolute()
+        directory, fs = config.node.data_dir.absolute(), LocalFileSystem()
+        _make_directory(directory)
         lock = DirectoryLock(directory)
         try:
-            metadata = LocalMetadata.open(directory / "metadata", LocalFileSystem())
+            ensure_format(fs, directory)
+            metadata = LocalMetadata.open(directory / "metadata", fs, _exit_at_once)
             try:
                 node = cls(config, metadata, lock)
                 node._register()
@@ -112,7 +114,7 @@ class Node:
                 metadata.close()
                 raise
         except BaseException:
-            lock.release()
+            lock.close()
             raise
         return node
 
@@ -226,16 +228,17 @@ class Node:
         with self._ddl:
             self._check_open()
             row = self._row(name)
-            self._commit(
-                c.ReplaceSchema(
-                    request_id=_new_id(),
-                    table_uuid=row.table.uuid,
-                    schema=schema,
-                    expected_version=schema.version - 1,
-                    new_name=new_name,
-                )
+            table = self.table(row.table.uuid)
+            command = c.ReplaceSchema(
+                request_id=_new_id(),
+                table_uuid=row.table.uuid,
+                schema=schema,
+                expected_version=schema.version - 1,
+                new_name=new_name,
             )
-            self.table(row.table.uuid).apply_schema(self._row(new_name or name).table)
+            with table.altering(schema):
+                self._commit(command)
+                table.apply_schema(self._row(new_name or name).table)
 
     def create_index(self, table: str, index: IndexDef, *, if_not_exists: bool) -> bool:
         """Durably define an index; whether it was new."""
@@ -299,7 +302,7 @@ class Node:
                 table.close()
             self._session.close()
             self.metadata.close()
-            self._lock.release()
+            self._lock.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -379,6 +382,17 @@ class Node:
             age_s = time.time() - directory.stat().st_mtime
             if not directory.name.startswith("orphan-") or age_s > ORPHAN_RETENTION_S:
                 shutil.rmtree(directory)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(
+            f"The data directory {directory} can't be made: {error.strerror}. "
+            "Choose another with --data-dir, or change the owner of its parent.",
+            code="data_dir_unusable",
+        ) from error
 
 
 def _new_id() -> str:

@@ -39,7 +39,7 @@ _NODES = pa.schema(
      ("last_seen_ms", pa.int64()), ("incarnation", pa.int64())]
 )  # fmt: skip
 _SEGMENTS = pa.schema(
-    [("table", pa.string()), ("shard", pa.int32()), ("segment", pa.string()),
+    [("table", pa.string()), ("shard", pa.int32()), ("first_row", pa.int64()),
      ("state", pa.string()), ("rows", pa.int64()), ("dead_rows", pa.int64()), ("bytes", pa.int64())]
 )  # fmt: skip
 _DEVICES = pa.schema(
@@ -138,12 +138,17 @@ def _segments(node: Node) -> Iterator[tuple[Any, ...]]:
             continue
         for s in node.table(row.table.uuid).stats().segments:
             state = "sealed" if s.sealed else "growing"
-            yield row.table.name, s.shard, s.name, state, s.rows, s.dead, s.bytes
+            yield row.table.name, s.shard, s.first_row, state, s.rows, s.dead, s.bytes
 
 
 def _devices(node: Node) -> Iterator[tuple[Any, ...]]:
-    for report in node.probe.reports:
-        yield report.device, report.backend, report.status, report.detail
+    for check in node.probe.checks:
+        status = "chosen" if check.name == node.probe.chosen else _usable(check.usable)
+        yield "cpu", check.name, status, check.detail
+
+
+def _usable(usable: bool) -> str:
+    return "usable" if usable else "not usable"
 
 
 def _settings(node: Node) -> Iterator[tuple[Any, ...]]:
