@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nearql.engine.search import Searcher
     from nearql.engine.settings import EngineSettings
     from nearql.engine.storage.files import FileSystem
+    from nearql.engine.storage.flusher import Flusher
 
 
 @dataclass
@@ -23,6 +24,7 @@ class EngineContext:
     cluster_id: 16 bytes, written into every WAL file, so that files of another cluster are refused.
     on_fatal: ends the process (exit code 70) after an error that must never be retried, such as a
         failed fsync; tests pass one that raises.
+    flusher: what makes the logs durable; None = the process's own threads.
     """
 
     settings: EngineSettings
@@ -30,6 +32,7 @@ class EngineContext:
     fs: FileSystem
     cluster_id: bytes
     on_fatal: Callable[[str], NoReturn] = field(repr=False)
+    flusher: Flusher | None = None
 
     @cached_property
     def column_cache(self) -> ColumnCache:

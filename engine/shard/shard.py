@@ -142,7 +142,7 @@ class Shard:
             meta = new_meta(context.cluster_id, table_uuid, number)
             wal = Wal.open(
                 directory / WAL_DIRECTORY, meta.identity, context.settings,
-                fs=fs, on_fatal=context.on_fatal,
+                fs=fs, flusher=context.flusher, on_fatal=context.on_fatal,
             )  # fmt: skip
             wal.close()
             write_meta(fs, directory, meta)  # last: with it the copy is complete
@@ -179,16 +179,39 @@ class Shard:
             self._store.load(manifest, self._state)
         self._store.remove_orphans()
         flushed = self._state.applied_lsn
+        self._check_log_exists()
         self.wal = Wal.open(
             self.directory / WAL_DIRECTORY, self.meta.identity, self._settings,
-            fs=self._context.fs, start_lsn=flushed + 1, on_fatal=self._context.on_fatal,
+            fs=self._context.fs, start_lsn=flushed + 1, flusher=self._context.flusher,
+            on_fatal=self._context.on_fatal,
         )  # fmt: skip
+        self._check_log_joins(flushed)
         reader = StatementReader()
         for record in self.wal.read(flushed + 1):
             self.unflushed_bytes += len(record.payload)
             statement = reader.feed(record)
             if statement is not None:
                 self._state.apply(statement)
+
+    def _check_log_exists(self) -> None:
+        """A copy has a log from its making on: a missing one is never replaced by an empty one."""
+        directory = self.directory / WAL_DIRECTORY
+        if not self._context.fs.names(directory):
+            raise Corruption(
+                f"The log in {directory} is missing; restore this copy from a backup or another "
+                "node.",
+                file=str(directory),
+            )
+
+    def _check_log_joins(self, flushed: int) -> None:
+        """The log must begin where the checkpoint ends, or before, and not end earlier."""
+        if self.wal.first_lsn > flushed + 1 or self.wal.last_lsn < flushed:
+            raise Corruption(
+                f"The log in {self.directory / WAL_DIRECTORY} holds LSN {self.wal.first_lsn} to "
+                f"{self.wal.last_lsn}, but the checkpoint ends at {flushed}: files are missing. "
+                "Restore this copy from a backup or another node.",
+                file=str(self.directory / WAL_DIRECTORY),
+            )
 
     # ---- Reading ---------------------------------------------------------------------------
 
