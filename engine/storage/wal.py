@@ -413,7 +413,7 @@ class Wal:
     def write_hint(self) -> None:
         """Note how far the log is durable, and let an idle file go. For the flusher."""
         with self._flushing:
-            if self._closed or self._failure is not None:
+            if self._closed or self._failure is not None or not self._marked_open:
                 return
             self._note(clean=False)
             with self._lock:

@@ -104,11 +104,14 @@ def read_record(
     after = ChainPosition(header.lsn + 1, header.epoch, link_of(raw), at.offset + header.size)
     if not payload:
         return header, memoryview(b""), after
-    body = reader.view(at.offset + RECORD_HEADER_BYTES, header.payload_size)
-    if len(body) < header.payload_size:
+    padded = reader.view(at.offset + RECORD_HEADER_BYTES, header.size - RECORD_HEADER_BYTES)
+    body, padding = padded[: header.payload_size], padded[header.payload_size :]
+    if len(padded) + RECORD_HEADER_BYTES < header.size:
         return BadRecord("its payload is cut short")
     if crc32c(body) != header.payload_crc:
         return BadRecord("its payload fails its checksum")
+    if any(padding):
+        return BadRecord("the padding after its payload is not zero")
     return header, body, after
 
 

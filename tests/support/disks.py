@@ -95,10 +95,10 @@ class SimulatedDisk:
     """`FileSystem` in memory. `calls` counts operations; `fail` makes the named ones raise.
 
     crash_at: power is lost in the middle of this operation, counted from 1, among those that change
-    something.
+    something. torn: if that is a write, only a prefix of it is done, as when the process is killed.
     """
 
-    def __init__(self, crash_at: int | None = None) -> None:
+    def __init__(self, crash_at: int | None = None, torn: random.Random | None = None) -> None:
         self.names_cached: dict[Path, Inode] = {}
         self.names_durable: dict[Path, Inode] = {}
         self.name_changes: list[NameChange] = []
@@ -110,6 +110,7 @@ class SimulatedDisk:
         self.boot = 1
         self.steps = 0
         self.crash_at = crash_at
+        self.torn = torn
 
     # ---- What happens to it ------------------------------------------------------------
 
@@ -134,9 +135,22 @@ class SimulatedDisk:
     def after_kill(self) -> SimulatedDisk:
         """The disk after the process died: the kernel still has everything."""
         self.handles.clear()
-        self.crash_at = None
+        self.crash_at = self.torn = None
         self.fail.clear()
         return self
+
+    def copy(self) -> SimulatedDisk:
+        """Another disk with what the kernel shows of this one, all of it durable."""
+        disk = SimulatedDisk()
+        for path, inode in self.names_cached.items():
+            content = bytearray(inode.cached)
+            disk.names_cached[path] = disk.names_durable[path] = Inode(bytearray(content), content)
+        disk.boot = self.boot
+        return disk
+
+    def content(self, path: Path) -> bytearray:
+        """What the kernel shows of a file, to be changed behind its back."""
+        return self.names_cached[path].cached
 
     def _step(self, operation: str) -> None:
         self.calls[operation] += 1
@@ -172,7 +186,10 @@ class SimulatedDisk:
 
     def pwritev(self, handle: int, buffers: Sequence[Buffer], offset: int) -> None:
         self._step("pwritev")
-        self.handles[handle].change(Change(offset, b"".join(bytes(b) for b in buffers)))
+        data = b"".join(bytes(b) for b in buffers)
+        if self.torn is not None and self.steps == self.crash_at:
+            data = data[: self.torn.randint(0, len(data))]
+        self.handles[handle].change(Change(offset, data))
         self._crash()
 
     def fdatasync(self, handle: int) -> None:
