@@ -20,6 +20,7 @@ import yaml
 
 from nearql.engine.errors import InvalidRequest
 from nearql.engine.settings import EngineSettings
+from nearql.query.settings import SessionSettings
 from nearql.server.sizes import parse_size, resolve_memory
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -162,6 +163,18 @@ class Config:
     def advertise_url(self) -> str:
         """Where clients reach this node."""
         return self.node.advertise_url or f"http://{self.http.host}:{self.http.port}"
+
+    def session_settings(self) -> SessionSettings:
+        """The query layer's own form of these settings."""
+        limits, engine = self.limits, self.engine
+        return SessionSettings(
+            statement_timeout_ms=limits.statement_timeout_ms,
+            max_limit=limits.max_limit,
+            result_rows=limits.result_rows,
+            result_bytes=limits.result_bytes,
+            duck_memory_bytes=resolve_memory(engine.duckdb_memory_limit),
+            duck_threads=engine.duckdb_threads,
+        )
 
     def engine_settings(self) -> EngineSettings:
         """The engine's own form of these settings, sizes resolved on this machine."""

@@ -301,6 +301,8 @@ class Node:
             for table in self._tables.values():
                 table.close()
             self._session.close()
+            self._context.background.shutdown()
+            self._context.searcher.close()
             self.metadata.close()
             self._lock.close()
 
