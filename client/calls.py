@@ -10,7 +10,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from nearql.client.errors import RowsFailed, UsageError, from_problem
@@ -21,6 +21,9 @@ from nearql.client.progress import progress_bar
 from nearql.client.result import Result
 from nearql.client.statements import nature_of
 from nearql.client.transport import Answer, Call, Transport
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FAILED_ROWS_SHOWN = 3
 
@@ -135,17 +138,37 @@ def insert(
     source, report, start = source_of(data), InsertReport(), time.perf_counter()
     with progress_bar(f"into {table}", source.rows, shown=progress) as advance:
         for batch in source.batches(batch_bytes):
-            call = Call(
-                kind="insert", table=table, rows=batch, mode=mode, settings=settings,
-                request_id=self.next_request_id(), session=self.session, writes=True,
-            )  # fmt: skip
-            _, body, _ = yield from _ask(self, call)
+            body = yield from send_batch(self, table, batch, mode=mode, settings=settings)
             report.add(batch.num_rows, body)
             report.seconds = time.perf_counter() - start
             advance(batch.num_rows)
     if report.failed and errors == "raise":
         raise RowsFailed(_describe(report, table), report)
     return report
+
+
+def send_batch(
+    self: Caller,
+    table: str,
+    rows: pa.Table,
+    *,
+    mode: str,
+    settings: dict[str, Any] | None = None,
+    request_id: str | None = None,
+) -> Steps[dict[str, Any]]:
+    """Store one batch under a request id, a new one unless it is given; answers the counts."""
+    call = Call(
+        kind="insert",
+        table=table,
+        rows=rows,
+        mode=mode,
+        settings=settings or {},
+        request_id=request_id or self.next_request_id(),
+        session=self.session,
+        writes=True,
+    )
+    _, body, _ = yield from _ask(self, call)
+    return body
 
 
 def tables(self: Caller) -> Steps[list[dict[str, Any]]]:

@@ -192,6 +192,24 @@ def _record(row: Any, position: int) -> Mapping[str, Any]:
     )
 
 
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` rows, the last one shorter."""
+    import pyarrow as pa
+
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        while count + table.num_rows >= rows:
+            head = table.slice(0, rows - count)
+            yield pa.concat_tables([*waiting, head], promote_options="permissive")
+            table, waiting, count = table.slice(rows - count), [], 0
+        if table.num_rows:
+            waiting.append(table)
+            count += table.num_rows
+    if waiting:
+        yield pa.concat_tables(waiting, promote_options="permissive")
+
+
 def cut(table: pa.Table, batch_bytes: int) -> Iterator[pa.Table]:
     """Slices of about `batch_bytes` bytes, at least one row each."""
     if not table.num_rows:

@@ -1,6 +1,6 @@
 """`nearql demo`: a server on real data, and five statements that show what it is for.
 
-The server is a process of its own (`python -m nearql serve`) that ends with the demo. Each demo holds
+The server is a process of its own (`python -m nearql serve`) that ends with the demo. Each demo has
 a *place*: a data directory with a lock on a file beside it. The server inherits the lock, so that
 neither a second demo nor a server that outlived its killed demo ever shares a directory. Places are
 used again; the demo's table is made new every time.

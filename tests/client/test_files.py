@@ -1,0 +1,169 @@
+"""Files of every format give the same rows, from any row on; bad ones are named."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import csv, feather
+
+from nearql.client.errors import UsageError
+from nearql.client.files import OPENERS, open_file
+
+ROWS = 20_000
+IDS = np.arange(ROWS)
+VECTORS = (IDS[:, None] * 4 + np.arange(4)).astype("<f4")
+
+
+def table() -> pa.Table:
+    flat = pa.array(VECTORS.reshape(-1))
+    return pa.table({"id": IDS, "vec": pa.FixedSizeListArray.from_arrays(flat, 4)})
+
+
+def as_text(vector: np.ndarray[tuple[int], np.dtype[np.float32]]) -> str:
+    return "[" + ",".join(f"{x:g}" for x in vector) + "]"
+
+
+def write(path: Path) -> Path:
+    """The same rows in the format that the suffix says."""
+    suffix = path.suffix
+    if suffix in (".parquet", ".pq"):
+        pq.write_table(table(), path, row_group_size=3000)
+    elif suffix in (".arrow", ".feather", ".ipc"):
+        feather.write_feather(table(), path, "uncompressed", chunksize=700)
+    elif suffix == ".arrows":
+        with pa.ipc.new_stream(path, table().schema) as writer:
+            writer.write_table(table(), 700)
+    elif suffix in (".csv", ".tsv"):
+        texts = pa.table({"id": IDS, "vec": [as_text(v) for v in VECTORS]})
+        csv.write_csv(texts, path, csv.WriteOptions(delimiter="," if suffix == ".csv" else "\t"))
+    elif suffix in (".jsonl", ".ndjson"):
+        lines = [json.dumps({"id": int(i), "vec": VECTORS[i].tolist()}) for i in IDS]
+        path.write_text("\n".join(lines) + "\n\n")
+    elif suffix == ".npy":
+        np.save(path, VECTORS)
+    elif suffix == ".fvecs":
+        row = np.dtype([("length", "<i4"), ("vector", "<f4", 4)])
+        out = np.zeros(ROWS, row)
+        out["length"], out["vector"] = 4, VECTORS
+        out.tofile(path)
+    return path
+
+
+def values(rows: pa.Table) -> tuple[list[int], list[list[float]]]:
+    vectors = rows["vec"].to_pylist()
+    if vectors and isinstance(vectors[0], str):
+        vectors = [json.loads(text) for text in vectors]
+    return rows["id"].to_pylist(), vectors
+
+
+FORMATS = sorted(set(OPENERS) - {"hdf5", "h5", "bvecs"})
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_row_is_read_in_order(suffix: str, tmp_path: Path) -> None:
+    data = open_file(write(tmp_path / f"data.{suffix}"))
+    ids, vectors = values(pa.concat_tables(data.tables()))
+    assert ids == IDS.tolist()
+    assert vectors == VECTORS.tolist()
+    assert data.rows in (None, ROWS)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("first", [1, 8192, 8193, ROWS - 1])
+def test_reading_can_go_on_from_any_row(suffix: str, first: int, tmp_path: Path) -> None:
+    data = open_file(write(tmp_path / f"data.{suffix}"))
+    ids, vectors = values(pa.concat_tables(data.from_row(first)))
+    assert ids == IDS[first:].tolist()
+    assert vectors == VECTORS[first:].tolist()
+
+
+def test_from_the_end_there_is_nothing(tmp_path: Path) -> None:
+    data = open_file(write(tmp_path / "data.npy"))
+    assert not list(data.from_row(ROWS))
+
+
+def test_bvecs_hold_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "data.bvecs"
+    path.write_bytes(b"\x02\x00\x00\x00\x01\xff" * 3)
+    (rows,) = open_file(path).tables()
+    assert rows["vec"].to_pylist() == [[1.0, 255.0]] * 3
+
+
+def test_half_precision_is_kept(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", VECTORS[:100].astype(np.float16))
+    (first, *_) = open_file(tmp_path / "v.npy").tables()
+    assert first["vec"].type.value_type == pa.float16()
+
+
+def test_a_format_can_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.npy").rename(tmp_path / "data.bin")
+    with pytest.raises(UsageError, match="--format"):
+        open_file(path)
+    assert open_file(path, "npy").rows == ROWS
+
+
+@pytest.mark.parametrize("suffix", sorted(set(OPENERS) - {"hdf5", "h5", "csv", "tsv"}))
+def test_nonsense_is_named_with_its_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"bad.{suffix}"
+    path.write_bytes(b"\xff\x00 nonsense \xfe" * 50)
+    with pytest.raises(UsageError, match=rf"bad\.{suffix}"):
+        list(open_file(path).tables())
+
+
+def test_a_ragged_csv_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("a,b\n1,2\n1,2,3\n")
+    with pytest.raises(UsageError, match=r"bad\.csv"):
+        list(open_file(path).tables())
+
+
+def test_a_wrong_line_of_json_is_named_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"id": 1}\n\n{"id": \n')
+    with pytest.raises(UsageError, match="line 3 is not JSON"):
+        list(open_file(path).tables())
+    path.write_text('{"id": 1}\n[2]\n')
+    with pytest.raises(UsageError, match="line 2 is no JSON object"):
+        list(open_file(path).tables())
+
+
+def test_a_cut_off_fvecs_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.fvecs")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UsageError, match="cut off"):
+        open_file(path)
+
+
+def test_an_array_that_is_no_matrix(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((2, 2, 2)))
+    with pytest.raises(UsageError, match=r"shape \(2, 2, 2\)"):
+        open_file(tmp_path / "v.npy")
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match=r"v\.npy can't be read"):
+        open_file(tmp_path / "v.npy")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no file"):
+        open_file(tmp_path / "gone.parquet")
+
+
+def test_hdf5_without_h5py_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    (tmp_path / "v.h5").write_bytes(b"x")
+    with pytest.raises(UsageError, match="pip install h5py"):
+        open_file(tmp_path / "v.h5")
