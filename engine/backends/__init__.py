@@ -1,13 +1,11 @@
 """One file per device path; `numpy` is the specification, the others must agree with it."""
 
-from __future__ import annotations
-
 from nearql.engine.backends.base import Backend
-from nearql.engine.backends.numpy import NumpyBackend
-from nearql.engine.settings import EngineSettings
+from nearql.engine.backends.probe import (
+    BackendCheck,
+    ProbeReport,
+    choose_backend,
+    probe_backends,
+)
 
-
-def choose_backend(settings: EngineSettings) -> Backend:
-    """The backend that the settings and this machine allow."""
-    del settings
-    return NumpyBackend()
+__all__ = ["Backend", "BackendCheck", "ProbeReport", "choose_backend", "probe_backends"]

@@ -7,7 +7,7 @@ It names rows by either of two questions, and proves the answer with an error bo
 - `contenders`, one query: every row that may belong to the answer, and few others.
 - `nearest`, many queries at once: about k rows each, and a floor below which no other row lies.
 
-    scores (float32)   -0.90  -0.89  -0.88 | -0.86  ...     k + slack kept | the rest
+    scores (float32)   -0.90  -0.89  -0.88 | -0.86  ...   k and some more | the rest
     floor                                 -0.86003          no row of the rest has a lower score
 
 `search.py` computes canonical distances of what was named. If the k-th is below the floor, the

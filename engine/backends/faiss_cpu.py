@@ -1,4 +1,4 @@
-"""Searches with FAISS's kernels, straight over the segments' own arrays: nothing is copied or built.
+"""Searches with FAISS's kernels, straight over the segments' arrays: nothing is copied or built.
 
 Only kernels without a state of their own are used. FAISS's k-nearest functions choose between two
 algorithms by a global of the process (`distance_compute_blas_threshold`) that the program around an
@@ -91,7 +91,7 @@ def _scattered_scores(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep OpenMP out of this thread, whose setting is its own; one query has no work for a team."""
+    """Keep OpenMP out of this thread (its setting is per thread): one query needs no team."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

@@ -1,0 +1,134 @@
+"""Chooses the backend at start and remembers why, for the log and for `nearql doctor`."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from nearql.engine.backends.base import Backend
+from nearql.engine.backends.numpy import NumpyBackend
+from nearql.engine.backends.selftest import self_test
+from nearql.engine.errors import InvalidValue, Unavailable
+from nearql.engine.settings import EngineSettings
+
+_log = logging.getLogger("nearql.engine.backends")
+_DEVICES = ("auto", "cpu", "gpu")
+_BACKENDS = ("auto", "numpy", "faiss_cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCheck:
+    """What was found out about one backend. detail: its version, or why it can't be used."""
+
+    name: str
+    usable: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """The choice and what led to it. warnings: what an operator should put right."""
+
+    chosen: str
+    device: str
+    reason: str
+    checks: tuple[BackendCheck, ...]
+    warnings: tuple[str, ...]
+
+
+def choose_backend(settings: EngineSettings) -> Backend:
+    """The backend that the settings and this machine allow; a fall-back is logged with its reason.
+
+    Raises:
+        InvalidValue: the setting `device` or `backend` has no such value.
+        Unavailable: code `backend_unavailable`; what was asked for by name can't be used here.
+    """
+    backend, report = probe_backends(settings)
+    for warning in report.warnings:
+        _log.warning("%s", warning)
+    _log.info("Searches run on %s (%s).", report.chosen, report.reason)
+    return backend
+
+
+def probe_backends(settings: EngineSettings) -> tuple[Backend, ProbeReport]:
+    """Try every backend, with its self-test, and choose. Raises as `choose_backend`."""
+    _check_setting("device", settings.device, _DEVICES)
+    _check_setting("backend", settings.backend, _BACKENDS)
+    if settings.device == "gpu":
+        raise _unavailable(
+            "engine.device is gpu, but this version searches on the CPU only.", "cpu"
+        )
+    numpy_backend, numpy_check = _try("numpy", NumpyBackend)
+    if numpy_backend is None:
+        raise Unavailable(
+            f"NumPy gives wrong results on this machine ({numpy_check.detail}); reinstall numpy.",
+            code="backend_unavailable",
+        )
+    faiss_backend, faiss_check = _try("faiss_cpu", _faiss_cpu)
+    warnings = _distribution_warnings()
+    backend: Backend = numpy_backend
+    if settings.backend == "numpy":
+        reason = "as set by engine.backend"
+    elif faiss_backend is not None:
+        backend, reason = faiss_backend, f"FAISS {faiss_check.detail}"
+    elif settings.backend == "faiss_cpu":
+        raise _unavailable(f"engine.backend is faiss_cpu, but {faiss_check.detail}.", "numpy")
+    else:
+        reason = faiss_check.detail
+        warnings.append(f"Searches fall back to numpy: {reason}.")
+    checks = (numpy_check, faiss_check)
+    return backend, ProbeReport(backend.name, backend.device, reason, checks, tuple(warnings))
+
+
+def _check_setting(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise InvalidValue(
+            f"engine.{name} can't be {value!r}; choose one of {', '.join(choices)}.{hint}"
+        )
+
+
+def _unavailable(detail: str, instead: str) -> Unavailable:
+    remedy = (
+        f"Set it to auto or {instead}, or install what is missing: pip install 'nearql[server]'."
+    )
+    return Unavailable(f"{detail} {remedy}", code="backend_unavailable")
+
+
+def _faiss_cpu() -> Backend:
+    from nearql.engine.backends.faiss_cpu import FaissCpuBackend
+
+    return FaissCpuBackend()
+
+
+def _try(name: str, make: Callable[[], Backend]) -> tuple[Backend | None, BackendCheck]:
+    """A backend that passed its self-test, or None, and what was found out."""
+    try:
+        backend = make()
+        problem = self_test(backend)
+    except Exception as error:  # noqa: BLE001 - broken GPU wheels raise anything at import
+        problem = f"{type(error).__name__}: {error}"
+        kind = "isn't installed" if isinstance(error, ModuleNotFoundError) else "failed to load"
+        return None, BackendCheck(name, False, f"{name} {kind} ({problem})")
+    if problem:
+        return None, BackendCheck(name, False, f"{name} failed its self-test ({problem})")
+    return backend, BackendCheck(name, True, _version(name))
+
+
+def _version(name: str) -> str:
+    module = __import__("numpy" if name == "numpy" else "faiss")
+    return str(module.__version__)
+
+
+def _distribution_warnings() -> list[str]:
+    names = {dist.metadata["Name"] or "" for dist in metadata.distributions()}
+    found = sorted(name for name in names if name.lower().replace("_", "-").startswith("faiss-"))
+    if len(found) < 2:
+        return []
+    problem = f"Several FAISS distributions overwrite each other's files: {', '.join(found)}."
+    remedy = "Uninstall all of them, then install one of nearql[server], [gpu] and [gpu-cuvs]."
+    return [f"{problem} {remedy}"]

@@ -1,0 +1,85 @@
+"""What a backend promises by itself: contenders are complete and few, floors hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nearql.engine.backends.base import Backend, Block, gamma
+from nearql.engine.distance import canonical_distances, row_norms, score_limit
+from nearql.engine.types import Metric
+from support.search_cases import BACKENDS, DATA, make_backend, make_vectors
+
+ROWS, DIMENSIONS = 3_000, 64
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that is installed."""
+    return make_backend(request.param)
+
+
+def block_of(vectors: NDArray[np.float32], mask: NDArray[np.bool_] | None = None) -> Block:
+    """All rows, or those in a mask."""
+    norms = row_norms(vectors)
+    return Block(vectors, norms, float(norms.max()), mask=mask)
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("kind", ["normal", "unit", "few_values"])
+def test_few_contenders_are_named(backend: Backend, metric: Metric, kind: str) -> None:
+    """The bound is tight enough: all of the k nearest, and hardly a row more."""
+    vectors = make_vectors(np.random.default_rng(1), kind, ROWS, DIMENSIONS)
+    query = make_vectors(np.random.default_rng(2), "normal", 1, DIMENSIONS)[0]
+    distances = canonical_distances(vectors, query, metric)
+    kth = np.sort(distances)[9]
+    named = backend.contenders(block_of(vectors), query, metric, k=10, limit=np.inf)
+    needed = np.flatnonzero(distances <= kth)
+    assert np.isin(needed, named).all()
+    assert len(named) <= len(needed) + 5
+
+
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE])
+@pytest.mark.parametrize("kind", [kind for kind in DATA if kind not in ("huge", "tiny", "mixed")])
+def test_floors_hold(backend: Backend, metric: Metric, kind: str) -> None:
+    """No row that `nearest` leaves out has a canonical distance below the floor."""
+    vectors = make_vectors(np.random.default_rng(3), kind, ROWS, DIMENSIONS)
+    queries = vectors[:8] + make_vectors(np.random.default_rng(4), "unit", 8, DIMENSIONS)
+    candidates = backend.nearest(block_of(vectors), queries, metric, 10)
+    for query, named, floor in zip(queries, candidates.positions, candidates.floor, strict=True):
+        others = np.delete(np.arange(ROWS), named[named >= 0])
+        if len(others):
+            nearest = canonical_distances(vectors[others], query, metric).min()
+            assert score_limit(metric, float(nearest)) >= floor
+
+
+def test_a_floor_decides_most_batches(backend: Backend) -> None:
+    """On ordinary data the floor lies above the k-th distance, so that no second look is needed."""
+    vectors = make_vectors(np.random.default_rng(5), "unit", ROWS, DIMENSIONS)
+    queries = make_vectors(np.random.default_rng(6), "unit", 64, DIMENSIONS)
+    for metric in (Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE):
+        candidates = backend.nearest(block_of(vectors), queries, metric, 10)
+        for query, floor in zip(queries, candidates.floor, strict=True):
+            kth = np.sort(canonical_distances(vectors, query, metric))[9]
+            assert floor > score_limit(metric, float(kth))
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_error_bounds_of_contenders_hold(backend: Backend, metric: Metric) -> None:
+    """Asked for everything up to a row's own distance, a backend names that row."""
+    random = np.random.default_rng(7)
+    for kind in DATA:
+        vectors = make_vectors(random, kind, 400, DIMENSIONS)
+        query = make_vectors(random, kind, 1, DIMENSIONS)[0]
+        norms = row_norms(vectors)
+        tame = ((norms > 1e-15) & (norms < 1e15)) | (norms == 0)
+        block = Block(vectors, norms, float(norms[tame].max(initial=0)), mask=tame)
+        distances = canonical_distances(vectors, query, metric)
+        for row in np.flatnonzero(tame)[:50]:
+            limit = score_limit(metric, float(distances[row]))
+            assert row in backend.contenders(block, query, metric, k=None, limit=limit)
+
+
+def test_gamma_grows_with_the_terms() -> None:
+    assert 0 < gamma(1) < gamma(16_384) < 1.1e-3
