@@ -11,6 +11,7 @@ under `nearql`, and each field's SQL type under `nearql.type`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 PIECE_VALUES = 32_768
 ARROW_BATCH_BYTES = 8 << 20
 
+_REFUSED = re.compile(r"q\s*=\s*0(\.0*)?")  # a weight of zero in Accept
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -35,7 +37,7 @@ def wants_arrow(accept: str) -> bool:
     for part in accept.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
         if name == ARROW_STREAM:
-            return "q=0" not in [p.replace(" ", "").rstrip("0").rstrip(".") for p in parameters]
+            return not any(_REFUSED.fullmatch(parameter) for parameter in parameters)
     return False
 
 

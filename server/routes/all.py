@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nearql.server.routes import Endpoint, Kind, cluster, health, rows, sql, tables
+from nearql.server.routes import Endpoint, Kind, cluster, health, pages, rows, sql, tables
 
 ROUTES: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/sql", Kind.SQL, sql.sql),
@@ -16,4 +16,8 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("GET", "/readyz", Kind.OPEN, health.readyz),
     Endpoint("GET", "/leaderz", Kind.OPEN, health.leaderz),
     Endpoint("GET", "/metrics", Kind.READ, health.metrics),
+    Endpoint("GET", "/openapi.json", Kind.OPEN, pages.openapi),
+    Endpoint("GET", "/docs", Kind.OPEN, pages.docs),
+    Endpoint("GET", "/", Kind.OPEN, pages.dashboard),
+    Endpoint("GET", "/assets/{asset}", Kind.OPEN, pages.asset),
 )

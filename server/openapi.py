@@ -1,0 +1,183 @@
+"""`GET /openapi.json`: the HTTP contract as OpenAPI 3.1, an operation per route of `routes.all`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from nearql.server.decoding.formats import ARROW_FILE, ARROW_STREAM, NDJSON, PARQUET
+from nearql.server.openapi_schemas import INTEGER, SCHEMAS, STRING, ref
+from nearql.server.problem import MEDIA_TYPE as PROBLEM
+from nearql.server.routes import Endpoint, Kind
+from nearql.server.wire_values import __doc__ as _json_values
+
+JSON = "application/json"
+_BINARY: dict[str, Any] = {}  # bytes have no JSON schema
+
+_PARAMETERS: dict[str, Any] = {
+    "Table": {
+        "name": "table", "in": "path", "required": True, "schema": STRING,
+        "description": "The table's name.",
+    },
+    "Asset": {"name": "asset", "in": "path", "required": True, "schema": STRING},
+    "Mode": {
+        "name": "mode", "in": "query",
+        "schema": {"enum": ["insert", "upsert"], "default": "insert"},
+        "description": "insert: a row whose key exists fails. upsert: it replaces the row.",
+    },
+    "WriteConcern": {
+        "name": "write_concern", "in": "query", "schema": STRING,
+        "description": "one, majority, all or a number of copies.",
+    },
+    "RequestId": {
+        "name": "NearQL-Request-Id", "in": "header", "schema": STRING,
+        "description": "`<uuid>:<number>`: makes the retry of a write safe.",
+    },
+    "Session": {
+        "name": "NearQL-Session", "in": "header", "schema": STRING,
+        "description": "`stats.session` of an earlier answer: reads show at least what that saw.",
+    },
+    "Trace": {
+        "name": "X-Request-Id", "in": "header", "schema": STRING,
+        "description": "Echoed in the answer, the problem document and the log.",
+    },
+    "Encoding": {
+        "name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "zstd"]},
+    },
+}  # fmt: skip
+
+_MEANING = {
+    400: "Wrong SQL, value or body; the detail and, for SQL, the position say where.",
+    401: "A token is needed.",
+    403: "Not permitted.",
+    404: "No such table or route.",
+    409: "A key or object exists already, or the session was rolled back.",
+    413: "Larger than a limit, which the detail names.",
+    415: "A format or encoding that the route does not take.",
+    429: "The queue is full.",
+    500: "A fault of the server; report the request id.",
+    503: "Not now: starting, stopping, out of memory.",
+    504: "Out of time; `definite` says whether a write may have happened.",
+    507: "The disk is full; nothing was written.",
+}
+
+
+def document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
+    """The whole description."""
+    paths: dict[str, Any] = {}
+    for endpoint in endpoints:
+        operation = {**OPERATIONS[endpoint.method, endpoint.path], "x-nearql-kind": endpoint.kind}
+        if endpoint.kind is Kind.OPEN:
+            operation["security"] = []
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "NearQL",
+            "version": version("nearql"),
+            "description": "Vector search in SQL.\n\n" + (_json_values or ""),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": SCHEMAS,
+            "parameters": _PARAMETERS,
+            "responses": {f"Problem{status}": _problem(status) for status in _MEANING},
+        },
+    }
+
+
+def _problem(status: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "description": f"{HTTPStatus(status).phrase}. {_MEANING[status]}",
+        "content": {PROBLEM: {"schema": ref("Problem")}},
+    }
+    if status in (429, 503):
+        found["headers"] = {"Retry-After": {"description": "Seconds.", "schema": INTEGER}}
+    return found
+
+
+def _operation(
+    name: str, summary: str, answer: dict[str, Any], *problems: int, **more: Any
+) -> dict[str, Any]:
+    """An operation. answer: media type -> schema of its 200."""
+    content = {kind: {"schema": schema} if schema else {} for kind, schema in answer.items()}
+    responses: dict[str, Any] = {"200": {"description": "Done.", "content": content}}
+    for status in (*problems, 500):
+        responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
+    return {"operationId": name, "summary": summary, "responses": responses, **more}
+
+
+def _parameters(*names: str) -> list[dict[str, Any]]:
+    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    kinds = {kind: {"schema": schema} if schema else {} for kind, schema in content.items()}
+    return {"required": True, "content": kinds}
+
+
+OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/v1/sql"): _operation(
+        "runSql",
+        "Run SQL",
+        {JSON: ref("SqlAnswer"), ARROW_STREAM: _BINARY},
+        400, 401, 403, 404, 409, 413, 415, 429, 503, 504, 507,
+        description="With `Accept: application/vnd.apache.arrow.stream` the rows come as Arrow; "
+        "`row_count`, `stats` and `notices` are then JSON in the schema's metadata under `nearql`, "
+        "a column's SQL type in its field's under `nearql.type`.",
+        parameters=_parameters("RequestId", "Session", "Trace", "Encoding"),
+        requestBody=_body({JSON: ref("SqlRequest")}),
+    ),
+    ("POST", "/v1/tables/{table}/rows"): _operation(
+        "loadRows",
+        "Store many rows",
+        {JSON: ref("RowsAnswer")},
+        400, 401, 403, 404, 409, 413, 415, 429, 503, 504, 507,
+        description="The body is checked wholly before the first row is stored; an Arrow stream "
+        "must have its end-of-stream marker. Rows that do not fit are left out and listed; every "
+        "other row is durable when this answers. In NDJSON a member that is left out has its "
+        "DEFAULT, vectors are lists, BLOBs base64.",
+        parameters=_parameters("Table", "Mode", "WriteConcern", "RequestId", "Trace", "Encoding"),
+        requestBody=_body(
+            {ARROW_STREAM: _BINARY, ARROW_FILE: _BINARY, PARQUET: _BINARY, NDJSON: _BINARY}
+        ),
+    ),
+    ("GET", "/v1/tables"): _operation(
+        "listTables", "Every table", {JSON: ref("TableList")}, 401, 429, 503
+    ),
+    ("GET", "/v1/tables/{table}"): _operation(
+        "getTable",
+        "One table: schema, rows, bytes, indexes, segments, shards",
+        {JSON: ref("Table")},
+        401, 404, 429, 503,
+        parameters=_parameters("Table"),
+    ),
+    ("GET", "/v1/cluster"): _operation(
+        "getCluster", "Leader, nodes and shards", {JSON: ref("Cluster")}, 401, 429, 503
+    ),
+    ("GET", "/v1/cluster/nodes"): _operation(
+        "listNodes", "The nodes", {JSON: ref("NodeList")}, 401, 429, 503
+    ),
+    ("GET", "/v1/cluster/shards"): _operation(
+        "listShards", "The shards and their copies", {JSON: ref("ShardList")}, 401, 429, 503
+    ),
+    ("GET", "/livez"): _operation("live", "The process answers", {JSON: ref("Health")}),
+    ("GET", "/readyz"): _operation("ready", "Reads are welcome", {JSON: ref("Health")}, 503),
+    ("GET", "/leaderz"): _operation("leads", "This node leads", {JSON: ref("Health")}, 503),
+    ("GET", "/metrics"): _operation(
+        "metrics", "Prometheus' text format", {"text/plain": STRING}, 401, 429, 503
+    ),
+    ("GET", "/openapi.json"): _operation("openapi", "This description", {JSON: {"type": "object"}}),
+    ("GET", "/docs"): _operation("docs", "This description, for people", {"text/html": STRING}),
+    ("GET", "/"): _operation("dashboard", "The dashboard", {"text/html": STRING}),
+    ("GET", "/assets/{asset}"): _operation(
+        "asset",
+        "Scripts and styles of the two pages",
+        {"text/css": STRING, "text/javascript": STRING, "image/svg+xml": STRING},
+        404,
+        parameters=_parameters("Asset"),
+    ),
+}  # fmt: skip

@@ -1,0 +1,182 @@
+"""The schemas of `/openapi.json`: every body that the routes take or answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+def obj(required: dict[str, Schema], optional: dict[str, Schema] | None = None, **more: Any) -> Schema:
+    """An object's schema."""
+    properties = {**required, **(optional or {})}
+    return {"type": "object", "properties": properties, "required": list(required), **more}
+
+
+def array(items: Schema) -> Schema:
+    """A list's schema."""
+    return {"type": "array", "items": items}
+
+
+def ref(name: str) -> Schema:
+    """A schema by name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def nullable(kind: str) -> Schema:
+    """A value that may be null."""
+    return {"type": [kind, "null"]}
+
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+BOOLEAN: Schema = {"type": "boolean"}
+
+_PROBLEM = obj(
+    {
+        "title": STRING,
+        "status": INTEGER,
+        "detail": {**STRING, "description": "Names the thing, its place and the remedy."},
+        "code": {**STRING, "description": "A stable word for programs: undefined_table, ..."},
+        "sqlstate": {**STRING, "description": "PostgreSQL's five characters."},
+        "position": {
+            **nullable("integer"),
+            "description": "Character of the mistake in the SQL text, from 1.",
+        },
+        "request_id": {**STRING, "description": "In the server's log too; X-Request-Id."},
+        "definite": {**BOOLEAN, "description": "false: the operation may have happened."},
+        "retryable": {**BOOLEAN, "description": "The same request may succeed later."},
+    },
+    description="RFC 9457; further members depend on the code.",
+)
+
+_SQL_REQUEST = obj(
+    {
+        "sql": {
+            **STRING,
+            "description": "One statement, or several separated by `;`: the last one's result is "
+            "answered.",
+            "examples": ["SELECT id, title, vec <-> :q AS d FROM docs ORDER BY d LIMIT 5"],
+        }
+    },
+    {
+        "params": {
+            "type": ["object", "array", "null"],
+            "description": "An object for :name, a list for $1. A vector is a list, text such as "
+            "`[1,2]`, or base64 of little-endian float32.",
+        },
+        "settings": {
+            "type": ["object", "null"],
+            "description": "As by SET, for this request: statement_timeout_ms, write_concern, ...",
+        },
+    },
+    additionalProperties=False,
+)
+
+_STATS = obj(
+    {"elapsed_ms": NUMBER, "node": STRING},
+    {
+        "strategy": {**STRING, "description": "How a search was answered: `exact/faiss_cpu`."},
+        "session": {**nullable("string"), "description": "Send it back as NearQL-Session."},
+        "shards": array(
+            obj({"table": STRING, "shard": INTEGER, "epoch": INTEGER, "lsn": INTEGER})
+        ),
+        "write": obj({"concern": STRING, "committed": BOOLEAN, "copies": INTEGER}),
+    },
+)
+
+_SQL_ANSWER = obj(
+    {
+        "columns": array(obj({"name": STRING, "type": STRING})),
+        "rows": array({"type": "array", "description": "One value per column."}),
+        "row_count": {**INTEGER, "description": "Rows returned; rows affected by DML."},
+        "stats": _STATS,
+    },
+    {"notices": array(STRING)},
+)
+
+_ROWS_ANSWER = obj(
+    {
+        "rows": {**INTEGER, "description": "Rows in the body."},
+        "inserted": INTEGER,
+        "updated": INTEGER,
+        "failed": array(
+            obj(
+                {
+                    "row": {**INTEGER, "description": "Position in the body, from 0."},
+                    "code": STRING,
+                    "detail": STRING,
+                }
+            )
+        ),
+    },
+    {"failed_count": {**INTEGER, "description": "Where `failed` lists only the first of them."}},
+)
+
+_COPY = obj({"node": STRING, "lsn": INTEGER, "lag_records": INTEGER, "lag_ms": INTEGER})
+_SHARD_MEMBERS = {
+    "shard": INTEGER,
+    "epoch": INTEGER,
+    "primary": nullable("string"),
+    "in_sync": array(STRING),
+    "copies": array(_COPY),
+}
+_NODE = obj(
+    {
+        "name": STRING,
+        "role": {"enum": ["leader", "follower", "candidate"]},
+        "url": STRING,
+        "alive": BOOLEAN,
+        "last_seen_ms": INTEGER,
+    }
+)
+_COLUMN = obj(
+    {
+        "name": STRING,
+        "type": STRING,
+        "nullable": BOOLEAN,
+        "default": nullable("string"),
+        "primary_key": BOOLEAN,
+    }
+)
+_TABLE = obj(
+    {
+        "name": STRING,
+        "uuid": STRING,
+        "status": {**STRING, "description": "`ready`, or why the data could not be opened."},
+        "rows": nullable("integer"),
+        "bytes": nullable("integer"),
+        "wal_bytes": nullable("integer"),
+        "replicas": INTEGER,
+        "schema": obj({"columns": array(_COLUMN)}),
+        "indexes": array(
+            obj({"name": STRING, "column": STRING, "kind": STRING, "metric": STRING, "phase": STRING})
+        ),
+        "segments": array(obj({"shard": INTEGER, "segment": STRING, "state": STRING})),
+        "shards": array(obj(_SHARD_MEMBERS)),
+    }
+)
+_CLUSTER = obj(
+    {
+        "leader": nullable("string"),
+        "term": {**INTEGER, "description": "0 on a node alone: no election was held."},
+        "nodes": array(ref("Node")),
+        "shards": array(ref("Shard")),
+    }
+)
+
+SCHEMAS: dict[str, Schema] = {
+    "Problem": _PROBLEM,
+    "SqlRequest": _SQL_REQUEST,
+    "SqlAnswer": _SQL_ANSWER,
+    "RowsAnswer": _ROWS_ANSWER,
+    "Table": _TABLE,
+    "TableList": obj({"tables": array(ref("Table"))}),
+    "Node": _NODE,
+    "NodeList": obj({"nodes": array(ref("Node"))}),
+    "Shard": obj({"table": STRING, **_SHARD_MEMBERS}),
+    "ShardList": obj({"shards": array(ref("Shard"))}),
+    "Cluster": _CLUSTER,
+    "Health": obj({"status": STRING}, {"failed_tables": INTEGER}),
+}
