@@ -128,10 +128,10 @@ def split(
 
 
 def pack_offsets(offsets: NDArray[np.int64] | None) -> bytes | None:
-    """Offsets of skipped rows as the log keeps them; None where there are none."""
+    """Offsets of skipped rows as the log keeps them: zlib'd differences; None = none."""
     if offsets is None or not offsets.size:
         return None
-    return zlib.compress(offsets.astype("<i8").tobytes(), 1)
+    return zlib.compress(np.diff(offsets, prepend=0).astype("<i8").tobytes(), 1)
 
 
 def _skipped(writes: Sequence[ShardWrite], ends: Sequence[Recorded]) -> NDArray[np.int64] | None:
@@ -139,6 +139,6 @@ def _skipped(writes: Sequence[ShardWrite], ends: Sequence[Recorded]) -> NDArray[
     found = []
     for write, end in zip(writes, ends, strict=True):
         if end.counts.skipped is not None:
-            mine = np.frombuffer(zlib.decompress(end.counts.skipped), "<i8")
+            mine = np.cumsum(np.frombuffer(zlib.decompress(end.counts.skipped), "<i8"))
             found.append(mine if write.offsets is None else write.offsets[mine])
     return np.sort(np.concatenate(found)) if found else None

@@ -36,6 +36,8 @@ from nearql.engine.storage.wal import RecordKind, WalRecord
 
 NO_REQUEST = bytes(16)
 _ALIGNMENT = 8
+_HEADER_BYTES = 128  # of a payload at most, without what it says of sections and skipped rows
+_SECTION_BYTES = 32  # of a section's padding and its entry in the header at most
 _SIZE = struct.Struct("<I")
 _DTYPES: Mapping[str, np.dtype[Any]] = {"v": np.dtype(np.float32), "h": np.dtype(np.float16)}
 Section = tuple[str, int, Any]  # kind, column number, anything with the buffer protocol
@@ -43,7 +45,7 @@ Section = tuple[str, int, Any]  # kind, column number, anything with the buffer 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a statement reports of one shard. skipped: positions in the given rows, zlib'd int64."""
+    """What a statement reports of one shard. skipped: rows left out, as `pack_offsets` makes it."""
 
     inserted: int = 0
     updated: int = 0
@@ -92,6 +94,7 @@ def encode(statement: Statement, key_type: pa.DataType, limit_bytes: int) -> lis
     """
     if statement.schema is not None:
         return [_schema_payload(statement)]
+    limit_bytes -= len(statement.counts.skipped or b"")  # the last record has room for it
     bodies = [
         (RecordKind.DELETE, 0, [("k", 0, _stream(_key_batch(piece, key_type)))])
         for keys in statement.deletes
@@ -161,7 +164,7 @@ def _row_pieces(rows: Rows, limit_bytes: int) -> Iterator[tuple[Rows, list[Secti
         yield from _halves(rows, limit_bytes)
         return
     sections = _sections(rows)
-    size = sum(_length(data) + _ALIGNMENT for _, _, data in sections) + 4096  # header
+    size = sum(_length(data) + _SECTION_BYTES for _, _, data in sections) + _HEADER_BYTES
     if size <= limit_bytes:
         yield rows, sections
     elif rows.count > 1:

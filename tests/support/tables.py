@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -63,11 +64,27 @@ class AtOnce:
         """No hints are written."""
 
 
-def context(
-    settings: EngineSettings = SMALL, *, fs: FileSystem | None = None, flusher: Any = None
-) -> EngineContext:
+class Inline(ThreadPoolExecutor):
+    """Background work in the thread that asks for it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run now."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def context(settings: EngineSettings = SMALL, *, fs: FileSystem | None = None) -> EngineContext:
     """What tables need of a node."""
-    return EngineContext(settings, searcher(), fs or LocalFileSystem(), CLUSTER, fatal, flusher)
+    return EngineContext(settings, searcher(), fs or LocalFileSystem(), CLUSTER, fatal)
+
+
+def one_thread(settings: EngineSettings, fs: FileSystem) -> EngineContext:
+    """A context with nothing in other threads, so that every run is the same."""
+    flusher: Any = AtOnce()
+    made = EngineContext(settings, searcher(), fs, CLUSTER, fatal, flusher)
+    made.background = Inline(1)
+    return made
 
 
 def definition(schema: TableSchema = SCHEMA, **changes: Any) -> TableDef:
