@@ -173,14 +173,14 @@ def send_batch(
 
 def tables(self: Caller) -> Steps[list[dict[str, Any]]]:
     """Every table: name, columns, rows, bytes, as `GET /v1/tables` tells them."""
-    body = yield from _get(self, "/v1/tables")
+    body = yield from get(self, "/v1/tables")
     found: list[dict[str, Any]] = body["tables"]
     return found
 
 
 def table(self: Caller, name: str) -> Steps[dict[str, Any]]:
     """One table: schema, rows, bytes, indexes. Raises NotFound."""
-    return (yield from _get(self, f"/v1/tables/{quote(name, safe='')}"))
+    return (yield from get(self, f"/v1/tables/{quote(name, safe='')}"))
 
 
 def health(self: Caller) -> Steps[dict[str, Any]]:
@@ -190,7 +190,8 @@ def health(self: Caller) -> Steps[dict[str, Any]]:
     return {"ready": status == 200, **body}
 
 
-def _get(self: Caller, route: str) -> Steps[dict[str, Any]]:
+def get(self: Caller, route: str) -> Steps[dict[str, Any]]:
+    """What a route answers to GET."""
     self.check_open()
     _, body, _ = yield from _ask(self, Call(kind="get", text=route, session=self.session))
     return body
