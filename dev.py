@@ -145,8 +145,11 @@ def job_demo(args: list[str]) -> None:
 
 
 def job_bench(args: list[str]) -> None:
-    """Measure queries per second and recall on this machine."""
-    become("nearql", "bench", *args)
+    """Run a benchmark by name; without one, list them."""
+    found = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("[a-z]*.py"))}
+    if not args or args[0] not in found:
+        sys.exit(f"usage: python3 dev.py bench {{{'|'.join(found)}}} [arguments]")
+    become("python", str(found[args[0]]), *args[1:])
 
 
 def job_python(args: list[str]) -> None:
