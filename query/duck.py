@@ -76,12 +76,16 @@ class Cursor:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
+        self._lock = threading.Lock()  # a closed connection must not be interrupted
+        self._closed = False
 
     def __enter__(self) -> Cursor:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._connection.close()
+        with self._lock:
+            self._closed = True
+            self._connection.close()
 
     def register(self, name: str, table: pa.Table) -> None:
         """Make `table` readable as `name` in this cursor's SQL; nothing is copied."""
@@ -108,7 +112,9 @@ class Cursor:
 
     def interrupt(self) -> None:
         """Make the query that runs now end with an error; without one, nothing happens."""
-        self._connection.interrupt()
+        with self._lock:
+            if not self._closed:
+                self._connection.interrupt()
 
 
 @contextmanager

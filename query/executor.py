@@ -103,8 +103,9 @@ class Execution:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._cursor is not None:
-            self._cursor.__exit__()
+        cursor, self._cursor = self._cursor, None
+        if cursor is not None:
+            cursor.__exit__()
 
     @property
     def cursor(self) -> Cursor:
@@ -115,8 +116,9 @@ class Execution:
 
     def interrupt(self) -> None:
         """End what DuckDB runs now; from another thread."""
-        if self._cursor is not None:
-            self._cursor.interrupt()
+        cursor = self._cursor
+        if cursor is not None:
+            cursor.interrupt()
 
     def check_time(self) -> None:
         """Raise StatementTimeout if the time is up."""

@@ -148,6 +148,7 @@ class Query:
     parameters: the user's parameters in the SQL, where they have the names that `sql_name` gives.
     vectors: further parameters, name there -> vector.
     volatile: the same inputs may give another answer (random(), now()).
+    text: the part of the statement that it is, in the user's words, for EXPLAIN.
     """
 
     steps: tuple[Step, ...]
@@ -155,6 +156,7 @@ class Query:
     parameters: tuple[str, ...] = ()
     vectors: dict[str, Value] = field(default_factory=dict)
     volatile: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,3 +181,32 @@ class Plan:
     direct: tuple[Output, ...] | None = None
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+
+
+def relations(plan: Plan) -> list[Relation]:
+    """Every relation of base tables in a plan, those inside filters and values too."""
+    found: dict[str, Relation] = {}
+    queries = [plan.query]
+    while queries:
+        for step in queries.pop().steps:
+            if isinstance(step, Materialized):
+                queries.append(step.query)
+            elif isinstance(step, Relation) and step.name not in found:
+                found[step.name] = step
+                queries.extend(queries_of(step))
+    return list(found.values())
+
+
+def queries_of(step: Relation) -> list[Query]:
+    """The queries that must be answered to make a relation."""
+    access = step.access
+    found = [one.query.query for one in step.distances]
+    if isinstance(access, Nearest | KnnJoin):
+        found += [access.limit.query, access.offset.query if access.offset else None]
+    if isinstance(access, Within):
+        found.append(access.radius.query)
+    else:
+        found.append(access.filter)
+    if isinstance(access, KnnJoin):
+        found += [access.left, access.survivors]
+    return [query for query in found if query is not None]

@@ -8,12 +8,13 @@ with the columns that are named, cast where Arrow has no type for them; stars le
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from sqlglot import exp
 
 from nearql.engine.errors import InvalidValue
-from nearql.engine.schema import Column
+from nearql.engine.schema import Column, TableDef
 from nearql.query import duck
 from nearql.query.binder import (
     Binding,
@@ -50,7 +51,7 @@ from nearql.query.plan import (
 )
 from nearql.query.ports import CatalogView
 from nearql.query.rules import RULES
-from nearql.query.rules.common import is_volatile, item_name
+from nearql.query.rules.common import PARAMETER, is_volatile, item_name
 from nearql.query.vector_types import duck_type, vector_type
 
 _VECTOR_CALLS = frozenset(
@@ -68,8 +69,35 @@ def plan_query(tree: exp.Query, catalog: CatalogView) -> Plan:
         NearQLError: whatever else is wrong with the text and can be told without running it.
     """
     own = tree.copy()
+    text = _text(own)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
+    plan = _planned(own, binding)
+    return replace(plan, query=replace(plan.query, text=text))
+
+
+def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None = None) -> Plan:
+    """Plan a query over a table that is being written: its row numbers come first in the answer.
+
+    pair: rows to stand beside the table's under this name, the two matched by row number.
+    """
+    own = tree.copy()
+    if pair is not None:
+        catalog = CatalogView(catalog.version, {**catalog.tables, pair.name.lower(): pair})
+        own.append("joins", exp.Join(this=exp.Table(this=exp.to_identifier(pair.name, quoted=True))))
+    binding = Binding(catalog, duck.shared().aggregates, apply_rules)
+    binding.bind(own)
+    sources = [binding.source_of(item) for item in from_items(own)]
+    target, beside = sources[0], sources[-1]
+    assert target is not None
+    own.set("expressions", [target.row_reference(), *own.expressions])
+    if pair is not None and beside is not None:
+        condition = exp.EQ(this=target.row_reference(), expression=beside.row_reference())
+        own.args["joins"][-1].set("on", condition)
+    return _planned(own, binding)
+
+
+def _planned(own: exp.Query, binding: Binding) -> Plan:
     shown = _shown(own)
     written = [to_nearql(item) for item in shown.expressions] if shown else []
     for select in list(inside_out(own)):
@@ -199,6 +227,7 @@ class Lowering:
 
     def _query(self, tree: exp.Expr) -> Query:
         steps: list[Step] = []
+        text = _text(tree)
         tables = [(node, self.binding.source_of(node)) for node in list(tree.find_all(exp.Table))]
         self._hide_helpers(tree)
         for node, source in tables:
@@ -217,6 +246,7 @@ class Lowering:
             parameters=parameters,
             vectors=vectors,
             volatile=is_volatile(tree),
+            text=text,
         )
 
     def _hide_helpers(self, tree: exp.Expr) -> None:
@@ -334,7 +364,7 @@ class Lowering:
         query = self._query(access.survivors)
         del self._steps[source.name]
         steps = tuple(step for step in query.steps if step.name != source.name)
-        return Query(steps, query.sql, query.parameters, query.vectors, query.volatile)
+        return replace(query, steps=steps)
 
     def _filter(self, tree: exp.Select | None) -> Query | None:
         return None if tree is None else self._query(tree)
@@ -375,6 +405,15 @@ class Lowering:
                 return None
             outputs.extend(found)
         return tuple(outputs)
+
+
+def _text(tree: exp.Expr) -> str:
+    """A filter's condition, or the whole query, as the user wrote it; parameters as `:q`."""
+    where = tree.args.get("where")
+    items = tree.expressions if isinstance(tree, exp.Select) else []
+    names_rows = bool(items) and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL)
+    shown = where.this if where is not None and names_rows else tree
+    return PARAMETER.sub(r":\1", to_nearql(shown))
 
 
 def _is_counted(node: exp.Expr) -> bool:

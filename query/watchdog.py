@@ -19,16 +19,15 @@ class Watch:
     """A deadline being watched. Use it in a `with` block."""
 
     def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-        self.ended = False
+        self.call: Callable[[], None] | None = call
         self.lock = threading.Lock()
 
     def __enter__(self) -> Watch:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self.lock:  # after this, `call` is never running
-            self.ended = True
+        with self.lock:  # after this, `call` is never running, and what it refers to is let go
+            self.call = None
 
 
 class Watchdog:
@@ -60,7 +59,7 @@ class Watchdog:
         while True:
             watch = self._next()
             with watch.lock:
-                if watch.ended:
+                if watch.call is None:
                     continue
                 watch.call()
             self._add(time.monotonic() + REPEAT_S, watch)
@@ -69,7 +68,7 @@ class Watchdog:
         """Wait for the first deadline to pass."""
         with self._changed:
             while True:
-                while self._watches and self._watches[0][2].ended:
+                while self._watches and self._watches[0][2].call is None:
                     heapq.heappop(self._watches)
                 wait_s = self._watches[0][0] - time.monotonic() if self._watches else None
                 if wait_s is not None and wait_s <= 0:

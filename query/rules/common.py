@@ -30,7 +30,7 @@ VOLATILE = frozenset(
      "current_time", "get_current_time", "today", "localtimestamp", "localtime", "current_localtime",
      "current_localtimestamp", "age"}
 )  # fmt: skip
-_PARAMETER = re.compile(r"\$([A-Za-z_]\w*)")
+PARAMETER = re.compile(r"\$([A-Za-z_]\w*)")
 _MULTIPLYING = frozenset({"unnest", "generate_subscripts"})
 
 
@@ -48,7 +48,7 @@ class Found:
     @property
     def text(self) -> str:
         """As written, for notes and messages; long vectors shortened."""
-        text = to_nearql(self.node)
+        text = PARAMETER.sub(r":\1", to_nearql(self.node))
         return text if len(text) <= 80 else f"{text[:60]}...{text[-10:]}"
 
 
@@ -347,7 +347,7 @@ def put_column(node: exp.Expr, column: exp.Column) -> None:
 
 def item_name(text: str) -> str:
     """The name of a column without an alias: its text, parameters as people write them, shortened."""
-    return _PARAMETER.sub(r":\1", text)[:64]
+    return PARAMETER.sub(r":\1", text)[:64]
 
 
 def table_node(select: exp.Select, source: Source, binding: Binding) -> exp.Expr:

@@ -1,0 +1,104 @@
+"""Bulk rows: one Arrow batch into a table, the rows that fit, each that doesn't told with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nearql.engine.errors import InvalidRequest
+from nearql.engine.schema import Column, TableDef
+from nearql.engine.types import OnConflict, WriteOutcome
+from nearql.query.casting import RowFailure, cast_column
+from nearql.query.rows import Filler, violations
+from nearql.query.writes import Write, column_of
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOutcome:
+    """What a batch did. failed: in row order, `row` 0-based in the batch.
+
+    write: None where no row was left to write.
+    """
+
+    inserted: int
+    updated: int
+    failed: tuple[RowFailure, ...]
+    write: WriteOutcome | None = None
+
+
+def run_bulk(table_name: str, rows: pa.Table, on_conflict: OnConflict, write: Write) -> BulkOutcome:
+    """Store the rows that fit, atomically per shard.
+
+    A key that exists is a failure of its row under ERROR, silently left out under NOTHING, and
+    replaced under REPLACE.
+
+    Raises:
+        NotFound: no such table, or a column that it doesn't have, with the nearest name.
+        InvalidRequest: a column given twice, or a column of a type that can't be cast.
+    """
+    table = write.target(table_name)
+    write.check_concern(table)
+    given, failures = _cast(rows, table)
+    kept = _kept(rows.num_rows, failures)
+    if failures:
+        given = {name: array.filter(pa.array(kept)) for name, array in given.items()}
+    complete = Filler(write.database, table).complete(given, int(kept.sum()))
+    places = np.flatnonzero(kept)
+    wrong = violations(table, complete)
+    if wrong:
+        failures |= {int(places[f.row]): f for f in wrong}
+        good = _kept(complete.num_rows, {f.row: f for f in wrong})
+        complete, places = complete.filter(pa.array(good)), places[good]
+    return _store(table, complete, places, on_conflict, failures, write)
+
+
+def _cast(rows: pa.Table, table: TableDef) -> tuple[dict[str, pa.Array], dict[int, RowFailure]]:
+    """Columns in storage types, and per row the first failure."""
+    given: dict[str, pa.Array] = {}
+    failures: dict[int, RowFailure] = {}
+    for name, array in zip(rows.column_names, rows.columns, strict=True):
+        column = column_of(table, name)
+        if column.name in given:
+            raise InvalidRequest(f"Column {column.name!r} is given twice.", code="duplicate_column")
+        cast = cast_column(array, column)
+        given[column.name] = cast.array
+        for failure in cast.failures:
+            failures.setdefault(failure.row, failure)
+    return given, failures
+
+
+def _kept(count: int, failures: dict[int, RowFailure]) -> NDArray[np.bool_]:
+    kept = np.ones(count, np.bool_)
+    kept[list(failures)] = False
+    return kept
+
+
+def _store(
+    table: TableDef, rows: pa.Table, places: NDArray[np.int64], on_conflict: OnConflict,
+    failures: dict[int, RowFailure], write: Write,
+) -> BulkOutcome:  # fmt: skip
+    if not rows.num_rows:
+        return BulkOutcome(0, 0, _in_order(failures))
+    mode = OnConflict.NOTHING if on_conflict is OnConflict.ERROR else on_conflict
+    handle = write.database.table(table.uuid)
+    outcome = handle.insert(rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms())
+    if outcome.skipped is not None and on_conflict is OnConflict.ERROR:
+        for row in outcome.skipped.tolist():
+            failures[int(places[row])] = _duplicate(rows, row, table.schema.key)
+    return BulkOutcome(outcome.inserted, outcome.updated, _in_order(failures), outcome)
+
+
+def _duplicate(rows: pa.Table, row: int, key: Column) -> RowFailure:
+    value = rows.column(key.name)[row].as_py()
+    detail = f"Key {value!r} of column {key.name!r} exists already."
+    return RowFailure(row, "duplicate_key", detail, "23505")
+
+
+def _in_order(failures: dict[int, RowFailure]) -> tuple[RowFailure, ...]:
+    return tuple(
+        RowFailure(row, failures[row].code, failures[row].detail, failures[row].sqlstate)
+        for row in sorted(failures)
+    )

@@ -1,0 +1,198 @@
+"""UPDATE and DELETE: evaluated once, inside the table's `modify`, into row numbers and complete new rows.
+
+The rows and the new values of scalar columns come from one query over the write's own view; columns that are
+not assigned, vectors among them, are taken by row number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from sqlglot import exp
+
+from nearql.engine.errors import Conflict
+from nearql.engine.schema import Column, TableDef
+from nearql.engine.types import Change
+from nearql.query.binder import unwrapped
+from nearql.query.casting import cast_column, cast_values
+from nearql.query.parameters import parameter_name
+from nearql.query.plan import Plan
+from nearql.query.planner import plan_rows
+from nearql.query.ports import TableView
+from nearql.query.result import Result
+from nearql.query.rows import Filler, violations
+from nearql.query.statements import Delete, Update
+from nearql.query.vector_types import vector_type
+from nearql.query.writes import Write, check_schema, column_of, refuse, stored, table_node
+
+NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
+
+
+def run_update(statement: Update, write: Write) -> Result:
+    """UPDATE."""
+    change = _Updating(statement, write)
+    return change.run()
+
+
+def run_delete(statement: Delete, write: Write) -> Result:
+    """DELETE."""
+    change = _Deleting(statement, write)
+    return change.run()
+
+
+class _Changing:
+    """One UPDATE or DELETE. written: the rows that RETURNING shows."""
+
+    def __init__(self, statement: Update | Delete, write: Write) -> None:
+        self.statement = statement
+        self.write = write
+        self.table: TableDef = write.target(statement.table)
+        self.written = self.table.schema.storage_schema().empty_table()
+
+    def run(self) -> Result:
+        """Evaluate and write; the answer."""
+        self.write.check_concern(self.table)
+        plan = self.plan()
+        handle = self.write.database.table(self.table.uuid)
+        outcome = handle.modify(
+            lambda view: self.evaluate(view, plan),
+            request_id=self.write.request_id, timeout_ms=self.write.timeout_ms(),
+        )  # fmt: skip
+        count = outcome.inserted + outcome.updated + outcome.deleted
+        result = self.write.result(self.table, outcome, count)
+        statement = self.statement
+        return self.write.returning(self.table, statement.alias, statement.returning, self.written, result)
+
+    def plan(self) -> Plan:
+        """The query for the rows that change, with the assigned values after the row number."""
+        statement = self.statement
+        tree = exp.Select(expressions=[item.copy() for item in self.items()])
+        tree.set("from_", exp.From(this=table_node(self.table, statement.alias)))
+        for source in statement.sources:
+            join = source.copy()
+            tree.append("joins", join if isinstance(join, exp.Join) else exp.Join(this=join))
+        if statement.where is not None:
+            tree.set("where", exp.Where(this=statement.where.copy()))
+        return plan_rows(tree, self.write.catalog)
+
+    def items(self) -> list[exp.Expr]:
+        """What the query computes beside the row number."""
+        return []
+
+    def evaluate(self, view: TableView, plan: Plan) -> Change:
+        """The change, on everything written before."""
+        raise NotImplementedError
+
+    def affected(self, view: TableView, plan: Plan) -> pa.Table:
+        """Row number and values, once per row: where FROM gives several matches, the first counts."""
+        check_schema(view, self.table)
+        with self.write.execution({self.table.uuid: view}) as run:
+            answer = run.query(plan.query).table
+        _, first = np.unique(answer.column(0).to_numpy(), return_index=True)
+        return answer.take(pa.array(first)) if len(first) else answer.slice(0, 0)
+
+    def take(self, view: TableView, rows: NDArray[np.int64]) -> pa.Table:
+        """Complete rows in storage types."""
+        names = [column.name for column in self.table.schema.columns]
+        return stored(view.take(names, rows), self.table.schema)
+
+
+class _Deleting(_Changing):
+    def evaluate(self, view: TableView, plan: Plan) -> Change:
+        """Delete the rows found."""
+        rows = self.affected(view, plan).column(0).to_numpy()
+        if self.statement.returning:
+            self.written = self.take(view, rows)
+        return Change(rows, None, deleted=len(rows))
+
+
+class _Updating(_Changing):
+    def __init__(self, statement: Update, write: Write) -> None:
+        super().__init__(statement, write)
+        self.computed: list[tuple[Column, exp.Expr]] = []
+        self.constant: list[tuple[Column, pa.Array]] = []
+        self.defaults: list[Column] = []
+        for name, value in statement.assignments:
+            self._assign(column_of(self.table, name), value)
+
+    def _assign(self, column: Column, value: exp.Expr) -> None:
+        if isinstance(value, exp.Column | exp.Var) and value.name.upper() == "DEFAULT":
+            self.defaults.append(column)
+        elif column.type.is_vector and (given := _plain_vector(value, self.write)) is not _NOT_PLAIN:
+            cast = cast_values([given], column)
+            refuse(cast.failures, column.name, numbered=False)
+            self.constant.append((column, cast.array))
+        else:
+            self.computed.append((column, value))
+
+    def items(self) -> list[exp.Expr]:
+        """The assigned expressions."""
+        return [exp.alias_(value.copy(), f"c{at}") for at, (_, value) in enumerate(self.computed)]
+
+    def evaluate(self, view: TableView, plan: Plan) -> Change:
+        """Replace the rows found by themselves with the assigned columns."""
+        found = self.affected(view, plan)
+        rows = found.column(0).to_numpy()
+        before = self.take(view, rows)
+        after = before
+        for column, array in self._values(found):
+            at = after.schema.get_field_index(column.name)
+            after = after.set_column(at, column.name, array)
+        refuse(violations(self.table, after), numbered=False)
+        moved = self._moved(view, rows, before, after)
+        self.written = after
+        return Change(moved, after, updated=len(rows))
+
+    def _values(self, found: pa.Table) -> list[tuple[Column, pa.Array]]:
+        made = []
+        for at, (column, _) in enumerate(self.computed, 1):
+            cast = cast_column(found.column(at), column)
+            refuse(cast.failures, column.name, numbered=False)
+            made.append((column, cast.array))
+        repeats = pa.array(np.zeros(found.num_rows, np.int64))
+        made += [(column, array.take(repeats)) for column, array in self.constant]
+        filler = Filler(self.write.database, self.table)
+        return made + [(column, filler.column(column, found.num_rows)) for column in self.defaults]
+
+    def _moved(
+        self, view: TableView, rows: NDArray[np.int64], before: pa.Table, after: pa.Table
+    ) -> NDArray[np.int64]:
+        """Rows whose key changed; their old versions are deleted.
+
+        Raises:
+            Conflict: code `duplicate_key`, another row has the new key.
+        """
+        key = self.table.schema.key.name
+        old, new = before.column(key).combine_chunks(), after.column(key).combine_chunks()
+        if new.equals(old):
+            return NO_ROWS
+        counts = pc.value_counts(new)
+        twice = [one["values"] for one in counts if one["counts"].as_py() > 1]
+        others = view.scan([key]).column(key).combine_chunks()
+        staying = others.filter(pc.invert(pc.is_in(others, value_set=old)))
+        taken = new.filter(pc.is_in(new, value_set=staying))
+        for value in [*twice, *taken]:
+            raise Conflict(
+                f"Key {value.as_py()!r} exists already in table {self.table.name!r}.",
+                code="duplicate_key", key=value.as_py(),
+            )  # fmt: skip
+        return rows[pc.not_equal(old, new).to_numpy(zero_copy_only=False)]
+
+
+_NOT_PLAIN = object()
+
+
+def _plain_vector(value: exp.Expr, write: Write) -> object:
+    """A vector that is written out or a parameter, without a trip through DuckDB."""
+    node = unwrapped(value)
+    if isinstance(node, exp.Cast) and vector_type(node.to) is not None:
+        node = unwrapped(node.this)
+    if (name := parameter_name(node)) is not None:
+        return write.parameters.value(name)
+    if isinstance(node, exp.Null):
+        return None
+    return node.name if isinstance(node, exp.Literal) and node.is_string else _NOT_PLAIN
+
+

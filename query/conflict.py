@@ -1,0 +1,178 @@
+"""ON CONFLICT DO UPDATE: rows whose key exists are updated, the others inserted, as one statement.
+
+Existing rows are read inside the table's `modify`, with no other writer in between. Columns that are set to
+EXCLUDED's, and columns that keep their value, are taken by row; only other expressions go through DuckDB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from sqlglot import exp
+
+from nearql.engine.errors import InvalidRequest
+from nearql.engine.schema import Column, TableDef
+from nearql.engine.types import ROW_COLUMN, Change, OnConflict, WriteOutcome
+from nearql.query.casting import cast_column
+from nearql.query.planner import plan_rows
+from nearql.query.ports import TableView
+from nearql.query.rows import violations
+from nearql.query.statements import ConflictClause
+from nearql.query.writes import RowsView, Write, check_schema, column_of, refuse, stored, table_node
+
+_EXCLUDED = "excluded"
+
+
+def is_replacement(conflict: ConflictClause, table: TableDef) -> bool:
+    """Whether DO UPDATE sets every column but the key to EXCLUDED's: an upsert of whole rows."""
+    if conflict.where is not None:
+        return False
+    plain = {
+        name.lower()
+        for name, value in conflict.assignments
+        if (source := _excluded_column(value)) is not None and source == name.lower()
+    }
+    key = table.schema.key.name.lower()
+    return plain - {key} == {column.name.lower() for column in table.schema.columns} - {key} and len(
+        plain
+    ) == len(conflict.assignments)
+
+
+def _excluded_column(value: exp.Expr) -> str | None:
+    if isinstance(value, exp.Column) and value.table.lower() == _EXCLUDED:
+        return value.name.lower()
+    return None
+
+
+def upsert(
+    conflict: ConflictClause, alias: str | None, table: TableDef, rows: pa.Table, write: Write
+) -> tuple[WriteOutcome, pa.Table]:
+    """Write the rows; also which rows were written, in the end form, for RETURNING.
+
+    Raises:
+        InvalidRequest: code `row_affected_twice`, two of the rows have the same key.
+    """
+    keys = rows.column(table.schema.key.name)
+    _refuse_twice(keys)
+    for name, _ in conflict.assignments:
+        column_of(table, name)
+    handle = write.database.table(table.uuid)
+    if is_replacement(conflict, table):
+        outcome = handle.insert(
+            rows, OnConflict.REPLACE, request_id=write.request_id, timeout_ms=write.timeout_ms()
+        )
+        return outcome, rows
+    merge = _Merge(conflict, alias, table, rows, write)
+    outcome = handle.modify(merge.evaluate, request_id=write.request_id, timeout_ms=write.timeout_ms())
+    return outcome, merge.written
+
+
+def _refuse_twice(keys: pa.ChunkedArray) -> None:
+    counts = pc.value_counts(keys)
+    twice = [one["values"].as_py() for one in counts if one["counts"].as_py() > 1] if len(
+        counts
+    ) < len(keys) else []
+    if twice:
+        raise InvalidRequest(
+            f"ON CONFLICT DO UPDATE can't affect a row twice: key {twice[0]!r} is given more than once.",
+            code="row_affected_twice", sqlstate="21000",
+        )  # fmt: skip
+
+
+class _Merge:
+    """Evaluates one DO UPDATE against the rows that exist."""
+
+    def __init__(
+        self, conflict: ConflictClause, alias: str | None, table: TableDef, rows: pa.Table, write: Write
+    ) -> None:
+        self.conflict = conflict
+        self.alias = alias
+        self.table = table
+        self.rows = rows
+        self.write = write
+        self.written = rows.slice(0, 0)
+
+    def evaluate(self, view: TableView) -> Change:
+        """New rows as given; of the conflicting ones, those that WHERE lets through, updated."""
+        check_schema(view, self.table)
+        new, mine, theirs = self._matched(view)
+        chosen, values = self._values(view, mine, theirs)
+        existing = view.take([column.name for column in self.table.schema.columns], theirs[chosen])
+        updated = stored(existing, self.table.schema)
+        for name, array in values.items():
+            at = updated.schema.get_field_index(name)
+            updated = updated.set_column(at, name, array)
+        self._check_keys(updated, existing)
+        refuse(violations(self.table, updated))
+        self.written = pa.concat_tables([self.rows.take(pa.array(new)), updated])
+        return Change(np.empty(0, np.int64), self.written, inserted=len(new), updated=updated.num_rows)
+
+    def _matched(
+        self, view: TableView
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(positions of new rows, positions of conflicting rows, row numbers of what they conflict with)."""
+        key = self.table.schema.key.name
+        scanned = view.scan([key])
+        given = self.rows.column(key).combine_chunks()
+        found = pc.index_in(given, value_set=scanned.column(key).combine_chunks())
+        exists = found.is_valid().to_numpy(zero_copy_only=False)
+        places = found.drop_null().to_numpy()
+        numbers = scanned.column(ROW_COLUMN).to_numpy()[places]
+        return np.flatnonzero(~exists), np.flatnonzero(exists), numbers
+
+    def _values(
+        self, view: TableView, mine: NDArray[np.int64], theirs: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
+        """Which conflicting rows are updated, and the assigned columns' new values for them."""
+        direct, computed = {}, []
+        for name, value in self.conflict.assignments:
+            column = column_of(self.table, name)
+            source = _excluded_column(value)
+            if source is not None and column_of(self.table, source).type == column.type:
+                direct[column.name] = column_of(self.table, source).name
+            else:
+                computed.append((column, value))
+        chosen, arrays = np.arange(len(mine)), {}
+        if computed or self.conflict.where is not None:
+            chosen, arrays = self._computed(view, mine, theirs, computed)
+        for name, source in direct.items():
+            arrays[name] = self.rows.column(source).take(pa.array(mine[chosen])).combine_chunks()
+        return chosen, arrays
+
+    def _computed(
+        self, view: TableView, mine: NDArray[np.int64], theirs: NDArray[np.int64],
+        computed: list[tuple[Column, exp.Expr]],
+    ) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:  # fmt: skip
+        """Evaluate SET expressions and WHERE over pairs (existing row, excluded row) at equal positions."""
+        names = [column.name for column in self.table.schema.columns]
+        given = RowsView(self.table.schema, self.rows.take(pa.array(mine)))
+        there = RowsView(self.table.schema, stored(view.take(names, theirs), self.table.schema))
+        items = [exp.alias_(value.copy(), f"c{at}") for at, (_, value) in enumerate(computed)]
+        tree = exp.Select(expressions=items)
+        tree.set("from_", exp.From(this=table_node(self.table, self.alias)))
+        if self.conflict.where is not None:
+            tree.set("where", exp.Where(this=self.conflict.where.copy()))
+        pair = replace(self.table, uuid=f"{self.table.uuid} {_EXCLUDED}", name=_EXCLUDED)
+        plan = plan_rows(tree, self.write.catalog, pair=pair)
+        views = {self.table.uuid: there, pair.uuid: given}
+        with self.write.execution(views) as run:
+            answer = run.query(plan.query).table
+        chosen = answer.column(0).to_numpy()
+        order = np.argsort(chosen, kind="stable")
+        arrays = {}
+        for at, (column, _) in enumerate(computed, 1):
+            cast = cast_column(answer.column(at).take(pa.array(order)), column)
+            refuse(cast.failures, column.name)
+            arrays[column.name] = cast.array
+        return chosen[order], arrays
+
+    def _check_keys(self, updated: pa.Table, existing: pa.Table) -> None:
+        key = self.table.schema.key.name
+        if not updated.column(key).equals(existing.column(key)):
+            raise InvalidRequest(
+                f"ON CONFLICT DO UPDATE can't change the primary key {key!r}.", code="key_changed"
+            )

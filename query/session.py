@@ -1,0 +1,306 @@
+"""The spine: text -> statements -> plans -> answers.
+
+    parse -> bind -> plan -> optimise -> execute
+
+A `Session` serves all requests of a node, in as many threads as call it; what belongs to one request (its
+parameters, its variables, its deadline) lives in a `_Request`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+
+from nearql.engine.errors import Conflict, NearQLError, SqlError, Unsupported
+from nearql.engine.types import OnConflict
+from nearql.query import duck, guard, utility
+from nearql.query.bulk import BulkOutcome, run_bulk
+from nearql.query.changes import run_delete, run_update
+from nearql.query.dialect import parse
+from nearql.query.dml import run_insert, run_truncate
+from nearql.query.duck_errors import in_words_of
+from nearql.query.executor import Execution
+from nearql.query.explain import explain
+from nearql.query.filters import FilterCache
+from nearql.query.guard import trees_of
+from nearql.query.parameters import Parameters, names_in
+from nearql.query.plan import Plan, relations
+from nearql.query.plan_cache import PlanCache, Prepared
+from nearql.query.planner import plan_query
+from nearql.query.ports import CatalogView, Database
+from nearql.query.result import Result, empty
+from nearql.query.settings import SessionSettings, Variables
+from nearql.query.statements import (
+    AlterTable,
+    CreateExtension,
+    CreateIndex,
+    CreateTable,
+    Delete,
+    Describe,
+    DropIndex,
+    DropTable,
+    Explain,
+    Insert,
+    Reindex,
+    Select,
+    SetVariable,
+    Show,
+    Statement,
+    Transaction,
+    Truncate,
+    Update,
+    Wait,
+)
+from nearql.query.watchdog import WATCHDOG
+from nearql.query.writes import Write
+
+_DDL = (CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex)
+_WRITES = (Insert, Update, Delete, Truncate)
+
+
+class Session:
+    """Runs SQL against a database; thread-safe."""
+
+    def __init__(self, database: Database, settings: SessionSettings | None = None) -> None:
+        self._database = database
+        self._settings = settings or SessionSettings()
+        duck.configure(
+            duck.DuckOptions(self._settings.duck_memory_bytes, self._settings.duck_threads)
+        )
+        self._filters = FilterCache(self._settings.filter_cache_bytes)
+        self._plans = PlanCache(self._settings.plan_cache_entries, self._settings.plan_cache_text)
+
+    @property
+    def filters(self) -> FilterCache:
+        """The kept filters, for their statistics."""
+        return self._filters
+
+    @property
+    def plans(self) -> PlanCache:
+        """The kept plans, for their statistics."""
+        return self._plans
+
+    def execute(
+        self,
+        text: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        request_id: bytes | None = None,
+    ) -> Result:
+        """Run every statement of `text`, in order, and answer the last one's result.
+
+        Args:
+            params: values of `:name` (a mapping) or of `$1`, `?` (a sequence).
+            settings: variables for this request, as SET would set them.
+            request_id: 16 bytes; a write repeated under the same id is not done again.
+
+        Raises:
+            NearQLError: with the position in `text` where there is one. Earlier statements stand.
+        """
+        request = self._request(params, settings, request_id)
+        prepared = self._plans.get(text, _prepare)
+        request.parameters.check_used(prepared.parameters)
+        result = empty("utility")
+        for place, statement in enumerate(prepared.statements):
+            result = request.run(statement, place, prepared)
+        return replace(result, notices=(*request.notices, *result.notices)) if request.notices else result
+
+    def insert_rows(
+        self,
+        table_name: str,
+        rows: pa.Table,
+        on_conflict: OnConflict,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        request_id: bytes | None = None,
+    ) -> BulkOutcome:
+        """Durably add rows of one batch: casts, defaults and checks per row; see `bulk.run_bulk`."""
+        request = self._request(None, settings, request_id)
+        with request.timed():
+            return run_bulk(table_name, rows, on_conflict, request.write(request_id))
+
+    def _request(
+        self, params: Any, settings: Mapping[str, Any] | None, request_id: bytes | None
+    ) -> _Request:
+        variables = Variables(self._settings)
+        for name, value in (settings or {}).items():
+            variables.set(name, value)
+        return _Request(
+            self._database, self._settings, self._filters, Parameters.of(params), variables, request_id
+        )
+
+    def close(self) -> None:
+        """Nothing is held between requests but caches and the process's DuckDB."""
+        duck.close()
+
+
+def _prepare(text: str) -> Prepared:
+    statements = tuple(parse(text))
+    if not statements:
+        raise SqlError("The request holds no statement.", position=1)
+    names = names_in(tree for statement in statements for tree in trees_of(statement))
+    return Prepared(statements, tuple(names))
+
+
+@dataclass
+class _Request:
+    """One request: what its statements share."""
+
+    database: Database
+    settings: SessionSettings
+    filters: FilterCache
+    parameters: Parameters
+    variables: Variables
+    request_id: bytes | None
+    notices: list[str] = field(default_factory=list)
+    wrote: bool = False
+    _deadline: float = 0.0
+    _running: Execution | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, statement: Statement, place: int, prepared: Prepared) -> Result:
+        """One statement, within its time, its errors with their place in the text."""
+        catalog = self.database.catalog()
+        try:
+            with self.timed():
+                if prepared.checked.get(place) != catalog.version:
+                    guard.check(statement, catalog)
+                    prepared.checked[place] = catalog.version
+                return self._dispatch(statement, place, prepared, catalog)
+        except NearQLError as error:
+            raise in_words_of(error, statement.text, statement.offset, _columns(catalog)) from error.__cause__
+
+    def _dispatch(
+        self, statement: Statement, place: int, prepared: Prepared, catalog: CatalogView
+    ) -> Result:
+        if isinstance(statement, Select):
+            return self._select(statement, place, prepared, catalog)
+        if isinstance(statement, _WRITES):
+            return self._write(statement, place)
+        if isinstance(statement, _DDL):
+            self.wrote = True
+            return self._ddl(statement)
+        if isinstance(statement, Explain):
+            return explain(statement, catalog, self.execution, lambda inner: self._dispatch(
+                inner, place, Prepared((inner,), ()), catalog
+            ))  # fmt: skip
+        return self._utility(statement, catalog)
+
+    # ---- the kinds of statements ------------------------------------------------------
+
+    def _select(
+        self, statement: Select, place: int, prepared: Prepared, catalog: CatalogView
+    ) -> Result:
+        version, plan = prepared.plans.get(place, (None, None))
+        if plan is None or version != catalog.version:
+            plan = plan_query(statement.tree, catalog)
+            prepared.plans[place] = catalog.version, plan
+        with self.execution() as run:
+            return with_stats(run.run(plan), run, plan)
+
+    def _write(self, statement: Statement, place: int) -> Result:
+        self.wrote = True
+        write = self.write(_request_id(self.request_id, place))
+        if isinstance(statement, Insert):
+            return run_insert(statement, write)
+        if isinstance(statement, Update):
+            return run_update(statement, write)
+        if isinstance(statement, Delete):
+            return run_delete(statement, write)
+        assert isinstance(statement, Truncate)
+        return run_truncate(statement, write)
+
+    def _ddl(self, statement: Statement) -> Result:
+        from nearql.query.create_as import run_create_as
+        from nearql.query.ddl import run_ddl
+
+        if isinstance(statement, CreateTable) and statement.source is not None:
+            return run_create_as(statement, self.write(None))
+        return run_ddl(statement, self.database)
+
+    def _utility(self, statement: Statement, catalog: CatalogView) -> Result:
+        if isinstance(statement, SetVariable):
+            return utility.set_variable(statement, self.variables)
+        if isinstance(statement, Show):
+            return utility.show(statement, self.database, catalog, self.variables)
+        if isinstance(statement, Describe):
+            return utility.describe(statement, catalog)
+        if isinstance(statement, Transaction):
+            return self._transaction(statement)
+        if isinstance(statement, Wait):
+            return utility.wait(statement)
+        if isinstance(statement, CreateExtension):
+            return replace(empty("ddl"), notices=utility.extension_notices(statement))
+        raise Unsupported(f"{type(statement).__name__} is not offered.")
+
+    def _transaction(self, statement: Transaction) -> Result:
+        if statement.action == "rollback" and self.wrote:
+            raise Conflict(
+                "ROLLBACK is not possible: every statement commits by itself, and this request has "
+                "already written.",
+                code="cannot_rollback", sqlstate="25000",
+            )  # fmt: skip
+        return empty("utility")
+
+    # ---- runs -------------------------------------------------------------------------
+
+    def execution(self) -> Execution:
+        """A run that the statement's deadline interrupts."""
+        run = Execution(
+            self.database, self.parameters, self.settings, filters=self.filters, deadline=self._deadline
+        )
+        self._started(run)
+        return run
+
+    def write(self, request_id: bytes | None) -> Write:
+        """The context of a write."""
+        return Write(
+            database=self.database, catalog=self.database.catalog(), parameters=self.parameters,
+            settings=self.settings, variables=self.variables, filters=self.filters,
+            request_id=request_id, deadline=self._deadline, started=self._started,
+        )  # fmt: skip
+
+    def _started(self, run: Execution) -> None:
+        self._running = run
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Interrupt what runs when `statement_timeout_ms` have passed."""
+        timeout_ms = self.variables.get("statement_timeout_ms")
+        self._deadline = time.monotonic() + timeout_ms / 1000
+        with WATCHDOG.watch(self._deadline, self._interrupt):
+            yield
+
+    def _interrupt(self) -> None:
+        if self._running is not None:
+            self._running.interrupt()
+
+
+def with_stats(result: Result, run: Execution, plan: Plan) -> Result:
+    """The answer with how it came about: strategy, and the shards that were read."""
+    names = {step.table.uuid: step.table.name for step in relations(plan)}
+    shards = [
+        {"table": names.get(uuid, ""), "shard": at.shard, "epoch": at.epoch, "lsn": at.lsn}
+        for uuid, view in run.views.items()
+        for at in view.positions
+    ]
+    return replace(result, stats={"strategy": run.trace.strategy(), "shards": shards})
+
+
+def _columns(catalog: CatalogView) -> list[str]:
+    return [column.name for table in catalog.tables.values() for column in table.schema.visible]
+
+
+def _request_id(request_id: bytes | None, place: int) -> bytes | None:
+    """Each statement of a request has an id of its own, the same in a repetition."""
+    if request_id is None or place == 0:
+        return request_id
+    return blake2b(request_id + place.to_bytes(4, "little"), digest_size=16).digest()

@@ -1,0 +1,138 @@
+"""SET, SHOW, DESCRIBE, WAIT: statements about the server rather than about rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from nearql.engine.errors import SqlError, Unavailable
+from nearql.query.duck_errors import nearest_name
+from nearql.query.guard import undefined_table
+from nearql.query.ports import CatalogView, Database
+from nearql.query.result import Result, empty, listing
+from nearql.query.settings import VARIABLES, Variables
+from nearql.query.statements import CreateExtension, Describe, SetVariable, Show, Wait
+
+_SYSTEM = ("columns", "indexes", "shards", "nodes", "segments", "queries", "devices")
+
+
+def set_variable(statement: SetVariable, variables: Variables) -> Result:
+    """SET and RESET; holds for the rest of the request."""
+    if statement.name == "all" and statement.value is None:
+        variables.values.clear()
+    else:
+        variables.set(statement.name, statement.value)
+    return empty("utility")
+
+
+def show(
+    statement: Show, database: Database, catalog: CatalogView, variables: Variables
+) -> Result:
+    """SHOW TABLES, SETTINGS, CLUSTER, SHARDS, ... or one setting.
+
+    Raises:
+        SqlError: nothing of that name, with the nearest.
+    """
+    what = statement.what
+    if what == "tables":
+        return _system(database, "tables")
+    if what == "settings":
+        return _settings(database, variables)
+    if what == "cluster":
+        return _system(database, "nodes")
+    if what in _SYSTEM:
+        return _system(database, what)
+    if what in VARIABLES:
+        return _one(what, variables.get(what))
+    settings = database.describe_settings()
+    if what in settings:
+        return _one(what, settings[what])
+    near = nearest_name(what, [*VARIABLES, *settings, "tables", "settings", "cluster", "shards"])
+    hint = f"Did you mean {near!r}?" if near else "SHOW SETTINGS lists them."
+    raise SqlError(f"There is no setting {what!r}. {hint}", code="unknown_setting", sqlstate="42704")
+
+
+def _system(database: Database, name: str) -> Result:
+    table = database.system_table(name)
+    if table is None:
+        raise Unavailable(f"This node has no table nearql.{name} yet.", code="unavailable")
+    return listing(table, *(sql_type(kind) for kind in table.schema.types))
+
+
+def _settings(database: Database, variables: Variables) -> Result:
+    """Variables of the request first, then the node's settings."""
+    rows = [(name, _text(variables.get(name)), one.help) for name, one in VARIABLES.items()]
+    described = database.system_table("settings")
+    if described is not None:
+        rows += [tuple(row.values()) for row in described.to_pylist()]
+    else:
+        rows += [(name, _text(value), "") for name, value in database.describe_settings().items()]
+    columns = zip(*rows, strict=True)
+    return listing(pa.table(dict(zip(("name", "value", "description"), map(list, columns), strict=True))))
+
+
+def _one(name: str, value: Any) -> Result:
+    return listing(pa.table({name: pa.array([_text(value)], pa.string())}))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """The SQL type that people see for an Arrow type of a system table."""
+    names = {
+        pa.string(): "TEXT", pa.int64(): "BIGINT", pa.int32(): "INTEGER", pa.bool_(): "BOOLEAN",
+        pa.float64(): "DOUBLE", pa.float32(): "FLOAT",
+    }  # fmt: skip
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMP WITH TIME ZONE" if kind.tz else "TIMESTAMP"
+    return names[kind]
+
+
+def describe(statement: Describe, catalog: CatalogView) -> Result:
+    """DESCRIBE: a table's columns.
+
+    Raises:
+        NotFound: no such table, with the nearest name.
+    """
+    table = catalog.tables.get(statement.table.lower())
+    if table is None:
+        raise undefined_table(statement.table, catalog.tables)
+    schema = table.schema
+    rows = [
+        {
+            "name": column.name,
+            "type": column.type.display,
+            "nullable": not (column.not_null or column.number == schema.key_number),
+            "default": "identity" if column.identity else column.default,
+            "primary_key": column.number == schema.key_number,
+        }
+        for column in schema.visible
+    ]
+    kinds = [("name", pa.string()), ("type", pa.string()), ("nullable", pa.bool_()),
+             ("default", pa.string()), ("primary_key", pa.bool_())]  # fmt: skip
+    listed = pa.Table.from_pylist(rows, pa.schema(kinds))
+    return listing(listed, "TEXT", "TEXT", "BOOLEAN", "TEXT", "BOOLEAN")
+
+
+def wait(statement: Wait) -> Result:
+    """WAIT n: a node alone holds the one copy of everything.
+
+    Raises:
+        Unavailable: more copies are asked for than there are.
+    """
+    if statement.copies > 1:
+        raise Unavailable(
+            f"WAIT {statement.copies}: there is 1 copy of each shard; {statement.copies} can't be waited for.",
+            code="not_enough_copies", sqlstate="53000",
+        )  # fmt: skip
+    return listing(pa.table({"copies": pa.array([1], pa.int64())}), "BIGINT")
+
+
+def extension_notices(statement: CreateExtension) -> tuple[str, ...]:
+    """CREATE EXTENSION vector is accepted: its types and operators are built in."""
+    return (f"CREATE EXTENSION {statement.name}: vectors are built in; nothing was done.",)

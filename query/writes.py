@@ -1,0 +1,268 @@
+"""What every write needs: the request's context, the answer, and RETURNING."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from sqlglot import exp
+
+from nearql.engine.distance import canonical_distances
+from nearql.engine.errors import Conflict, InternalError, NotFound, SqlError, Unavailable, Unsupported
+from nearql.engine.schema import Column, TableDef, TableSchema
+from nearql.engine.types import (
+    ROW_COLUMN,
+    DistanceSpec,
+    Metric,
+    RowSet,
+    SearchHits,
+    SearchRequest,
+    ShardPosition,
+    WriteOutcome,
+)
+from nearql.query.casting import RowFailure
+from nearql.query.duck_errors import nearest_name
+from nearql.query.executor import Execution, dense
+from nearql.query.filters import FilterCache
+from nearql.query.parameters import Parameters
+from nearql.query.planner import plan_query
+from nearql.query.ports import CatalogView, Database, TableView
+from nearql.query.result import Result, ResultColumn, empty
+from nearql.query.settings import SessionSettings, Variables
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write statement's context.
+
+    deadline: time.monotonic() at which evaluating must have ended.
+    started: called with each execution, so that a timeout can interrupt it.
+    """
+
+    database: Database
+    catalog: CatalogView
+    parameters: Parameters
+    settings: SessionSettings
+    variables: Variables
+    filters: FilterCache
+    request_id: bytes | None
+    deadline: float
+    started: Callable[[Execution], None]
+
+    def execution(self, views: Mapping[str, TableView] | None = None) -> Execution:
+        """A run of a query that the write needs; given views stand in for the tables' own."""
+        run = Execution(
+            self.database, self.parameters, self.settings,
+            filters=self.filters, deadline=self.deadline, views=views,
+        )  # fmt: skip
+        self.started(run)
+        return run
+
+    def timeout_ms(self) -> int:
+        """How long the write may be waited for."""
+        left = int((self.deadline - time.monotonic()) * 1000)
+        return max(1, min(int(self.variables.get("write_timeout_ms")), left))
+
+    def check_concern(self, table: TableDef) -> None:
+        """Refuse a write concern that the copies can't fulfil.
+
+        Raises:
+            Unavailable: before anything is written.
+        """
+        concern = self.concern(table)
+        if concern.isdigit() and int(concern) > 1:
+            raise Unavailable(
+                f"write_concern = {concern} needs {concern} copies, but table {table.name!r} has 1.",
+                code="not_enough_copies", sqlstate="53000",
+            )  # fmt: skip
+
+    def concern(self, table: TableDef) -> str:
+        """The concern that holds: of the request, else of the table, else the default."""
+        given = self.variables.values.get("write_concern") or table.write_concern
+        return str(given or self.variables.get("write_concern"))
+
+    def target(self, name: str, position: int | None = None) -> TableDef:
+        """The table that is written.
+
+        Raises:
+            NotFound: with the nearest name.
+        """
+        found = self.catalog.tables.get(name.lower())
+        if found is None:
+            near = nearest_name(name, [table.name for table in self.catalog.tables.values()])
+            hint = f" Did you mean {near!r}?" if near else " SHOW TABLES lists them."
+            raise NotFound(f"There is no table {name!r}.{hint}", code="undefined_table", position=position)
+        return found
+
+    def result(self, table: TableDef, outcome: WriteOutcome, count: int) -> Result:
+        """The answer of a write without RETURNING."""
+        shards = [
+            {"table": table.name, "shard": p.shard, "epoch": p.epoch, "lsn": p.lsn} for p in outcome.positions
+        ]
+        write = {"concern": self.concern(table), "committed": True, "copies": outcome.copies}
+        return empty("dml", row_count=count, shards=shards, write=write)
+
+    def returning(
+        self, table: TableDef, alias: str | None, items: Sequence[exp.Expr], rows: pa.Table, result: Result
+    ) -> Result:
+        """The answer of a write with RETURNING: its items over the rows written."""
+        if not items:
+            return result
+        tree = exp.Select(expressions=[item.copy() for item in items])
+        tree.set("from_", exp.From(this=table_node(table, alias)))
+        if tree.find(exp.Subquery) or any(item.find(exp.Select) for item in items):
+            raise Unsupported("RETURNING takes expressions over the row's columns, no sub-queries.")
+        with self.execution({table.uuid: RowsView(table.schema, rows)}) as run:
+            answer = run.run(plan_query(tree, self.catalog))
+        return Result(answer.columns, answer.table, result.row_count, "dml", result.stats)
+
+
+def table_node(table: TableDef, alias: str | None) -> exp.Table:
+    """A FROM item for a table."""
+    node = exp.Table(this=exp.to_identifier(table.name, quoted=True))
+    if alias:
+        node.set("alias", exp.TableAlias(this=exp.to_identifier(alias, quoted=True)))
+    return node
+
+
+def column_of(table: TableDef, name: str) -> Column:
+    """The visible column of this name.
+
+    Raises:
+        NotFound: with the nearest name.
+    """
+    column = table.schema.by_name.get(name.lower())
+    if column is None or column.hidden:
+        near = nearest_name(name, [one.name for one in table.schema.visible])
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise NotFound(
+            f"Table {table.name!r} has no column {name!r}.{hint}", code="undefined_column", sqlstate="42703"
+        )
+    return column
+
+
+def refuse(failures: Sequence[RowFailure], column: str | None = None, *, numbered: bool = True) -> None:
+    """Raise the first failure, if there is one; nothing is written then."""
+    if not failures:
+        return
+    error = failures[0].error(column)
+    if numbered:
+        error.detail = f"Row {failures[0].row + 1}: {error.detail}"
+        error.args = (error.detail,)
+    raise error
+
+
+def check_schema(view: TableView, table: TableDef) -> None:
+    """The write was planned against this schema; refuse to run it against another."""
+    if view.schema.version != table.schema.version:
+        raise Conflict(
+            f"The schema of table {table.name!r} changed while the statement ran; send it again.",
+            code="schema_changed", sqlstate="40001",
+        )  # fmt: skip
+
+
+def stored(rows: pa.Table, schema: TableSchema) -> pa.Table:
+    """Rows taken from a view in storage types: HALFVEC columns come out as float32."""
+    arrays = []
+    for column in schema.columns:
+        array = rows.column(column.name)
+        if array.type != column.type.storage:
+            array = _as_stored(array, column)
+        arrays.append(array)
+    return pa.Table.from_arrays(arrays, names=[column.name for column in schema.columns])
+
+
+def _as_stored(array: pa.ChunkedArray, column: Column) -> pa.Array:
+    if not column.type.is_vector:
+        return array.cast(column.type.storage)
+    vectors, valid = dense(array, column.type.dimensions or 0)
+    flat = pa.array(vectors.astype(column.type.element).reshape(-1))
+    mask = None if valid is None else pa.array(~valid)
+    made = pa.FixedSizeListArray.from_arrays(flat, column.type.dimensions, mask=mask)
+    return made.cast(column.type.storage)
+
+
+@dataclass(frozen=True)
+class RowsView:
+    """A table view of a few rows in memory, for RETURNING. Its row numbers are positions."""
+
+    schema: TableSchema
+    rows: pa.Table
+
+    @property
+    def positions(self) -> tuple[ShardPosition, ...]:
+        """It reflects no shard."""
+        return ()
+
+    @property
+    def row_count(self) -> int:
+        """How many rows there are."""
+        return int(self.rows.num_rows)
+
+    @property
+    def data_version(self) -> tuple[int, ...]:
+        """Never equal to another's."""
+        return -1, id(self.rows)
+
+    def scan(
+        self, columns: Sequence[str], *, rows: RowSet | None = None, distances: Sequence[DistanceSpec] = ()
+    ) -> pa.Table:
+        """See `TableView.scan`."""
+        numbers = np.arange(self.row_count) if rows is None else np.flatnonzero(rows.masks[0])
+        arrays = {ROW_COLUMN: pa.array(numbers, pa.int64())}
+        wanted = dict.fromkeys([*columns, *(one.column for one in distances)])
+        taken = self.take(list(wanted), numbers)
+        arrays |= {name: taken.column(name) for name in columns}
+        for spec in distances:
+            vectors, valid = dense(taken.column(spec.column), len(spec.query))
+            values = canonical_distances(vectors, spec.query, spec.metric)
+            arrays[spec.name] = pa.array(values, mask=None if valid is None else ~valid)
+        return pa.table(arrays)
+
+    def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
+        """See `TableView.take`."""
+        kept = self.rows.select(list(dict.fromkeys(columns))).take(pa.array(rows))
+        arrays = [_as_shown(kept.column(name), self.schema.column(name)) for name in columns]
+        return pa.Table.from_arrays(arrays, names=list(columns))
+
+    def row_set(self, rows: NDArray[np.int64]) -> RowSet:
+        """See `TableView.row_set`."""
+        mask = np.zeros(self.row_count, np.bool_)
+        mask[rows] = True
+        return RowSet((mask,), int(mask.sum()))
+
+    def search(self, request: SearchRequest) -> SearchHits:
+        """RETURNING has no ORDER BY, so nothing is searched."""
+        raise InternalError("A write's rows are not searched.")
+
+    def search_range(
+        self, column: str, metric: Metric, query: NDArray[np.float32], radius: float,
+        *, inclusive: bool, rows: RowSet | None = None,
+    ) -> SearchHits:  # fmt: skip
+        """RETURNING has no WHERE, so nothing is searched."""
+        raise InternalError("A write's rows are not searched.")
+
+
+def _as_shown(array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray | pa.Array:
+    if column.type.element != "float16" or not column.type.is_vector:
+        return array
+    vectors, valid = _halves(array, column.type.dimensions or 0)
+    mask = None if valid is None else pa.array(~valid)
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), column.type.dimensions, mask=mask)
+
+
+def _halves(array: pa.ChunkedArray, dimensions: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    vectors, valid = dense(array, dimensions)
+    return vectors.astype(np.float32), valid
+
+
+def require_vector_or_scalar(columns: Sequence[ResultColumn], wanted: int) -> None:
+    """A query that fills columns must return as many."""
+    if len(columns) != wanted:
+        raise SqlError(
+            f"The query returns {len(columns)} columns, but {wanted} are to be filled.", sqlstate="42601"
+        )
