@@ -15,6 +15,9 @@ import structlog
 from nearql.server.config import LogSection
 
 
+_TALKATIVE = ("faiss.loader", "uvicorn")  # their news is told by our own events
+
+
 def configure_logs(section: LogSection) -> None:
     """Set up structlog and the standard library's logging (uvicorn) alike."""
     shared: list[Any] = [
@@ -44,6 +47,8 @@ def configure_logs(section: LogSection) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(section.level.upper())
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 
 def _tail(form: str) -> list[Any]:
