@@ -1,0 +1,350 @@
+"""`nearql sql` as a person or a script uses it: output, messages and exit codes, by subprocess."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nearql.client.cli.options import mark
+from nearql.client.cli.shell import Shell, words
+from nearql.client.cli.sql import read_parameters
+from nearql.client.errors import UsageError
+from support.scripted_server import (
+    Received,
+    Reply,
+    ScriptedServer,
+    http,
+    problem,
+    rows,
+)
+
+TABLE = pa.table(
+    {
+        "id": [1, 2],
+        "title": ["one", None],
+        "d": pa.array([0.5, float("nan")], pa.float32()),
+        "day": [dt.date(2026, 1, 2), None],
+        "vec": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+        "ok": [True, False],
+    }
+)
+
+
+def column(
+    name: str, kind: str, default: str | None = None, *, key: bool = False
+) -> dict[str, Any]:
+    """A column as /v1/tables describes it."""
+    described = {"name": name, "type": kind, "default": default}
+    return {**described, "nullable": not key, "primary_key": key}
+
+
+DESCRIBED = {
+    "name": "docs",
+    "uuid": "u1",
+    "rows": 2,
+    "bytes": 100,
+    "indexes": [{"name": "i1", "column": "vec", "kind": "hnsw"}],
+    "schema": {"columns": [column("id", "BIGINT", key=True), column("vec", "VECTOR(2)", "1")]},
+}
+
+
+def script(request: Received) -> Reply:
+    """A node with one table."""
+    if request.target == "/v1/tables":
+        return http(200, json_bytes({"tables": [DESCRIBED]}))
+    if request.target == "/v1/tables/docs":
+        return http(200, json_bytes(DESCRIBED))
+    if request.target.startswith("/v1/tables/"):
+        return problem(404, "undefined_table", detail="There is no table 'x'.")
+    text = request.json["sql"]
+    if "wrong" in text:
+        position = text.index("wrong") + 1
+        return problem(400, "syntax_error", detail="No such word.", position=position)
+    if text.startswith("INSERT"):
+        return rows(pa.table({}), row_count=2, stats={"write": {"committed": True}})
+    if text.startswith("CREATE"):
+        return rows(pa.table({}), row_count=0, stats={}, notices=["Accepted, does nothing."])
+    return rows(TABLE, stats={"elapsed_ms": 1.5})
+
+
+def json_bytes(value: Any) -> bytes:
+    import orjson
+
+    return orjson.dumps(value)
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[ScriptedServer]:
+    with ScriptedServer(script) as started:
+        yield started
+
+
+def nearql(
+    node: ScriptedServer, *arguments: str, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command against the node."""
+    return subprocess.run(
+        [sys.executable, "-m", "nearql", *arguments],
+        input=(stdin or "").encode(),
+        capture_output=True,
+        env={**os.environ, "NEARQL_URL": node.url, **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+GOLDEN = {
+    "table": """\
+id | title | d   | day        | vec    | ok
+---+-------+-----+------------+--------+------
+ 1 | one   | 0.5 | 2026-01-02 | [1, 2] | true
+ 2 | NULL  | nan | NULL       | [3, 4] | false
+(2 rows)
+""",
+    "csv": """\
+id,title,d,day,vec,ok
+1,one,0.5,2026-01-02,"[1.0,2.0]",true
+2,,nan,,"[3.0,4.0]",false
+""",
+    "json": """\
+{"columns":[{"name":"id","type":"int64"},{"name":"title","type":"string"},\
+{"name":"d","type":"float"},{"name":"day","type":"date32[day]"},\
+{"name":"vec","type":"fixed_size_list<item: float>[2]"},{"name":"ok","type":"bool"}],\
+"rows":[[1,"one",0.5,"2026-01-02",[1.0,2.0],true],[2,null,null,null,[3.0,4.0],false]],\
+"row_count":2,"stats":{"elapsed_ms":1.5}}
+""",
+}
+
+
+@pytest.mark.parametrize("form", list(GOLDEN))
+def test_output(node: ScriptedServer, form: str) -> None:
+    done = nearql(node, "sql", "SELECT 1", "--format", form)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == GOLDEN[form]
+
+
+def test_json_is_short_for_format_json(node: ScriptedServer) -> None:
+    assert nearql(node, "sql", "SELECT 1", "--json").stdout.decode() == GOLDEN["json"]
+
+
+def test_arrow_output_is_a_stream(node: ScriptedServer) -> None:
+    done = nearql(node, "sql", "SELECT 1", "--format", "arrow")
+    assert pa.ipc.open_stream(done.stdout).read_all().num_rows == 2
+
+
+def test_writes_and_notices(node: ScriptedServer) -> None:
+    done = nearql(node, "sql", "INSERT INTO t VALUES (1)")
+    assert (done.returncode, done.stdout) == (0, b"OK, 2 rows affected\n")
+    done = nearql(node, "sql", "CREATE TABLE t (id BIGINT)")
+    assert (done.stdout, done.stderr) == (b"OK\n", b"notice: Accepted, does nothing.\n")
+
+
+def test_an_error_shows_the_place_and_exits_with_1(node: ScriptedServer) -> None:
+    done = nearql(node, "sql", "SELECT 1,\n  wrong")
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.decode() == ("nearql sql: No such word.\n  line 2:   wrong\n            ^\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "marked"),
+    [
+        ("SELECT x", 8, ["  SELECT x", "         ^"]),
+        ("a\nbc\nd", 4, ["  line 2: bc", "           ^"]),
+        ("SELECT", 7, ["  SELECT", "        ^"]),
+        ("SELECT", 99, []),
+        ("", 1, []),
+    ],
+)
+def test_mark(text: str, position: int, marked: list[str]) -> None:
+    assert mark(text, position) == marked
+
+
+def test_an_unreachable_node_exits_with_1(node: ScriptedServer) -> None:
+    done = nearql(node, "sql", "SELECT 1", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert b"No NearQL node answers at http://127.0.0.1:9" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--nonsense"],
+        ["SELECT 1", "-p", "novalue"],
+        ["SELECT 1", "-p", "q=@missing.npy"],
+        ["SELECT 1", "-p", "2=x"],
+        ["SELECT 1", "--format", "xml"],
+        ["SELECT 1", "-f", "x.sql"],
+        ["-f", "missing.sql"],
+        ["SELECT 1", "--url", "nonsense://x"],
+        ["SELECT 1", "--token-file", "missing"],
+    ],
+)
+def test_wrong_usage_exits_with_2(node: ScriptedServer, wrong: list[str]) -> None:
+    done = nearql(node, "sql", *wrong)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_token_comes_from_a_file_or_the_environment(
+    node: ScriptedServer, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("from-file\n")
+    nearql(node, "sql", "SELECT 1", "--token-file", str(tmp_path / "token"))
+    assert node.received[-1].headers["authorization"] == "Bearer from-file"
+    nearql(node, "sql", "SELECT 1", NEARQL_TOKEN="from-environment")
+    assert node.received[-1].headers["authorization"] == "Bearer from-environment"
+
+
+def test_parameters_and_settings_are_sent(node: ScriptedServer, tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.array([[1.0, 2.0]], "f4"))
+    (tmp_path / "ids.json").write_text("[1, 2]")
+    (tmp_path / "q.sql").write_text("SELECT :q, :ids, :s, :n")
+    pairs = [f"q=@{tmp_path}/v.npy", f"ids=@{tmp_path}/ids.json", "s=text=x", "n=5"]
+    options = [piece for pair in pairs for piece in ("-p", pair)]
+    nearql(node, "sql", "-f", str(tmp_path / "q.sql"), *options, "--set", "target_recall=0.9")
+    assert node.received[-1].json == {
+        "sql": "SELECT :q, :ids, :s, :n",
+        "params": {"q": "AACAPwAAAEA=", "ids": [1, 2], "s": "text=x", "n": 5},
+        "settings": {"target_recall": "0.9"},
+    }
+
+
+def test_parameters_by_number() -> None:
+    assert read_parameters(["2=b", "1=[1,2]"]) == [[1, 2], "b"]
+    assert read_parameters([":a=1", "b=null"]) == {"a": 1, "b": None}
+    assert read_parameters([]) is None
+    with pytest.raises(UsageError, match="1 to n"):
+        read_parameters(["1=a", "x=b"])
+
+
+# ---- the shell ------------------------------------------------------------------------------
+
+
+def test_statements_from_stdin(node: ScriptedServer) -> None:
+    done = nearql(node, "sql", "--format", "csv", stdin="INSERT INTO t\nVALUES (';');\nSELECT 1")
+    assert done.returncode == 0
+    assert done.stdout.decode() == GOLDEN["csv"]
+    sent = [request.json["sql"] for request in node.received[-2:]]
+    assert sent == ["INSERT INTO t\nVALUES (';')", "SELECT 1"]
+
+
+def test_stdin_stops_at_the_first_error(node: ScriptedServer) -> None:
+    before = len(node.received)
+    done = nearql(node, "sql", stdin="SELECT 1; wrong; SELECT 2;\nSELECT 3;")
+    assert done.returncode == 1
+    assert b"error: No such word." in done.stderr
+    assert len(node.received) == before + 2
+
+
+class Prompt:
+    """A Shell on the scripted node, and what it printed."""
+
+    def __init__(self, node: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+        import nearql
+
+        self.db = nearql.connect(node.url)
+        self.shell = Shell(self.db, "table", {})
+        self.capsys = capsys
+
+    def say(self, *lines: str) -> tuple[str, str]:
+        for line in lines:
+            self.shell.feed(line)
+        return self.capsys.readouterr()
+
+
+@pytest.fixture
+def prompt(node: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> Iterator[Prompt]:
+    made = Prompt(node, capsys)
+    with made.db:
+        yield made
+
+
+def test_a_statement_ends_with_a_semicolon(prompt: Prompt) -> None:
+    assert prompt.say("SELECT", "1") == ("", "")
+    assert prompt.shell.prompt == "     -> "
+    assert prompt.say(";")[0] == GOLDEN["table"]
+    assert prompt.shell.prompt == "nearql> "
+
+
+def test_interrupting_forgets_the_statement(prompt: Prompt) -> None:
+    prompt.say("SELECT")
+    prompt.shell.forget()
+    assert prompt.shell.prompt == "nearql> "
+
+
+def test_errors_leave_the_shell_usable(prompt: Prompt) -> None:
+    assert prompt.say("wrong;") == ("", "error: No such word.\n  wrong\n  ^\n")
+    assert prompt.say("SELECT 1;")[0] == GOLDEN["table"]
+
+
+def test_describing(prompt: Prompt) -> None:
+    assert prompt.say("\\d")[0] == (
+        "table | rows | bytes\n------+------+------\ndocs  |    2 |   100\n(1 row)\n"
+    )
+    assert prompt.say("\\d docs;")[0] == (
+        "column | type      | null     | key         | default\n"
+        "-------+-----------+----------+-------------+--------\n"
+        "id     | BIGINT    | not null | primary key |\n"
+        "vec    | VECTOR(2) |          |             | 1\n"
+        "(2 rows)\n"
+        "index i1 on vec (hnsw)\n"
+    )
+    assert prompt.say("\\d x") == ("", "error: There is no table 'x'.\n")
+
+
+def test_timing(prompt: Prompt) -> None:
+    assert prompt.say("\\timing")[0] == "Timing is on.\n"
+    assert "\nTime: " in prompt.say("SELECT 1;")[0]
+    assert prompt.say("\\timing")[0] == "Timing is off.\n"
+    assert "Time" not in prompt.say("SELECT 1;")[0]
+
+
+def test_help_and_unknown_commands(prompt: Prompt) -> None:
+    assert "\\timing" in prompt.say("\\?")[0]
+    assert prompt.say("\\nonsense")[1] == "error: no command \\nonsense; \\? lists them\n"
+
+
+@pytest.mark.parametrize("leaving", ["\\q", "exit;", "quit ;"])
+def test_leaving(node: ScriptedServer, leaving: str) -> None:
+    done = nearql(node, "sql", stdin=leaving + "\nwrong;\n")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_completion_offers_keywords_tables_and_columns(prompt: Prompt) -> None:
+    assert {"SELECT", "VECTOR", "docs", "vec"} <= set(words(prompt.db))
+
+
+def test_completion_without_a_node_offers_keywords(node: ScriptedServer) -> None:
+    import nearql
+
+    with nearql.connect("http://127.0.0.1:9", retries=0) as db:
+        assert "SELECT" in set(words(db))
+
+
+def test_a_broken_pipe_is_no_error(node: ScriptedServer) -> None:
+    """As in `nearql sql ... | head -0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.FileIO(writer, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "nearql", "sql", "SELECT 1"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "NEARQL_URL": node.url},
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
