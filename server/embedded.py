@@ -134,7 +134,11 @@ def try_open(
 def _quiet_logs() -> None:
     """An application that set up structlog keeps its way; else only warnings, on stderr."""
     if not structlog.is_configured():
+        plain = structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        )
         structlog.configure(
+            processors=[structlog.processors.add_log_level, plain],
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
             logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         )

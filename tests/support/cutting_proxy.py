@@ -17,6 +17,7 @@ class CuttingProxy:
         parts = urlsplit(url)
         self._target = (parts.hostname or "", parts.port or 0)
         self._left: int | None = None  # bytes of the answer that still pass
+        self._for_good = False
         self.cuts = 0
         self.last_answer = 0  # bytes that the server sent in its last answer
 
@@ -32,6 +33,11 @@ class CuttingProxy:
     def cut_next(self, after: int) -> None:
         """Cut the next answer after so many of its bytes."""
         self._left = after
+
+    def cut_always_after(self, after: int) -> None:
+        """Let so many bytes of answers through, then cut every connection for ever."""
+        self._left = after
+        self._for_good = True
 
     def _accept(self) -> None:
         while True:
@@ -72,7 +78,8 @@ class CuttingProxy:
         client.sendall(piece)
         if self._left > 0:
             return False
-        self._left = None
+        if not self._for_good:
+            self._left = None
         self.cuts += 1
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         return True
