@@ -14,7 +14,6 @@ import structlog
 
 from nearql.server.config import LogSection
 
-
 _TALKATIVE = ("faiss.loader", "uvicorn")  # their news is told by our own events
 
 
