@@ -41,6 +41,7 @@ REFUSED = frozenset({429, 503})  # the node did nothing and says so
 PAUSE_FIRST = 0.05  # seconds before the second attempt; doubles each time, with jitter
 PAUSE_LONGEST = 2.0
 RETRY_AFTER_LONGEST = 5.0  # seconds that a node's Retry-After is followed at most
+UNTRUSTED = "certificate that is not trusted"
 SMALL_BODY = 65_536  # up to this many bytes, head and body leave in one send
 FRESH = 1.0  # seconds idle after which a call that can't be repeated gets a new connection
 
@@ -197,7 +198,7 @@ class HttpTransport:
         try:
             return cast("Link", (yield Step("open", (address,))))
         except OSError as error:
-            final = "CERTIFICATE" in str(error)
+            final = hasattr(error, "verify_message")
             raise Failure(address, _reason(error), sent=False, final=final) from error
 
     def _send(self, link: Link, request: Request) -> Steps[None]:
@@ -250,7 +251,9 @@ def _reason(error: Exception) -> str:
         return "no connection in time"
     if isinstance(error, socket.gaierror):
         return f"the host's name is not known ({error.strerror})"
-    number = getattr(error, "errno", None)
+    if hasattr(error, "verify_message"):
+        return f"{UNTRUSTED}: {error.verify_message}"
+    number = None if type(error).__module__ == "ssl" else getattr(error, "errno", None)
     return os.strerror(number).lower() if number and number > 0 else str(error)
 
 
@@ -271,11 +274,8 @@ def give_up(call: Call, failures: list[Failure]) -> NoReturn:
 def _unreachable(last: Failure, times: str) -> str:
     if last.sent:
         return f"{last.address} took the request and did not answer it: {last} (tried {times})."
-    if "CERTIFICATE" in str(last):
-        return (
-            f"{last.address} shows a certificate that is not trusted: {last}. "
-            "Give ca_file=... with the authority that signed it."
-        )
+    if str(last).startswith(UNTRUSTED):
+        return f"{last.address} shows a {last}. Give ca_file=... with the authority that signed it."
     return (
         f"No NearQL node answers at {last.address}: {last} (tried {times}). Start one with "
         f"`nearql serve`, or check the address and the port."

@@ -109,7 +109,10 @@ class _Network:
         if self._context is None:  # made once: reading the system's certificates takes 10 ms
             import ssl
 
-            self._context = ssl.create_default_context(cafile=self.ca_file)
+            try:
+                self._context = ssl.create_default_context(cafile=self.ca_file)
+            except OSError as error:
+                raise UsageError(f"ca_file={self.ca_file!r} can't be read: {error}.") from error
         return self._context
 
     def take(self, address: Address, idle_at_most: float) -> Link | None:
@@ -162,11 +165,10 @@ class BlockingNetwork(_Network):
 
     def open(self, address: Address) -> Link:
         """Connect; OSError where nobody answers in `connect_timeout`."""
-        place = (address.host, address.port)
+        place, context = (address.host, address.port), self.tls(address)
         sock: socket.socket = socket.create_connection(place, self.limits.connect_timeout)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            context = self.tls(address)
             if context is not None:
                 sock = context.wrap_socket(sock, server_hostname=address.host)
         except BaseException:
@@ -229,9 +231,10 @@ class AsyncNetwork(_Network):
         """Connect; OSError where nobody answers in `connect_timeout`."""
         import asyncio
 
+        context = self.tls(address)
         async with asyncio.timeout(self.limits.connect_timeout):
             streams = await asyncio.open_connection(
-                address.host, address.port, ssl=self.tls(address), limit=READ_BYTES
+                address.host, address.port, ssl=context, limit=READ_BYTES
             )
         return Link(address, streams)
 
