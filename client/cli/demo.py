@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,11 +21,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, NamedTuple
 
 from nearql.client.cli import options as cli
 from nearql.client.cli.showpieces import CREATE, SHOWPIECES, Showpiece
@@ -79,7 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--once", action="store_true", help="end after the statements")
     made.add_argument(
-        "--port", type=int, default=PORT, help=f"default {PORT}; another free one if it is in use"
+        "--port",
+        type=port_number,
+        default=PORT,
+        help=f"default {PORT}; another free one if it is in use",
     )
     made.add_argument(
         "--data-dir",
@@ -90,9 +93,18 @@ def make_parser() -> argparse.ArgumentParser:
     return made
 
 
+def port_number(text: str) -> int:
+    """A port from the command line, 0 for any free one; ValueError otherwise."""
+    number = int(text)
+    if not 0 <= number <= 65_535:
+        raise ValueError
+    return number
+
+
 def run(arguments: argparse.Namespace, directory: Path, lock: IO[str]) -> None:
     """Start, load, show, stay; the server is stopped on every way out."""
-    with server(directory, choose_port(arguments.port), lock) as running:
+    port, own_place = choose_port(arguments.port), arguments.data_dir is None
+    with server(directory, port, lock, own_place=own_place) as running:
         print(f"Server at {running.url}, data in {directory}", flush=True)
         with connect(running.url) as db:
             load(db)
@@ -141,29 +153,45 @@ def show(db: Connection, number: int, showpiece: Showpiece) -> None:
 def stay(running: Server) -> None:
     """Wait for Ctrl-C; a server that ends by itself is a failure."""
     print("Ctrl-C ends it.", flush=True)
-    code = running.process.wait()
-    raise DemoFailed(f"the server ended with exit code {code}:\n{running.last_lines()}")
+    running.process.wait()
+    raise DemoFailed(ended(running))
 
 
 # ---- the server process ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running server process."""
+class Server(NamedTuple):
+    """A server process, its log, and its address once it listens."""
 
     process: subprocess.Popen[bytes]
-    url: str
     log: Path
-
-    def last_lines(self) -> str:
-        """The end of its log."""
-        return tail(self.log)
+    url: str = ""
 
 
 @contextlib.contextmanager
-def server(directory: Path, port: int, lock: IO[str]) -> Iterator[Server]:
-    """A server on the directory while inside; stopped with SIGTERM at the end."""
+def server(directory: Path, port: int, lock: IO[str], *, own_place: bool) -> Iterator[Server]:
+    """A server on the directory while inside; stopped with SIGTERM at the end.
+
+    own_place: the directory is the demo's own, and is made new where the server can't open it.
+    """
+    started = start(directory, port, lock)
+    try:
+        try:
+            url = wait_until_listening(started)
+        except DemoFailed as failure:
+            if not own_place or started.process.poll() is None:
+                raise
+            print(f"The demo's data can't be opened and is made new: {failure}", file=sys.stderr)
+            shutil.rmtree(directory, ignore_errors=True)
+            started = start(directory, 0, lock)
+            url = wait_until_listening(started)
+        yield started._replace(url=url)
+    finally:
+        stop(started.process)
+
+
+def start(directory: Path, port: int, lock: IO[str]) -> Server:
+    """Start the process; its log is the file beside the directory."""
     log = directory.with_name(directory.name + ".log")
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -176,10 +204,7 @@ def server(directory: Path, port: int, lock: IO[str]) -> Iterator[Server]:
             pass_fds=(lock.fileno(),),
             start_new_session=True,  # Ctrl-C is for the demo, which then stops the server in order
         )
-    try:
-        yield Server(process, wait_until_listening(process, log), log)
-    finally:
-        stop(process)
+    return Server(process, log)
 
 
 def server_environment() -> dict[str, str]:
@@ -188,17 +213,22 @@ def server_environment() -> dict[str, str]:
     return {**kept, "NEARQL_LOG_FORMAT": "json", "NEARQL_LOG_LEVEL": "info"}
 
 
-def wait_until_listening(process: subprocess.Popen[bytes], log: Path) -> str:
+def wait_until_listening(started: Server) -> str:
     """The server's address, from its own log, so that it can't be another server's."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        url = listening_url(log)
+        url = listening_url(started.log)
         if url is not None:
             return url
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(timeout=0.02)
-            raise DemoFailed(f"the server ended with exit code {code}:\n{tail(log)}")
-    raise DemoFailed(f"the server does not listen after {START_S:g} s:\n{tail(log)}")
+            started.process.wait(timeout=0.02)
+            raise DemoFailed(ended(started))
+    raise DemoFailed(f"the server does not listen after {START_S:g} s:\n{tail(started.log)}")
+
+
+def ended(started: Server) -> str:
+    """What a server that ended by itself left behind."""
+    return f"the server ended with exit code {started.process.returncode}:\n{tail(started.log)}"
 
 
 def listening_url(log: Path) -> str | None:
@@ -235,8 +265,6 @@ def choose_port(wanted: int) -> int:
         except OSError:
             print(f"Port {wanted} is in use; taking another one.")
             return 0
-        except OverflowError as error:
-            raise DemoFailed(f"--port {wanted} is no port; it must be 0 to 65535.") from error
     return wanted
 
 
