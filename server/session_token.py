@@ -78,7 +78,7 @@ def _decode(token: str) -> Positions:
         if len(token) > TOKEN_BYTES:
             raise ValueError
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        rows = msgpack.unpackb(raw, max_buffer_size=TOKEN_BYTES)
+        rows = msgpack.unpackb(raw)
         return {(str(t), int(shard)): (int(epoch), int(lsn)) for t, shard, epoch, lsn in rows}
     except (ValueError, TypeError, binascii.Error, msgpack.exceptions.UnpackException):
         raise InvalidRequest(
