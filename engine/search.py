@@ -288,9 +288,8 @@ class _Run:
         hidden = np.zeros(len(limits), bool)
         for unit, candidates in zip(self.units, found, strict=True):
             named = np.count_nonzero(candidates.positions >= 0, axis=1)
-            # An infinite limit asks for rows without a score too, of which a floor says nothing.
-            clear = (candidates.floor > limits) & (limits < np.inf)
-            hidden |= (named < unit.block.count) & ~clear
+            # No floor is above an infinite limit, which asks for rows without a score too.
+            hidden |= (named < unit.block.count) & ~(candidates.floor > limits)
         return np.flatnonzero(hidden)
 
     def _alone(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nearql.engine.backends.base import Block
 from nearql.engine.backends.scan import ScanBackend
+from nearql.engine.distance import widen
 from nearql.engine.types import Metric
 
 with warnings.catch_warnings():
@@ -65,7 +66,7 @@ class FaissCpuBackend(ScanBackend):
         if block.vectors.dtype != np.float32:
             return super().row_scores(block, query, metric)
         if block.positions is None:
-            return self.chunk_scores(block.vectors, query, metric)
+            return self.chunk_scores(widen(block.vectors), query, metric)
         if metric is Metric.L1:
             return super().row_scores(block, query, metric)
         return _scattered_scores(block, block.positions, query, metric)

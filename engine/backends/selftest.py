@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.backends.base import Backend, Block
-from nearql.engine.distance import canonical_distances, row_norms, score_limit
+from nearql.engine.distance import Vectors, canonical_distances, row_norms, score_limit
 from nearql.engine.types import Metric
 
 _ROWS = 193
@@ -47,7 +48,7 @@ def _cases() -> Iterator[_Case]:
     random = np.random.default_rng(20)
     for dimensions in (3, 96):
         for element in (np.float32, np.float16):
-            vectors = random.standard_normal((_ROWS, dimensions)).astype(element)
+            vectors: Any = random.standard_normal((_ROWS, dimensions)).astype(element)
             vectors[7] = vectors[90]  # a tie
             queries = random.standard_normal((_QUERIES, dimensions)).astype(np.float32)
             queries[0] = vectors[90]
@@ -58,7 +59,7 @@ def _cases() -> Iterator[_Case]:
                     yield _Case(name, block, queries, metric)
 
 
-def _blocks(vectors: NDArray[np.float32], mask: NDArray[np.bool_]) -> Iterator[tuple[str, Block]]:
+def _blocks(vectors: Vectors, mask: NDArray[np.bool_]) -> Iterator[tuple[str, Block]]:
     norms = row_norms(vectors)
     longest = float(norms.max())
     yield "all rows", Block(vectors, norms, longest)
@@ -100,9 +101,7 @@ def _check_nearest(backend: Backend, case: _Case) -> str | None:
     return None
 
 
-def _scores(
-    vectors: NDArray[np.float32], query: NDArray[np.float32], metric: Metric
-) -> NDArray[np.float64]:
+def _scores(vectors: Vectors, query: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
     rows, one = vectors.astype(np.float64), query.astype(np.float64)
     if metric is Metric.L2:
         return np.asarray(((rows - one) ** 2).sum(axis=1))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nearql.engine.distance import (
+    Vectors,
     candidate_distances,
     canonical_distances,
     pairwise_distances,
@@ -36,7 +37,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 )
 @pytest.mark.parametrize("element", [np.float32, np.float16])
 def test_known_distances(metric: Metric, expected: list[float], element: type) -> None:
-    vectors = np.array([[3, 4], [0, 0]], element)
+    vectors: Vectors = np.array([[3, 4], [0, 0]], element)
     got = canonical_distances(vectors, np.array([6, 8], np.float32), metric)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, np.array(expected, np.float32))
@@ -45,7 +46,7 @@ def test_known_distances(metric: Metric, expected: list[float], element: type) -
 @pytest.mark.parametrize("metric", METRICS)
 @given(data=st.data())
 def test_a_row_does_not_depend_on_its_batch(metric: Metric, data: st.DataObject) -> None:
-    """Whole, alone, gathered and paired give the same bits: replicas and SQL functions must agree."""
+    """Whole, alone, gathered and paired give the same bits: replicas and SQL must agree."""
     count, dimensions = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 70)))
     seed = data.draw(st.integers(0, 2**32))
     random = np.random.default_rng(seed)
@@ -79,7 +80,7 @@ def test_rows_of_a_block_boundary_are_as_all_others(metric: Metric) -> None:
     st.sampled_from(METRICS),
 )
 def test_equal_vectors_are_exactly_nothing_apart(vectors: np.ndarray, metric: Metric) -> None:
-    """l2, l1 and cosine of a vector to itself are +0.0, whatever its magnitude; NaN for a zero one."""
+    """l2, l1 and cosine of a vector to itself are +0.0 at any magnitude; NaN for a zero one."""
     if metric is Metric.INNER_PRODUCT:
         return
     got = pairwise_distances(vectors, vectors.copy(), metric)
@@ -105,6 +106,17 @@ def test_no_negative_zero_and_no_negative_distance(
         assert not (got > 2).any()
 
 
+def test_parallel_vectors_are_not_less_than_nothing_apart() -> None:
+    """Of similarities that float64 rounds above 1 or below -1, some are sure to be among these."""
+    random = np.random.default_rng(2)
+    vectors = random.integers(1, 1 << 20, (2_000, 7)).astype(np.float32)  # times 3 is exact
+    for factor, end in ((3, 0), (-3, 2)):
+        got = pairwise_distances(vectors, vectors * np.float32(factor), Metric.COSINE)
+        assert (got >= 0).all()
+        assert (got <= 2).all()
+        np.testing.assert_allclose(got, end, atol=1e-15)
+
+
 def test_magnitudes_beyond_float32_squares() -> None:
     """Squares of 1e30 overflow float32, not the distance; what does overflow is inf."""
     big = np.full((1, 4), 1e30, np.float32)
@@ -127,11 +139,11 @@ def test_small_differences_of_long_vectors_survive() -> None:
 
 def test_widen_is_exact_for_every_float16() -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    every = every[np.isfinite(every)].reshape(-1, 2)
-    np.testing.assert_array_equal(widen(every), every.astype(np.float32))
-    scratch = np.empty((len(every) + 5, 2), np.float32)
-    widened = widen(every, scratch)
-    np.testing.assert_array_equal(widened, every.astype(np.float32))
+    pairs = every[np.isfinite(every)].reshape(-1, 2)
+    np.testing.assert_array_equal(widen(pairs), pairs.astype(np.float32))
+    scratch = np.empty((len(pairs) + 5, 2), np.float32)
+    widened = widen(pairs, scratch)
+    np.testing.assert_array_equal(widened, pairs.astype(np.float32))
     assert np.shares_memory(widened, scratch)
     assert np.shares_memory(widen(scratch), scratch)
 

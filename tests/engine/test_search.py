@@ -125,6 +125,32 @@ def test_one_odd_row_does_not_slow_or_spoil_the_others(searcher: Searcher, metri
 
 
 @pytest.mark.parametrize("asked", [1, 8])
+def test_products_that_overflow_to_nan_in_float32(searcher: Searcher, asked: int) -> None:
+    """inf - inf in float32, though the canonical product is the best of all."""
+    vectors = np.ones((200, 2), np.float32)
+    vectors[70] = [3e38, -1e38]
+    queries = np.full((asked, 2), 1e14, np.float32)
+    case = Case(vectors, queries, Metric.INNER_PRODUCT, 2, np.arange(200))
+    hits = case.search(searcher)
+    case.check(hits)
+    assert hits.rows[0].tolist() == [70, 0]
+    assert hits.distances[0, 0] == -np.inf
+
+
+@pytest.mark.parametrize("asked", [1, 8])
+def test_denormal_vectors_keep_their_direction_under_cosine(searcher: Searcher, asked: int) -> None:
+    """[3, 4] * 1e-44 points where [3, 4] points; products in float32 lose that."""
+    random = np.random.default_rng(17)
+    vectors = make_vectors(random, "normal", 300, 2)
+    vectors[40] = np.array([3, 4], np.float32) * np.float32(2.0**-149)
+    queries = np.repeat(np.array([[3, 4]], np.float32), asked, axis=0)
+    case = Case(vectors, queries, Metric.COSINE, 3, np.arange(300))
+    hits = case.search(searcher)
+    case.check(hits)
+    assert (hits.rows[0, 0], hits.distances[0, 0]) == (40, 0)
+
+
+@pytest.mark.parametrize("asked", [1, 8])
 def test_a_zero_query_under_cosine_orders_by_key(searcher: Searcher, asked: int) -> None:
     """Every distance is NaN: such rows match, last, in the order of their keys."""
     random = np.random.default_rng(7)

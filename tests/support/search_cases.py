@@ -28,6 +28,7 @@ DATA = [
     "huge",
     "tiny",
     "mixed",
+    "extreme",
     "one_vector",
     "unit",
 ]
@@ -143,7 +144,7 @@ class Case:
             np.testing.assert_array_equal(hits.distances[query], [*distances, *[np.nan] * missing])
 
 
-def _number(distance: np.float32) -> float:
+def _number(distance: Any) -> float:
     return 0.0 if np.isnan(distance) else float(distance)
 
 
@@ -181,6 +182,8 @@ def make_vectors(
         normal *= 1e-30
     elif kind == "mixed":  # a few rows of each magnitude, and zero vectors
         normal *= random.choice([0, 1e-30, 1, 1, 1, 1e6, 1e20], (count, 1))
+    elif kind == "extreme":  # from denormals to the end of float32, row by row
+        normal = np.clip(normal, -3, 3) * 10.0 ** random.uniform(-45, 38, (count, 1))
     elif kind == "one_vector":
         normal[:] = normal[:1]
     elif kind == "unit":
@@ -199,6 +202,8 @@ def cases(draw: st.DrawFn) -> Case:
     asked = draw(st.integers(1, 9))
     near = vectors[random.integers(0, count, asked)].astype(np.float32)
     queries = near if draw(st.booleans()) else near[:, ::-1] + np.float32(0.5)
+    if draw(st.booleans()):
+        queries = queries * np.float32(draw(st.sampled_from([-1, 1e-20, 3])))
     keys: NDArray[Any] = random.permutation(count)
     if draw(st.booleans()):
         keys = np.array([f"k{key}" for key in keys])
