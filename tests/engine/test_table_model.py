@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from nearql.engine.distance import canonical_distances
@@ -277,7 +278,8 @@ TestTableModel.settings = settings(max_examples=40, stateful_step_count=30, dead
 
 
 @pytest.mark.slow
-class TestTableModelLong(TableMachine.TestCase):  # type: ignore[misc]
-    """The same for longer."""
-
-    settings = settings(max_examples=1000, stateful_step_count=60, deadline=None)
+@pytest.mark.timeout(1200)
+def test_the_model_for_longer() -> None:
+    """The same with more statements and more histories."""
+    longer = settings(max_examples=500, stateful_step_count=50, deadline=None)
+    run_state_machine_as_test(TableMachine, settings=longer)

@@ -19,7 +19,7 @@ from nearql.engine.search import Searcher
 from nearql.engine.settings import EngineSettings
 from nearql.engine.storage.files import FileSystem, LocalFileSystem
 from nearql.engine.table import Table
-from nearql.engine.types import OnConflict, WriteOutcome
+from nearql.engine.types import ROW_COLUMN, Change, OnConflict, WriteOutcome
 from nearql.engine.view import TableView
 
 CLUSTER = b"0123456789abcdef"
@@ -143,3 +143,15 @@ def create(directory: Path, **options: Any) -> Table:
     """A new empty table."""
     given = options.pop("definition", None) or definition()
     return Table.create(directory, given, options.pop("context", None) or context(**options))
+
+
+def keys(table: Table) -> set[Any]:
+    """Keys that the table shows now."""
+    return set(contents(table.read_view()))
+
+
+def delete(view: TableView, *wanted: Any) -> Change:
+    """The change that deletes these ids; what `modify` evaluates."""
+    rows = view.scan(["id"]).to_pylist()
+    gone = np.array([r[ROW_COLUMN] for r in rows if r["id"] in wanted], np.int64)
+    return Change(gone, None, deleted=len(gone))
