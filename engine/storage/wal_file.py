@@ -118,18 +118,19 @@ def make_file(
     identity: LogIdentity,
     *,
     limit: int,
+    allocation: int = FIRST_ALLOCATION,
     records: Iterable[Buffer] = (),
 ) -> ActiveFile:
     """Write the file that begins with `header.base_lsn`, synced, but not under its name yet.
 
-    records: bytes of records that it starts with.
+    allocation: bytes to pre-allocate. records: bytes of records that it starts with.
     """
     path = directory / file_name(header.base_lsn)
     temporary = _temporary(path)
     fs.unlink(temporary)
     try:
         chunks = chain([header.pack(identity)], records)
-        end_offset, allocated = _fill(fs, temporary, chunks, limit)
+        end_offset, allocated = _fill(fs, temporary, chunks, min(allocation, limit))
     except OSError:
         fs.unlink(temporary)
         raise
@@ -147,15 +148,15 @@ def _temporary(path: Path) -> Path:
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 
-def _fill(fs: FileSystem, path: Path, chunks: Iterable[Buffer], limit: int) -> tuple[int, int]:
-    """Write a new file and sync it; the offset after the chunks, and the file's size."""
+def _fill(fs: FileSystem, path: Path, chunks: Iterable[Buffer], size: int) -> tuple[int, int]:
+    """Write a new file of at least `size` bytes and sync it; where the chunks end, and its size."""
     handle = fs.open(path, create=True)
     try:
         offset = 0
         for chunk in chunks:
             fs.pwritev(handle, [chunk], offset)
             offset += len(chunk)
-        allocated = max(min(FIRST_ALLOCATION, limit), offset)
+        allocated = max(size, offset)
         fs.allocate(handle, allocated)
         fs.fdatasync(handle)
         return offset, allocated

@@ -25,11 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from nearql.engine import errors
-from nearql.engine.storage.files import Buffer, FileSystem
+from nearql.engine.storage.files import Buffer, FileSystem, is_full
 from nearql.engine.storage.wal_file import (
     WAL_SUFFIX,
     ActiveFile,
@@ -249,10 +250,16 @@ def _rescue(
     replaces = start.lsn == old.base_lsn
     previous = old.header.previous_base if replaces else old.base_lsn
     header = FileHeader(start.lsn, start.epoch, start.link, previous)
+    make = partial(make_file, fs, directory, header, identity, limit=limit)
     reader = LogFileReader(fs, old.path)
     try:
-        records = _chunks(reader, start.offset, found.end.offset)
-        active = make_file(fs, directory, header, identity, limit=limit, records=records)
+        try:
+            active = make(records=_chunks(reader, start.offset, found.end.offset))
+        except OSError as error:
+            if not is_full(error):
+                raise
+            # A full disk must not keep the server from starting, or nobody could make room.
+            active = make(allocation=0, records=_chunks(reader, start.offset, found.end.offset))
         publish_file(fs, active.file)
     finally:
         reader.close()

@@ -19,6 +19,7 @@ from nearql.engine.settings import EngineSettings
 from nearql.engine.storage.flusher import Flusher
 from nearql.engine.storage.wal import RecordKind, Wal
 from nearql.engine.storage.wal_file import FIRST_ALLOCATION, file_name
+from nearql.engine.storage.wal_hint import read_hint
 from support.disks import SimulatedDisk, WatchedFileSystem
 from support.logs import (
     DIRECTORY,
@@ -338,6 +339,21 @@ def test_reopening_without_writing_stays_clean() -> None:
         reopened.close()
     open_wal(disk)
     assert open_wal(disk.after_kill()).recovery.clean
+
+
+def test_the_clean_mark_is_gone_from_the_disk_before_the_first_new_record() -> None:
+    disk = SimulatedDisk()
+    commit(wal := open_wal(disk), b"one")
+    wal.close()
+    after = disk.after_power_loss(nothing := random.Random(0))
+    hint = read_hint(after, DIRECTORY)
+    assert hint is not None
+    assert hint.clean
+    put(open_wal(disk), b"two")
+    for _ in range(10):
+        hint = read_hint(disk.after_power_loss(nothing), DIRECTORY)
+        assert hint is not None
+        assert not hint.clean
 
 
 @pytest.mark.parametrize("operation", ["fdatasync", "pwritev"])
