@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import types as t
 
 from nearql.engine.errors import InvalidValue
 from nearql.engine.schema import Column, TableSchema
@@ -109,9 +110,11 @@ def _array(values: list[Any], column: Column, first: int) -> pa.Array:
     if column.type.name == "BLOB":
         return _blobs(values, column.name, first)
     try:
-        return pa.array(values)
+        array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError):
         return _texts(values)
+    fits = t.is_list(array.type) == column.type.name.endswith("[]") or t.is_null(array.type)
+    return array if fits and not t.is_struct(array.type) else _texts(values)
 
 
 def _vectors(values: list[Any], dimensions: int) -> pa.Array:

@@ -248,6 +248,11 @@ def test_ndjson_values_that_do_not_fit_are_left_to_the_row(served: Served) -> No
     }
 
 
+def test_an_object_or_list_for_a_plain_column_is_left_to_the_row(served: Served) -> None:
+    assert send(served, b'{"id": [1], "title": {"a": 1}}\n{"id": null}', NDJSON).is_success
+    assert stored(served).to_pydict() == {"id": ["[1]", None], "title": ['{"a":1}', None]}
+
+
 def test_ndjson_vectors_become_fixed_size_lists_with_nulls(served: Served) -> None:
     lines = b'{"id": 1, "vec": [1, 2, 3, 4.5]}\n{"id": 2, "vec": null}\n{"id": 3}\n'
     assert send(served, lines, NDJSON).is_success
