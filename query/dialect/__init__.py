@@ -16,7 +16,8 @@ from nearql.query.dialect.create import create_table
 from nearql.query.dialect.cursor import Cursor, did_you_mean, nearest
 from nearql.query.dialect.grammar import retyped
 from nearql.query.dialect.index import create_index, drop_index, reindex
-from nearql.query.dialect.lexer import DEFAULT_LIMITS, Limits, Source, split
+from nearql.query.dialect.depth import DEFAULT_LIMITS, Limits
+from nearql.query.dialect.lexer import Source, split
 from nearql.query.dialect.render import distance_of, to_duckdb, to_nearql
 from nearql.query.statements import DropTable, Explain, Statement
 

@@ -41,6 +41,8 @@ CARRIERS: dict[type[exp.Expr], str] = {
     carrier: operator for operator, (_, carrier) in OPERATORS.items()
 }
 
+CARRIER_TOKENS = frozenset(token for token, _ in OPERATORS.values())
+
 # Calls with a syntax of their own inside the parentheses; everything else is kept as written.
 _OWN_SYNTAX = frozenset(
     {"CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITION", "OVERLAY", "EXISTS", "MAP", "ANY",
@@ -89,7 +91,6 @@ DIALECT = NearQL()
 _FUNCTION_TOKENS = frozenset(DuckDBParser.FUNC_TOKENS) - frozenset(DuckDBParser.TYPE_TOKENS)
 _TEMPORAL = frozenset(
     {
-        TokenType.DATE,
         TokenType.TIME,
         TokenType.TIMESTAMP,
         TokenType.TIMESTAMPNTZ,

@@ -9,33 +9,13 @@ from sqlglot.errors import TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, TooLarge, Unsupported
+from nearql.query.dialect.depth import CLOSES, DEFAULT_LIMITS, Limits, check_depth, ends_operand
 from nearql.query.dialect.grammar import DIALECT, OPERATORS, retyped
 from nearql.query.dialect.literals import lift, put_back
 
-_OPEN = {TokenType.L_PAREN: ")", TokenType.L_BRACKET: "]", TokenType.L_BRACE: "}"}
-_OPERANDS = (TokenType.IDENTIFIER, TokenType.NUMBER, TokenType.STRING)
-_BEFORE_OPERAND = frozenset(
-    "ALL AND ANY AS ASC BETWEEN BY CASE DEFAULT DISTINCT ELSE ESCAPE EXCEPT FILTER FROM GLOB HAVING IF ILIKE IN "
-    "INTERVAL IS LIKE LIMIT NOT OFFSET ON OR QUALIFY RETURNING SAMPLE SELECT SET SIMILAR SOME THEN TIMEOUT TO "
-    "UNION USING VALUES WAIT WHEN WHERE XOR ZONE".split()
-)
 _PARAMETER = re.compile(r"[A-Za-z_]\w*$")
 _LATER = (OPERATORS["<~>"][0], OPERATORS["<%>"][0])
 _LIKES = (TokenType.LIKE, TokenType.ILIKE)
-_CLOSE = {TokenType.R_PAREN: ")", TokenType.R_BRACKET: "]", TokenType.R_BRACE: "}"}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request's text may be; beyond it is refused before parsing."""
-
-    text_chars: int = 16 << 20
-    nesting: int = 32  # brackets within brackets; sqlglot's parser recurses on each
-    prefix_run: int = 64  # NOT NOT NOT, - - -: also recursion
-    statements: int = 1_000
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +136,8 @@ def _spell_parameters(tokens: list[Token]) -> list[Token]:
                 retyped(token, TokenType.PARAMETER, "$"),
                 retyped(token, TokenType.NUMBER, str(questions)),
             ]
+        elif _is_array_word(tokens, at):
+            continue
         elif _starts_parameter(tokens, at):
             spelled.append(retyped(token, TokenType.PARAMETER, "$"))
         elif (
@@ -169,25 +151,26 @@ def _spell_parameters(tokens: list[Token]) -> list[Token]:
     return spelled
 
 
+def _is_array_word(tokens: list[Token], at: int) -> bool:
+    """The ARRAY of `ARRAY[...]`: `[...]` means the same, and sqlglot takes 2^n steps for n nested ones."""
+    if tokens[at].token_type is not TokenType.ARRAY or at + 1 >= len(tokens):
+        return False
+    bracket = tokens[at + 1].token_type is TokenType.L_BRACKET
+    return bracket and (at == 0 or not ends_operand(tokens[at - 1]))
+
+
 def _starts_parameter(tokens: list[Token], at: int) -> bool:
     if tokens[at].token_type is not TokenType.COLON or at + 1 >= len(tokens):
         return False
     name = tokens[at + 1]
     if name.start != tokens[at].end + 1 or not _PARAMETER.match(str(name.text)):
         return False
-    return at == 0 or not (_ends_operand(tokens[at - 1]) or _opens_slice(tokens, at))
+    return at == 0 or not (ends_operand(tokens[at - 1]) or _opens_slice(tokens, at))
 
 
 def _opens_slice(tokens: list[Token], at: int) -> bool:
     after = tokens[at + 1].token_type if at + 1 < len(tokens) else None
     return tokens[at - 1].token_type is TokenType.L_BRACKET and after is TokenType.VAR
-
-
-def _ends_operand(token: Token) -> bool:
-    if token.token_type in _CLOSE or token.token_type in _OPERANDS:
-        return True
-    words = str(token.text).upper().split()
-    return bool(words) and words[-1].isidentifier() and words[-1] not in _BEFORE_OPERAND
 
 
 def _refuse_mixed(tokens: list[Token]) -> None:
@@ -200,31 +183,5 @@ def _refuse_mixed(tokens: list[Token]) -> None:
 
 
 def _checked(text: str, tokens: list[Token], limits: Limits) -> Source:
-    open_brackets: list[Token] = []
-    for token in tokens:
-        if token.token_type in _OPEN:
-            open_brackets.append(token)
-            if len(open_brackets) > limits.nesting:
-                raise SqlError(
-                    f"Brackets are nested more than {limits.nesting} deep.",
-                    position=int(token.start) + 1, code="statement_too_complex", sqlstate="54001",
-                )  # fmt: skip
-        elif token.token_type in _CLOSE:
-            _close(open_brackets, token)
-    if open_brackets:
-        token = open_brackets[-1]
-        raise SqlError(f"This {token.text!r} is never closed.", position=int(token.start) + 1)
+    check_depth(tokens, limits)
     return Source(text, tuple(tokens))
-
-
-def _close(open_brackets: list[Token], token: Token) -> None:
-    position = int(token.start) + 1
-    if not open_brackets:
-        raise SqlError(
-            f"Unexpected {token.text!r}: there is no bracket to close.", position=position
-        )
-    expected = _OPEN[open_brackets.pop().token_type]
-    if token.text != expected:
-        raise SqlError(
-            f"Unexpected {token.text!r}, where {expected!r} would close.", position=position
-        )

@@ -1,0 +1,165 @@
+"""How deep a statement nests, measured on its tokens before a parser recurses into it.
+
+sqlglot's parser and generator recurse on brackets, on prefix operators (`NOT NOT ...`), on chains that lean one
+way (`a ** b ** ...`, `a[1][1]...`) and on CASE. In Python that ends as RecursionError; in sqlglot's compiled
+build it ends the process. In two places it also tries both ways at each level, 2^n steps for n of them: a
+type's name before a bracket, `DATE(DATE(...`, and a JOIN that no ON follows.
+
+So every open bracket counts one, and every token that deepens what it stands in counts one more until the next
+comma, AND, OR or ON on its level. The sum over the open levels must stay below `Limits.nesting`.
+
+    SELECT f(NOT NOT (1))
+            1  2   3 4        levels: [SELECT: 0] [f(: 1 + 2 for NOT] [(: 1] -> 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlglot.tokenizer_core import Token, TokenType
+
+from nearql.engine.errors import SqlError
+from nearql.query.dialect.grammar import CARRIER_TOKENS, DuckDBParser
+
+OPENS = {TokenType.L_PAREN: ")", TokenType.L_BRACKET: "]", TokenType.L_BRACE: "}"}
+CLOSES = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
+_DEEPENS = frozenset(
+    {
+        TokenType.NOT, TokenType.CASE, TokenType.ELSE, TokenType.INTERVAL, TokenType.DSTAR,
+        TokenType.CARET, TokenType.IN, TokenType.TILDE, TokenType.OVER, TokenType.DISTINCT,
+        TokenType.ARROW, TokenType.DARROW, TokenType.PARAMETER, TokenType.LATERAL, TokenType.UNION,
+        TokenType.EXCEPT, TokenType.INTERSECT, TokenType.UNPIVOT, TokenType.PIVOT, TokenType.LIKE,
+        TokenType.ILIKE, TokenType.BETWEEN, TokenType.IS, TokenType.COLON, TokenType.COLON_EQ,
+        TokenType.COLLATE, TokenType.WITH, TokenType.ESCAPE, TokenType.ALIAS, TokenType.ANY,
+    }
+) | CARRIER_TOKENS  # fmt: skip
+_SIGNS = (TokenType.DASH, TokenType.PLUS)  # deepen as prefixes
+_POSTFIX = (TokenType.DOT, TokenType.DCOLON, TokenType.L_BRACKET)  # deepen in a row
+_BINARY = (
+    TokenType.DASH, TokenType.PLUS, TokenType.STAR, TokenType.SLASH, TokenType.DIV, TokenType.MOD,
+    TokenType.DPIPE, TokenType.EQ, TokenType.NEQ, TokenType.LT, TokenType.GT, TokenType.LTE, TokenType.GTE,
+)  # fmt: skip
+_OPERANDS = (TokenType.IDENTIFIER, TokenType.NUMBER, TokenType.STRING)
+_BEFORE_OPERAND = frozenset(
+    """ALL AND ANY AS ASC BETWEEN BY CASE DEFAULT DISTINCT ELSE ESCAPE EXCEPT FILTER FROM GLOB HAVING IF
+    ILIKE IN INTERVAL IS LIKE LIMIT NOT OFFSET ON OR QUALIFY RETURNING SAMPLE SELECT SET SIMILAR SOME THEN
+    TIMEOUT TO UNION USING VALUES WAIT WHEN WHERE XOR ZONE""".split()
+)
+_SEPARATES = (
+    TokenType.COMMA, TokenType.AND, TokenType.OR, TokenType.ON, TokenType.SELECT, TokenType.FROM,
+    TokenType.WHERE, TokenType.USING, TokenType.WHEN, TokenType.THEN,
+)  # fmt: skip
+_ON_FREE = ("CROSS", "NATURAL", "POSITIONAL")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request's text may be; beyond it is refused before parsing."""
+
+    text_chars: int = 16 << 20
+    statements: int = 1_000
+    nesting: int = 64  # brackets within brackets, and what else deepens
+    type_nesting: int = 4  # open brackets after a type's name
+    open_joins: int = 8  # JOINs before the ON or USING of the first of them
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(slots=True)
+class _Level:
+    """An open bracket. weight: what deepened it since the last separator."""
+
+    token: Token | None
+    is_type: bool = False
+    weight: int = 0
+    outside: int = 0  # depth of the levels outside
+    run: int = 0  # postfix operators since the last binary one
+
+    @property
+    def depth(self) -> int:
+        """Of what stands here."""
+        return self.outside + self.weight + self.run
+
+
+def check_depth(tokens: Sequence[Token], limits: Limits) -> None:
+    """Refuse what nests too deeply, and brackets that don't match.
+
+    Raises:
+        SqlError: with the position; code `statement_too_complex` where it is too deep.
+    """
+    levels = [_Level(None)]
+    types = joins = 0
+    before: Token | None = None
+    for token in tokens:
+        kind = token.token_type
+        _weigh(levels[-1], token, before)
+        if kind in OPENS:
+            is_type = before is not None and before.token_type in DuckDBParser.TYPE_TOKENS
+            types += is_type
+            levels.append(_Level(token, is_type, 1, levels[-1].depth))
+        elif kind in CLOSES:
+            types -= _closed(levels, token).is_type
+        joins = _open_joins(joins, token, before)
+        if levels[-1].depth > limits.nesting or types > limits.type_nesting:
+            raise _too_deep(token, limits)
+        if joins > limits.open_joins:
+            raise SqlError("JOIN needs ON or USING.", position=int(token.start) + 1)
+        before = token
+    if levels[-1].token is not None:
+        token = levels[-1].token
+        raise SqlError(f"This {token.text!r} is never closed.", position=int(token.start) + 1)
+
+
+def _weigh(level: _Level, token: Token, before: Token | None) -> None:
+    kind = token.token_type
+    if kind in _SEPARATES:
+        level.weight, level.run = int(level.token is not None), 0
+    elif kind in _SIGNS and (before is None or not ends_operand(before)):
+        level.weight += 1
+    elif kind in _DEEPENS:
+        level.weight += 1
+    elif kind in _POSTFIX:
+        level.run += 1
+    elif kind in _BINARY:
+        level.run = 0
+
+
+def _open_joins(joins: int, token: Token, before: Token | None) -> int:
+    if token.token_type in (TokenType.ON, TokenType.USING):
+        return max(0, joins - 1)
+    if token.token_type is TokenType.JOIN:
+        return joins + (before is None or str(before.text).upper() not in _ON_FREE)
+    return joins
+
+
+def ends_operand(token: Token) -> bool:
+    """Whether a value may end with this token, so that an operator may follow."""
+    if token.token_type in CLOSES or token.token_type in _OPERANDS:
+        return True
+    words = str(token.text).upper().split()
+    return bool(words) and words[-1].isidentifier() and words[-1] not in _BEFORE_OPERAND
+
+
+def _closed(levels: list[_Level], token: Token) -> _Level:
+    """The innermost level, which the token closes; an error where it doesn't."""
+    position = int(token.start) + 1
+    opened = levels[-1].token
+    if opened is None:
+        raise SqlError(
+            f"Unexpected {token.text!r}: there is no bracket to close.", position=position
+        )
+    expected = OPENS[opened.token_type]
+    if token.text != expected:
+        raise SqlError(
+            f"Unexpected {token.text!r}, where {expected!r} would close.", position=position
+        )
+    return levels.pop()
+
+
+def _too_deep(token: Token, limits: Limits) -> SqlError:
+    return SqlError(
+        f"The statement is nested more than {limits.nesting} deep.", position=int(token.start) + 1,
+        code="statement_too_complex", sqlstate="54001",
+    )  # fmt: skip
