@@ -109,7 +109,8 @@ def test_no_negative_zero_and_no_negative_distance(
 def test_parallel_vectors_are_not_less_than_nothing_apart() -> None:
     """Of similarities that float64 rounds above 1 or below -1, some are sure to be among these."""
     random = np.random.default_rng(2)
-    vectors = random.integers(1, 1 << 20, (2_000, 7)).astype(np.float32)  # times 3 is exact
+    short = random.integers(1, 1 << 20, (2_000, 40))  # leaves room in float32: times 3 is exact
+    vectors = (short / 2.0 ** random.integers(0, 30, short.shape)).astype(np.float32)
     for factor, end in ((3, 0), (-3, 2)):
         got = pairwise_distances(vectors, vectors * np.float32(factor), Metric.COSINE)
         assert (got >= 0).all()

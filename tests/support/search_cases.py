@@ -183,7 +183,7 @@ def make_vectors(
     elif kind == "mixed":  # a few rows of each magnitude, and zero vectors
         normal *= random.choice([0, 1e-30, 1, 1, 1, 1e6, 1e20], (count, 1))
     elif kind == "extreme":  # from denormals to the end of float32, row by row
-        normal = np.clip(normal, -3, 3) * 10.0 ** random.uniform(-45, 38, (count, 1))
+        normal = np.clip(normal, -1, 1) * 10.0 ** random.uniform(-45, 37, (count, 1))
     elif kind == "one_vector":
         normal[:] = normal[:1]
     elif kind == "unit":
