@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
+from nearql.engine import errors
 from nearql.engine.storage.files import newer_format
 
 WAL_FORMAT = 1
@@ -146,6 +147,12 @@ class RecordHeader(NamedTuple):
         """Bytes of the whole record in the file."""
         return record_bytes(self.payload_size)
 
+    @property
+    def known(self) -> bool:
+        """Whether this version understands it. To skip one that it does not would lose a write."""
+        unknown_flags = self.flags & ~FLAG_MORE
+        return self.kind in KINDS and not unknown_flags and self.schema <= PAYLOAD_SCHEMA
+
 
 def record_bytes(payload_size: int) -> int:
     """Bytes that a record takes in its file."""
@@ -166,18 +173,13 @@ def unpack_record_header(data: bytes | memoryview) -> RecordHeader | None:
     return RecordHeader(*RECORD_HEADER.unpack_from(data)[1:])
 
 
-def check_known(header: RecordHeader, where: str) -> None:
-    """Refuse a record that only a later version understands; skipping it would lose a write.
-
-    Raises:
-        Unavailable: code `newer_format`.
-    """
+def unknown_record(header: RecordHeader, where: str) -> errors.Unavailable:
+    """The error for a record that is not `known`."""
     if header.kind not in KINDS:
-        raise newer_format(f"the record {where} of kind {header.kind}", header.kind, max(KINDS))
+        return newer_format(f"the record {where} (kind {header.kind})", header.kind, max(KINDS))
     if header.flags & ~FLAG_MORE:
-        raise newer_format(f"the record {where} with flags", header.flags, FLAG_MORE)
-    if header.schema > PAYLOAD_SCHEMA:
-        raise newer_format(f"the payload of the record {where}", header.schema, PAYLOAD_SCHEMA)
+        return newer_format(f"the record {where} (flags)", header.flags, FLAG_MORE)
+    return newer_format(f"the payload of the record {where}", header.schema, PAYLOAD_SCHEMA)
 
 
 def unpack_file_header(data: bytes, identity: LogIdentity, name: str) -> FileHeader | str:

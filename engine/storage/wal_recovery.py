@@ -147,7 +147,7 @@ def _closed_cleanly(
     """Trust the hint of a clean close, if it fits what is there: the log need not be scanned."""
     if hint is None or not hint.clean or hint.base_lsn != files[-1].base_lsn:
         return None
-    if hint.offset > reader.size or any(reader.view(hint.offset, RECORD_HEADER_BYTES)):
+    if hint.offset > reader.size or any(reader.peek(hint.offset, RECORD_HEADER_BYTES)):
         return None
     end = ChainPosition(hint.durable_lsn + 1, hint.epoch, hint.link, hint.offset)
     return FoundLog(files, reader.size, end, end, records=0, torn_bytes=0, clean=True)

@@ -19,8 +19,8 @@ from nearql.engine.storage.wal_format import (
     RecordHeader,
     RecordKind,
     WalRecord,
-    check_known,
     link_of,
+    unknown_record,
     unpack_record_header,
 )
 
@@ -80,6 +80,10 @@ class LogFileReader:
             self._window, self._start, start = memoryview(data), offset, 0
         return self._window[start : start + size]
 
+    def peek(self, offset: int, size: int) -> bytes:
+        """The same, read by itself: for a look at one place."""
+        return self._fs.pread(self._handle, size, offset)
+
     def where(self, lsn: int, offset: int) -> str:
         """A place, for messages."""
         return f"with LSN {lsn} at offset {offset} of {self.path}"
@@ -100,7 +104,8 @@ def read_record(
     stranger = _not_here(header, at, tag)
     if stranger is not None:
         return BadRecord(stranger, foreign=True)
-    check_known(header, reader.where(header.lsn, at.offset))
+    if not header.known:
+        raise unknown_record(header, reader.where(header.lsn, at.offset))
     after = ChainPosition(header.lsn + 1, header.epoch, link_of(raw), at.offset + header.size)
     if not payload:
         return header, memoryview(b""), after
