@@ -1,8 +1,11 @@
-"""Names -> tables and columns: which base table each name in a tree means, and which column belongs to whom.
+"""Names -> tables and columns: which base table each name in a tree means, and which column belongs
+to whom.
 
-A `Source` is one occurrence of a base table in a FROM clause. Rules ask sources for what they need (a row
-number, a distance, a restriction to the nearest rows); when all rules have run, the planner turns each source
-into a relation. The tree keeps its table nodes until then, tied to their source by `node.meta`.
+A `Source` is one occurrence of a base table in a FROM clause. Rules ask sources for what they need
+(a row number, a distance, a restriction to the nearest rows); when all rules have run, the planner
+turns each source into a relation. The tree keeps its table nodes until then, tied to their source
+by
+`node.meta`.
 """
 
 from __future__ import annotations
@@ -148,7 +151,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one name in a FROM clause means. names: its columns in lower case, None where not known."""
+    """What a name in a FROM clause means. names: its columns in lower case, None where unknown."""
 
     source: Source | None
     names: frozenset[str] | None
@@ -244,7 +247,9 @@ class Binding:
     def entries(self, select: exp.Select) -> dict[str, Entry]:
         """What the names in this SELECT's own FROM clause mean, by lower-case name."""
         return {
-            name.lower(): self._entry(item) for item in from_items(select) if (name := item.alias_or_name)
+            name.lower(): self._entry(item)
+            for item in from_items(select)
+            if (name := item.alias_or_name)
         }
 
     def _entry(self, item: exp.Expr) -> Entry:
@@ -287,7 +292,9 @@ class Binding:
         return names
 
     def owner(self, column: exp.Column) -> tuple[exp.Select, Entry] | None:
-        """The SELECT in whose FROM clause the column is, and what it belongs to there; None where unsure."""
+        """The SELECT in whose FROM clause the column is, and what it belongs to there; None where
+        unsure.
+        """
         name, qualifier = column.name.lower(), column.table.lower()
         for select in enclosing(column):
             entries = self.entries(select)
@@ -315,7 +322,9 @@ class Binding:
 
     def free(self, expression: exp.Expr) -> list[exp.Column]:
         """Columns in `expression` that are not certainly bound by a SELECT inside it."""
-        return [node for node in expression.find_all(exp.Column) if not self._bound(node, expression)]
+        return [
+            node for node in expression.find_all(exp.Column) if not self._bound(node, expression)
+        ]
 
     def _bound(self, column: exp.Column, within: exp.Expr) -> bool:
         if isinstance(column.this, exp.Star):
@@ -325,14 +334,22 @@ class Binding:
             entries = self.entries(select)
             if qualifier in entries:
                 return True
-            if not qualifier and any(entry.names and name in entry.names for entry in entries.values()):
+            if not qualifier and any(
+                entry.names and name in entry.names for entry in entries.values()
+            ):
                 return True
-            if not qualifier and name in _aliases(select) and _in_clause_with_aliases(column, select):
+            if (
+                not qualifier
+                and name in _aliases(select)
+                and _in_clause_with_aliases(column, select)
+            ):
                 return True
         return not qualifier and _in_set_operation_order(column, within)
 
     def is_constant(self, expression: exp.Expr) -> bool:
-        """Whether it has one value for the whole statement: no column from outside itself, nothing volatile."""
+        """Whether it has one value for the whole statement: no column from outside itself, nothing
+        volatile.
+        """
         return not self.free(expression)
 
     def identity(self, metric: Metric, source: Source, column: str, constant: exp.Expr) -> str:
@@ -438,11 +455,15 @@ def _alias_columns(item: exp.Expr) -> frozenset[str] | None:
 
 
 def _aliases(select: exp.Select) -> frozenset[str]:
-    return frozenset(item.alias.lower() for item in select.expressions if isinstance(item, exp.Alias))
+    return frozenset(
+        item.alias.lower() for item in select.expressions if isinstance(item, exp.Alias)
+    )
 
 
 def _in_clause_with_aliases(column: exp.Column, select: exp.Select) -> bool:
-    """Whether the column stands where an alias of this SELECT's list may: anywhere but its FROM clause."""
+    """Whether the column stands where an alias of this SELECT's list may: anywhere but its FROM
+    clause.
+    """
     node: exp.Expr | None = column
     while node is not None and node.parent is not select:
         node = node.parent

@@ -1,4 +1,6 @@
-"""Bulk rows: one Arrow batch into a table, the rows that fit, each that doesn't told with its reason."""
+"""Bulk rows: one Arrow batch into a table, the rows that fit, each that doesn't told with its
+reason.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Values -> columns in storage types, strictly: what doesn't fit is told by column, row, value and type.
+"""Values -> columns in storage types, strictly: what doesn't fit is told by column, row, value and
+type.
 
-Arrow casts what it can cast without a doubt; everything else goes to DuckDB, whose rules for implicit casts are
-SQL's here (text to numbers and dates, 1.6 into BIGINT rounds). Vectors never go through DuckDB.
+Arrow casts what it can cast without a doubt; everything else goes to DuckDB, whose rules for
+implicit casts are SQL's here (text to numbers and dates, 1.6 into BIGINT rounds). Vectors never go
+through DuckDB.
 """
 
 from __future__ import annotations
@@ -80,12 +82,18 @@ def _plain(given: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     if isinstance(array.type, pa.BaseExtensionType):
-        array = array.cast(pa.string()) if str(array.type) == "extension<arrow.uuid>" else array.storage
+        array = (
+            array.cast(pa.string()) if str(array.type) == "extension<arrow.uuid>" else array.storage
+        )
     if t.is_dictionary(array.type):
         array = array.dictionary_decode()
     if t.is_large_string(array.type) or t.is_string_view(array.type):
         return array.cast(pa.string())
-    if t.is_large_binary(array.type) or t.is_binary_view(array.type) or t.is_fixed_size_binary(array.type):
+    if (
+        t.is_large_binary(array.type)
+        or t.is_binary_view(array.type)
+        or t.is_fixed_size_binary(array.type)
+    ):
         return array.cast(pa.binary())
     return array
 
@@ -115,7 +123,9 @@ def _inferred(values: list[Any], column: Column) -> pa.Array:
         if column.type.name == "JSON":
             return pa.array([_json_text(value) for value in values], pa.string())
         if any(type(value).__name__ == "UUID" for value in values):
-            return pa.array([None if value is None else str(value) for value in values], pa.string())
+            return pa.array(
+                [None if value is None else str(value) for value in values], pa.string()
+            )
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         shown = _shown(next(value for value in values if value is not None))
@@ -168,8 +178,11 @@ def _failure(array: pa.Array, column: Column, row: int) -> RowFailure:
     detail = f"Column {column.name!r}: {_shown(array[row].as_py())} is no {column.type.display}."
     number = t.is_integer(array.type) or t.is_floating(array.type) or t.is_decimal(array.type)
     if number:
-        detail = f"Column {column.name!r}: {_shown(array[row].as_py())} is out of range of {column.type.display}."
-    return RowFailure(row, "out_of_range" if number else "invalid_value", detail, "22003" if number else "22P02")
+        shown = _shown(array[row].as_py())
+        detail = f"Column {column.name!r}: {shown} is out of range of {column.type.display}."
+    return RowFailure(
+        row, "out_of_range" if number else "invalid_value", detail, "22003" if number else "22P02"
+    )
 
 
 def _shown(value: Any) -> str:
@@ -187,7 +200,9 @@ def _cast_vector_values(values: list[Any], column: Column) -> Cast:
     failures: list[RowFailure] = []
     for row, value in enumerate(values):
         try:
-            made = vector(scalar_or_array(value), dimensions=dimensions, where=f"Column {column.name!r}")
+            made = vector(
+                scalar_or_array(value), dimensions=dimensions, where=f"Column {column.name!r}"
+            )
         except InvalidValue as error:
             failures.append(RowFailure(row, error.code, error.detail, error.sql_state))
             made = None
@@ -200,7 +215,9 @@ def _cast_vector_values(values: list[Any], column: Column) -> Cast:
 
 def scalar_or_array(value: Any) -> Any:
     """A parameter's value as `parameters.vector` takes it."""
-    return value if isinstance(value, np.ndarray | str | bytes | list) else scalar(value, "a vector")
+    return (
+        value if isinstance(value, np.ndarray | str | bytes | list) else scalar(value, "a vector")
+    )
 
 
 def _cast_vectors(array: pa.Array, column: Column) -> Cast:
@@ -209,7 +226,11 @@ def _cast_vectors(array: pa.Array, column: Column) -> Cast:
         if t.is_string(kind) or t.is_binary(kind) or t.is_null(kind):
             return _cast_vector_values(array.to_pylist(), column)
         raise _no_vectors(array, column)
-    if not (t.is_floating(kind.value_type) or t.is_integer(kind.value_type) or t.is_decimal(kind.value_type)):
+    if not (
+        t.is_floating(kind.value_type)
+        or t.is_integer(kind.value_type)
+        or t.is_decimal(kind.value_type)
+    ):
         raise _no_vectors(array, column)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     failures: list[RowFailure] = []
@@ -221,7 +242,8 @@ def _cast_vectors(array: pa.Array, column: Column) -> Cast:
 
 def _no_vectors(array: pa.Array, column: Column) -> InvalidValue:
     return InvalidValue(
-        f"Column {column.name!r} is {column.type.display}; values of type {array.type} can't be stored in it.",
+        f"Column {column.name!r} is {column.type.display}; values of type {array.type} "
+        "can't be stored in it.",
         code="wrong_type", sqlstate="42804", column=column.name,
     )  # fmt: skip
 
@@ -242,7 +264,9 @@ def _wrong_lengths(
 
 
 def _numbers(array: pa.Array, valid: NDArray[np.bool_], dimensions: int) -> NDArray[np.float32]:
-    """Shape (n, d) float32; zeros where not valid. No copy where the column is valid float32 throughout."""
+    """Shape (n, d) float32; zeros where not valid. No copy where the column is valid float32
+    throughout.
+    """
     whole = bool(valid.all())
     flat = (array if whole else array.filter(pa.array(valid))).flatten()
     if t.is_decimal(flat.type):
@@ -261,7 +285,7 @@ def _not_finite(
     array: pa.Array, vectors: NDArray[np.float32], valid: NDArray[np.bool_], column: Column,
     failures: list[RowFailure],
 ) -> None:  # fmt: skip
-    # The sum of a vector is finite unless an element is not, or it overflows: only then look closer.
+    # A vector's sum is finite unless an element is not, or it overflows: only then look closer.
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(vectors.sum(axis=1)))
     for row in suspects.tolist():
@@ -277,14 +301,19 @@ def _not_finite(
 
 
 def _stored(
-    vectors: NDArray[np.float32], valid: NDArray[np.bool_], column: Column, failures: list[RowFailure]
+    vectors: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    column: Column,
+    failures: list[RowFailure],
 ) -> Cast:
     flat: NDArray[Any] = vectors
     if column.type.element == "float16":
         with np.errstate(over="ignore"):
             flat = vectors.astype(np.float16)
         for row in np.flatnonzero(valid & np.isinf(flat).any(axis=1)).tolist():
-            detail = f"Column {column.name!r}: an element is beyond the range of {column.type.display}."
+            detail = (
+                f"Column {column.name!r}: an element is beyond the range of {column.type.display}."
+            )
             failures.append(RowFailure(row, "invalid_vector", detail, "22003"))
             valid[row] = False
     mask = None if valid.all() else pa.array(~valid)

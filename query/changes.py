@@ -1,7 +1,8 @@
-"""UPDATE and DELETE: evaluated once, inside the table's `modify`, into row numbers and complete new rows.
+"""UPDATE and DELETE: evaluated once, inside the table's `modify`, into row numbers and complete new
+rows.
 
-The rows and the new values of scalar columns come from one query over the write's own view; columns that are
-not assigned, vectors among them, are taken by row number.
+The rows and the new values of scalar columns come from one query over the write's own view; columns
+that are not assigned, vectors among them, are taken by row number.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class _Changing:
         count = outcome.inserted + outcome.updated + outcome.deleted
         result = self.write.result(self.table, outcome, count)
         statement = self.statement
-        return self.write.returning(self.table, statement.alias, statement.returning, self.written, result)
+        return self.write.returning(
+            self.table, statement.alias, statement.returning, self.written, result
+        )
 
     def plan(self) -> Plan:
         """The query for the rows that change, with the assigned values after the row number."""
@@ -86,7 +89,7 @@ class _Changing:
         raise NotImplementedError
 
     def affected(self, view: TableView, plan: Plan) -> pa.Table:
-        """Row number and values, once per row: where FROM gives several matches, the first counts."""
+        """Row number and values, once per row: of several matches in FROM, the first counts."""
         check_schema(view, self.table)
         with self.write.execution({self.table.uuid: view}) as run:
             answer = run.query(plan.query).table
@@ -120,7 +123,9 @@ class _Updating(_Changing):
     def _assign(self, column: Column, value: exp.Expr) -> None:
         if isinstance(value, exp.Column | exp.Var) and value.name.upper() == "DEFAULT":
             self.defaults.append(column)
-        elif column.type.is_vector and (given := _plain_vector(value, self.write)) is not _NOT_PLAIN:
+        elif (
+            column.type.is_vector and (given := _plain_vector(value, self.write)) is not _NOT_PLAIN
+        ):
             cast = cast_values([given], column)
             refuse(cast.failures, column.name, numbered=False)
             self.constant.append((column, cast.array))
@@ -194,5 +199,3 @@ def _plain_vector(value: exp.Expr, write: Write) -> object:
     if isinstance(node, exp.Null):
         return None
     return node.name if isinstance(node, exp.Literal) and node.is_string else _NOT_PLAIN
-
-

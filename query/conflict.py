@@ -1,7 +1,8 @@
 """ON CONFLICT DO UPDATE: rows whose key exists are updated, the others inserted, as one statement.
 
-Existing rows are read inside the table's `modify`, with no other writer in between. Columns that are set to
-EXCLUDED's, and columns that keep their value, are taken by row; only other expressions go through DuckDB.
+Existing rows are read inside the table's `modify`, with no other writer in between. Columns that
+are set to EXCLUDED's, and columns that keep their value, are taken by row; only other expressions
+go through DuckDB.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def is_replacement(conflict: ConflictClause, table: TableDef) -> bool:
         if (source := _excluded_column(value)) is not None and source == name.lower()
     }
     key = table.schema.key.name.lower()
-    return plain - {key} == {column.name.lower() for column in table.schema.columns} - {key} and len(
-        plain
-    ) == len(conflict.assignments)
+    return plain - {key} == {column.name.lower() for column in table.schema.columns} - {
+        key
+    } and len(plain) == len(conflict.assignments)
 
 
 def _excluded_column(value: exp.Expr) -> str | None:
@@ -67,18 +68,23 @@ def upsert(
         )
         return outcome, rows
     merge = _Merge(conflict, alias, table, rows, write)
-    outcome = handle.modify(merge.evaluate, request_id=write.request_id, timeout_ms=write.timeout_ms())
+    outcome = handle.modify(
+        merge.evaluate, request_id=write.request_id, timeout_ms=write.timeout_ms()
+    )
     return outcome, merge.written
 
 
 def _refuse_twice(keys: pa.ChunkedArray) -> None:
     counts = pc.value_counts(keys)
-    twice = [one["values"].as_py() for one in counts if one["counts"].as_py() > 1] if len(
-        counts
-    ) < len(keys) else []
+    twice = (
+        [one["values"].as_py() for one in counts if one["counts"].as_py() > 1]
+        if len(counts) < len(keys)
+        else []
+    )
     if twice:
         raise InvalidRequest(
-            f"ON CONFLICT DO UPDATE can't affect a row twice: key {twice[0]!r} is given more than once.",
+            f"ON CONFLICT DO UPDATE can't affect a row twice: key {twice[0]!r} is given more than "
+            "once.",
             code="row_affected_twice", sqlstate="21000",
         )  # fmt: skip
 
@@ -87,7 +93,12 @@ class _Merge:
     """Evaluates one DO UPDATE against the rows that exist."""
 
     def __init__(
-        self, conflict: ConflictClause, alias: str | None, table: TableDef, rows: pa.Table, write: Write
+        self,
+        conflict: ConflictClause,
+        alias: str | None,
+        table: TableDef,
+        rows: pa.Table,
+        write: Write,
     ) -> None:
         self.conflict = conflict
         self.alias = alias
@@ -109,12 +120,16 @@ class _Merge:
         self._check_keys(updated, existing)
         refuse(violations(self.table, updated))
         self.written = pa.concat_tables([self.rows.take(pa.array(new)), updated])
-        return Change(np.empty(0, np.int64), self.written, inserted=len(new), updated=updated.num_rows)
+        return Change(
+            np.empty(0, np.int64), self.written, inserted=len(new), updated=updated.num_rows
+        )
 
     def _matched(
         self, view: TableView
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(positions of new rows, positions of conflicting rows, row numbers of what they conflict with)."""
+        """(positions of new rows, positions of conflicting rows, row numbers of what they conflict
+        with).
+        """
         key = self.table.schema.key.name
         scanned = view.scan([key])
         given = self.rows.column(key).combine_chunks()
@@ -147,7 +162,9 @@ class _Merge:
         self, view: TableView, mine: NDArray[np.int64], theirs: NDArray[np.int64],
         computed: list[tuple[Column, exp.Expr]],
     ) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:  # fmt: skip
-        """Evaluate SET expressions and WHERE over pairs (existing row, excluded row) at equal positions."""
+        """Evaluate SET expressions and WHERE over pairs (existing row, excluded row) at equal
+        positions.
+        """
         names = [column.name for column in self.table.schema.columns]
         given = RowsView(self.table.schema, self.rows.take(pa.array(mine)))
         there = RowsView(self.table.schema, stored(view.take(names, theirs), self.table.schema))

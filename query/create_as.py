@@ -17,7 +17,12 @@ from nearql.query.rows import Filler, violations
 from nearql.query.statements import CreateTable
 from nearql.query.writes import Write, refuse
 
-_STORED_AS = {"HUGEINT": "DECIMAL(38,0)", "UHUGEINT": "DECIMAL(38,0)", "NULL": "INTEGER", '"NULL"': "INTEGER"}
+_STORED_AS = {
+    "HUGEINT": "DECIMAL(38,0)",
+    "UHUGEINT": "DECIMAL(38,0)",
+    "NULL": "INTEGER",
+    '"NULL"': "INTEGER",
+}
 
 
 def run_create_as(statement: CreateTable, write: Write) -> Result:
@@ -41,7 +46,8 @@ def _columns(statement: CreateTable, given: tuple[ResultColumn, ...]) -> tuple[C
     if statement.columns:
         if len(statement.columns) != len(given):
             raise SqlError(
-                f"The table has {len(statement.columns)} columns, but the query returns {len(given)}.",
+                f"The table has {len(statement.columns)} columns, "
+                f"but the query returns {len(given)}.",
                 sqlstate="42601",
             )
         return statement.columns

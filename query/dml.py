@@ -2,9 +2,11 @@
 
     source -> columns in storage types -> complete rows -> constraints -> the table
 
-Values that are written out (numbers, text, parameters, arrays) become columns without DuckDB; expressions are
-evaluated by it in one go. Without ON CONFLICT DO UPDATE, or where that replaces the whole row, rows go through
-the table's pipelined insert; else the statement reads existing rows and is evaluated inside `modify`.
+Values that are written out (numbers, text, parameters, arrays) become columns without DuckDB;
+expressions are evaluated by it in one go. Without ON CONFLICT DO UPDATE, or where that replaces the
+whole row, rows go through the table's pipelined insert; else the statement reads existing rows and
+is evaluated inside
+`modify`.
 """
 
 from __future__ import annotations
@@ -136,11 +138,13 @@ def _targets(statement: Insert, table: TableDef, source: Sequence[str]) -> list[
     columns = _listed(statement, table)
     if statement.columns is not None and len(columns) != len(source):
         raise SqlError(
-            f"INSERT names {len(columns)} columns, but its query returns {len(source)}.", sqlstate="42601"
+            f"INSERT names {len(columns)} columns, but its query returns {len(source)}.",
+            sqlstate="42601",
         )
     if len(source) > len(columns):
         raise SqlError(
-            f"Table {table.name!r} has {len(columns)} columns, but the query returns {len(source)}.",
+            f"Table {table.name!r} has {len(columns)} columns, "
+            f"but the query returns {len(source)}.",
             sqlstate="42601",
         )
     return columns[: len(source)]
@@ -153,7 +157,11 @@ def _listed(statement: Insert, table: TableDef) -> list[Column]:
     numbers = [column.number for column in columns]
     for column in columns:
         if numbers.count(column.number) > 1:
-            raise SqlError(f"INSERT names column {column.name!r} twice.", code="duplicate_column", sqlstate="42701")
+            raise SqlError(
+                f"INSERT names column {column.name!r} twice.",
+                code="duplicate_column",
+                sqlstate="42701",
+            )
     return columns
 
 
@@ -178,7 +186,9 @@ def _cells(row: exp.Expr) -> list[exp.Expr]:
 def _width(statement: Insert, columns: list[Column], rows: list[list[exp.Expr]]) -> int:
     widths = {len(row) for row in rows}
     if len(widths) > 1:
-        raise SqlError("All rows of VALUES must have as many values as the first.", sqlstate="42601")
+        raise SqlError(
+            "All rows of VALUES must have as many values as the first.", sqlstate="42601"
+        )
     width = widths.pop()
     exact = statement.columns is not None
     if width > len(columns) or (exact and width != len(columns)):
@@ -236,12 +246,16 @@ def _number(node: exp.Expr) -> int | float | None:
 def _evaluated(cells: list[list[Any]], columns: list[Column], write: Write) -> list[list[Any]]:
     """Have DuckDB evaluate the expressions, all at once."""
     places = [
-        (at, place) for at, row in enumerate(cells) for place, cell in enumerate(row) if isinstance(cell, _Expression)
+        (at, place)
+        for at, row in enumerate(cells)
+        for place, cell in enumerate(row)
+        if isinstance(cell, _Expression)
     ]
     if not places:
         return cells
     items = [
-        exp.alias_(cells[at][place].tree.copy(), f"c{number}") for number, (at, place) in enumerate(places)
+        exp.alias_(cells[at][place].tree.copy(), f"c{number}")
+        for number, (at, place) in enumerate(places)
     ]
     with write.execution() as run:
         table = run.run(plan_query(exp.Select(expressions=items), write.catalog)).table

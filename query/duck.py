@@ -1,11 +1,13 @@
-"""DuckDB behind a locked door: the processor of everything in a statement that is not a vector search.
+"""DuckDB behind a locked door: the processor of everything in a statement that is not a vector
+search.
 
-One in-memory database per process. It has no tables of its own: a statement opens a `Cursor`, registers the
-Arrow relations that its plan names, runs SQL over them and closes it. A registered relation is visible to its
-own cursor only, so statements can't see each other.
+One in-memory database per process. It has no tables of its own: a statement opens a `Cursor`,
+registers the Arrow relations that its plan names, runs SQL over them and closes it. A registered
+relation is visible to its own cursor only, so statements can't see each other.
 
-The door: no files, no network, no extensions, no Python variables, no further settings (`lock_configuration`).
-Distances that the planner left in the SQL call the `nq_*` functions of `duck_functions`.
+The door: no files, no network, no extensions, no Python variables, no further settings
+(`lock_configuration`). Distances that the planner left in the SQL call the `nq_*` functions of
+`duck_functions`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,12 +32,16 @@ _LOCKED = {
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
     "python_enable_replacements": "false",
+    "temp_directory": "",  # spilling would write files where the process happens to stand
 }
+_BATCH_ROWS = 100_000  # an answer is received in batches, so that too large a one is cut off early
 
 
 @dataclass(frozen=True, slots=True)
 class DuckOptions:
-    """Limits of the processor. memory_limit_bytes 0 = DuckDB's default, 80 % of the machine; threads 0 = all."""
+    """Limits of the processor. memory_limit_bytes 0 = DuckDB's default, 80 % of the machine;
+    threads 0 = all.
+    """
 
     memory_limit_bytes: int = 0
     threads: int = 0
@@ -43,7 +49,7 @@ class DuckOptions:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query returned: columns by position (names may repeat), `types` as DuckDB spells them."""
+    """What a query returned: columns by position (names may repeat), `types` in DuckDB's words."""
 
     table: pa.Table
     types: tuple[str, ...]
@@ -91,11 +97,18 @@ class Cursor:
         """Make `table` readable as `name` in this cursor's SQL; nothing is copied."""
         self._connection.register(name, table)
 
-    def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Answer:
+    def query(
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        check_size: Callable[[int, int], None] | None = None,
+    ) -> Answer:
         """Run one statement that returns rows.
 
         Args:
             params: values of the `$name` parameters in `sql`, exactly those.
+            check_size: called with the rows and bytes received so far; raises if they are too many.
 
         Raises:
             NearQLError: whatever DuckDB refused, in NearQL's words.
@@ -103,7 +116,9 @@ class Cursor:
         with translating():
             relation = self._connection.sql(sql, params=dict(params or {}))
             types = tuple(str(kind) for kind in relation.types)
-            return Answer(relation.to_arrow_table(), types)
+            if check_size is None:
+                return Answer(relation.to_arrow_table(), types)
+            return Answer(_gathered(relation.to_arrow_reader(_BATCH_ROWS), check_size), types)
 
     def materialize(self, name: str, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Keep a query's result as the temporary table `name`, types unchanged, for this cursor."""
@@ -115,6 +130,17 @@ class Cursor:
         with self._lock:
             if not self._closed:
                 self._connection.interrupt()
+
+
+def _gathered(reader: pa.RecordBatchReader, check_size: Callable[[int, int], None]) -> pa.Table:
+    batches: list[pa.RecordBatch] = []
+    rows = size = 0
+    with reader:
+        for batch in reader:
+            batches.append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            check_size(rows, size)
+        return pa.Table.from_batches(batches, reader.schema)
 
 
 @contextmanager

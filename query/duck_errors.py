@@ -1,7 +1,7 @@
 """DuckDB's exceptions in NearQL's words: a code, an SQLSTATE, no internal names, the hint kept.
 
-`translate` knows the exception alone; `in_words_of` adds what only the statement knows: where in the user's
-text the mistake is and which names are near.
+`translate` knows the exception alone; `in_words_of` adds what only the statement knows: where in
+the user's text the mistake is and which names are near.
 """
 
 from __future__ import annotations

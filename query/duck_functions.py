@@ -1,8 +1,9 @@
 """Vector functions inside DuckDB: the canonical distances and vector arithmetic over Arrow chunks.
 
-Each function is a macro that casts its arguments to FLOAT[] (so that text, ARRAY[...] and any list will do)
-around a raw function over Arrow. A NULL argument gives NULL; vectors of unequal length are an error that names
-both lengths. A raw function gets 2,048 rows at a time; a constant argument comes repeated.
+Each function is a macro that casts its arguments to FLOAT[] (so that text, ARRAY[...] and any list
+will do) around a raw function over Arrow. A NULL argument gives NULL; vectors of unequal length are
+an error that names both lengths. A raw function gets 2,048 rows at a time; a constant argument
+comes repeated.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ def _total(groups: pa.ChunkedArray, mean: pa.ChunkedArray) -> pa.Array:
     """Sum, or mean, of each list of vectors; NULL for an empty list."""
     array = _array(groups)
     average = bool(len(array)) and bool(mean[0].as_py())
-    return pa.array([_total_one(array[i], average) for i in range(len(array))], pa.list_(pa.float32()))
+    return pa.array(
+        [_total_one(array[i], average) for i in range(len(array))], pa.list_(pa.float32())
+    )
 
 
 def _total_one(group: pa.ListScalar, average: bool) -> Vectors | None:

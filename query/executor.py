@@ -1,7 +1,8 @@
 """Runs plans: relations are made by the engine and registered, then DuckDB runs the SQL over them.
 
-An `Execution` is one run of one statement. It takes one read view per table, once, so that everything in the
-answer belongs together; it evaluates each step once; it ends with an error when its time is up.
+An `Execution` is one run of one statement. It takes one read view per table, once, so that
+everything in the answer belongs together; it evaluates each step once; it ends with an error when
+its time is up.
 """
 
 from __future__ import annotations
@@ -138,33 +139,37 @@ class Execution:
         """The answer of a planned query."""
         if plan.direct is not None:
             return self._run_direct(plan)
-        answer = self.query(plan.query)
-        self._check_size(answer.table)
+        answer = self.query(plan.query, check_size=self._check_size)
         columns = tuple(
             ResultColumn(name, shown_type(kind))
             for name, kind in zip(answer.table.column_names, answer.types, strict=True)
         )
         return Result(columns, answer.table, answer.table.num_rows, "select")
 
-    def _check_size(self, table: pa.Table) -> None:
-        rows, size = self.settings.result_rows, self.settings.result_bytes
-        if table.num_rows > rows:
+    def _check_size(self, rows: int, size: int) -> None:
+        limits = self.settings
+        if rows > limits.result_rows:
             raise TooLarge(
-                f"The answer has {table.num_rows} rows; at most {rows} are returned (result_rows). "
+                f"The answer has more than {limits.result_rows} rows (result_rows). "
                 "Add a LIMIT or aggregate.",
-                code="result_too_large",
-            )
-        if table.nbytes > size:
+                code="result_too_large", setting="result_rows",
+            )  # fmt: skip
+        if size > limits.result_bytes:
             raise TooLarge(
-                f"The answer has {table.nbytes} bytes; at most {size} are returned (result_bytes). "
+                f"The answer has more than {limits.result_bytes} bytes (result_bytes). "
                 "Select fewer columns or rows.",
-                code="result_too_large",
-            )
+                code="result_too_large", setting="result_bytes",
+            )  # fmt: skip
 
-    def query(self, query: Query) -> Answer:
+    def query(
+        self, query: Query, *, check_size: Callable[[int, int], None] | None = None
+    ) -> Answer:
         """Make the query's relations, then run its SQL."""
         self.prepare(query)
-        return self._timed("duckdb", lambda: self.cursor.query(query.sql, self.bound(query)))
+        bound = self.bound(query)
+        return self._timed(
+            "duckdb", lambda: self.cursor.query(query.sql, bound, check_size=check_size)
+        )
 
     def prepare(self, query: Query) -> None:
         """Make and register the relations of a query."""
@@ -214,12 +219,16 @@ class Execution:
         table = self.database.system_table(name)
         if table is None:
             near = nearest_name(name, SYSTEM_TABLES)
-            hint = f" Did you mean 'nearql.{near}'?" if near else f" There are: {', '.join(SYSTEM_TABLES)}."
+            hint = (
+                f" Did you mean 'nearql.{near}'?"
+                if near
+                else f" There are: {', '.join(SYSTEM_TABLES)}."
+            )
             raise NotFound(f"There is no table 'nearql.{name}'.{hint}", code="undefined_table")
         return table
 
     def relation(self, step: Relation) -> pa.Table:
-        """The rows of a base table that the plan asks for, with its columns, helpers and distances."""
+        """The rows of a base table that the plan asks for, with columns, helpers and distances."""
         access = step.access
         if isinstance(access, Scan):
             return self._timed("scan", lambda: self._scanned(step, access))
@@ -253,7 +262,9 @@ class Execution:
     def rows_table(
         self, step: Relation, rows: NDArray[np.int64], given: Mapping[str, NDArray[np.float32]]
     ) -> pa.Table:
-        """The columns of these rows, in their order, and their distances; those not `given` are computed."""
+        """The columns of these rows, in their order, and their distances; those not `given` are
+        computed.
+        """
         columns = self._stored_columns(step)
         further = [one for one in step.distances if one.name not in given]
         vectors = [one.column for one in further if one.column not in columns]
@@ -291,7 +302,9 @@ class Execution:
         if query is None or count == 0:
             return nothing()
         distance = access.distance
-        return view.search(SearchRequest(distance.column, distance.metric, query[np.newaxis], count, rows))
+        return view.search(
+            SearchRequest(distance.column, distance.metric, query[np.newaxis], count, rows)
+        )
 
     def filter(self, step: Relation, query: Query | None) -> RowSet | None:
         """The rows that a filter leaves, from the cache where nothing it reads has changed."""
@@ -322,7 +335,11 @@ class Execution:
         """What the query's relations depend on; None where that is more than tables."""
         found: list[Hashable] = []
         for step in query.steps:
-            if not isinstance(step, Relation) or step.distances or not isinstance(step.access, Scan):
+            if (
+                not isinstance(step, Relation)
+                or step.distances
+                or not isinstance(step.access, Scan)
+            ):
                 return None
             if step.access.filter is not None:
                 return None
@@ -349,7 +366,9 @@ class Execution:
     def _scalar(self, query: Query, where: str) -> Any:
         table = self.query(query).table
         if table.num_rows > 1:
-            raise InvalidValue(f"{where} comes from a sub-query that returns more than one row.", sqlstate="21000")
+            raise InvalidValue(
+                f"{where} comes from a sub-query that returns more than one row.", sqlstate="21000"
+            )
         return table.column(0)[0].as_py() if table.num_rows else None
 
     def number(self, value: Value, what: str) -> float | None:
@@ -367,7 +386,11 @@ class Execution:
         if given is None:
             return None
         if isinstance(given, bool | str | bytes | list) or not hasattr(given, "__float__"):
-            raise InvalidValue(f"{value.where} must be a number, not {given!r}.", code="wrong_type", sqlstate="42804")
+            raise InvalidValue(
+                f"{value.where} must be a number, not {given!r}.",
+                code="wrong_type",
+                sqlstate="42804",
+            )
         return float(given)
 
     def count(self, limit: Value, offset: Value | None) -> int:
@@ -383,12 +406,15 @@ class Execution:
                 number = 0.0 if value is offset else float(self.settings.max_limit)
             if number < 0 or not number.is_integer():
                 where = value.where if value is not None else ""
-                raise InvalidValue(f"{where} must be a whole number of at least 0, not {number:g}.", sqlstate="2201W")
+                raise InvalidValue(
+                    f"{where} must be a whole number of at least 0, not {number:g}.",
+                    sqlstate="2201W",
+                )
             total += int(number)
         if total > self.settings.max_limit:
             raise TooLarge(
-                f"LIMIT + OFFSET of a search is {total}; at most {self.settings.max_limit} are allowed "
-                "(limits.max_limit).",
+                f"LIMIT + OFFSET of a search is {total}; at most {self.settings.max_limit} are "
+                "allowed (limits.max_limit).",
                 code="limit_too_large", setting="max_limit",
             )  # fmt: skip
         return total
@@ -397,25 +423,39 @@ class Execution:
 
     def _run_direct(self, plan: Plan) -> Result:
         """One search for plain columns: the answer is taken from the arrays."""
-        step = plan.query.steps[0]
-        assert isinstance(step, Relation) and isinstance(step.access, Nearest) and plan.direct is not None
-        hits = self._timed("search", lambda: self._search(step, step.access))
+        step, outputs = plan.query.steps[0], plan.direct
+        assert isinstance(step, Relation)
+        assert outputs is not None
+        access = step.access
+        assert isinstance(access, Nearest)
+        hits = self._timed("search", lambda: self._search(step, access))
         self.trace.searches[step.name] = hits.stats
         rows, distances = found_rows(hits)
-        skipped = self.count(step.access.offset, None) if step.access.offset else 0
+        skipped = self.count(access.offset, None) if access.offset else 0
         rows, distances = rows[skipped:], distances[skipped:]
         self.trace.rows[step.name] = len(rows)
-        names = [output.column for output in plan.direct if output.column is not None]
+        names = [output.column for output in outputs if output.column is not None]
         taken = iter(self.view(step.table).take(names, rows).columns)
-        arrays = [pa.array(distances) if o.column is None else next(taken) for o in plan.direct]
+        arrays = [pa.array(distances) if o.column is None else next(taken) for o in outputs]
         columns = tuple(
-            ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column)) for o in plan.direct
+            ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column))
+            for o in outputs
         )
         table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
         return Result(columns, table, len(rows), "select")
 
 
-SYSTEM_TABLES = ("tables", "columns", "indexes", "shards", "nodes", "segments", "queries", "devices", "settings")
+SYSTEM_TABLES = (
+    "tables",
+    "columns",
+    "indexes",
+    "shards",
+    "nodes",
+    "segments",
+    "queries",
+    "devices",
+    "settings",
+)
 _NOTHING = SearchStats("exact", "none")
 
 
@@ -427,7 +467,8 @@ def nothing() -> SearchHits:
 def timed_out() -> StatementTimeout:
     """The error of a statement whose time is up."""
     return StatementTimeout(
-        "The statement took longer than statement_timeout_ms allows. Raise it with SET, or ask for less."
+        "The statement took longer than statement_timeout_ms allows. "
+        "Raise it with SET, or ask for less."
     )
 
 
@@ -447,7 +488,9 @@ def dense(column: pa.ChunkedArray, dimensions: int) -> tuple[Vector, NDArray[np.
         return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), dimensions), None
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     filled = np.zeros((len(array), dimensions), np.float32)
-    filled[valid] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dimensions)
+    filled[valid] = (
+        array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, dimensions)
+    )
     return filled, valid
 
 

@@ -1,8 +1,8 @@
 """EXPLAIN: a plan as a tree of lines, or as JSON; with ANALYZE also what its run did and took.
 
-    Search docs.vec <-> :q (l2, k = 3)          one line per operator, what feeds it indented below
-      Filter price < 5
-        Scan docs (price)
+Search docs.vec <-> :q (l2, k = 3)          one line per operator, what feeds it indented below
+  Filter price < 5
+    Scan docs (price)
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ def explain(
     started = time.perf_counter()
     with execution() as run:
         rows = run.run(plan).row_count
-    measured = {"rows": rows, "planning_ms": planned_ms, "execution_ms": (time.perf_counter() - started) * 1000}
+    measured = {
+        "rows": rows,
+        "planning_ms": planned_ms,
+        "execution_ms": (time.perf_counter() - started) * 1000,
+    }
     measured |= {f"{what}_ms": spent for what, spent in run.trace.times.items()}
     return _answer(statement, tree_of(plan, run.trace), plan.notes, measured)
 
@@ -97,7 +101,10 @@ def _other(statement: Explain, dispatch: Callable[[Statement], Result]) -> Resul
     if statement.analyze:
         started = time.perf_counter()
         result = dispatch(statement.statement)
-        measured = {"rows": result.row_count, "execution_ms": (time.perf_counter() - started) * 1000}
+        measured = {
+            "rows": result.row_count,
+            "execution_ms": (time.perf_counter() - started) * 1000,
+        }
     return _answer(statement, node, (), measured)
 
 
@@ -109,7 +116,10 @@ def _answer(
         lines = [json.dumps(document, indent=2, default=str)]
     else:
         lines = node.lines() + [f"Note: {note}" for note in notes]
-        lines += [f"{name.replace('_', ' ').capitalize()}: {_value(value)}" for name, value in measured.items()]
+        lines += [
+            f"{name.replace('_', ' ').capitalize()}: {_value(value)}"
+            for name, value in measured.items()
+        ]
     return listing(pa.table({"plan": pa.array(lines, pa.string())}))
 
 
@@ -125,7 +135,9 @@ def tree_of(plan: Plan, trace: Trace) -> Node:
     if plan.direct is not None:
         names = ", ".join(output.name for output in plan.direct)
         return Node("Project", f"({names}) without DuckDB", {}, [_step(plan.query.steps[0], trace)])
-    return Node("DuckDB", _short(plan.query.text), {}, [_step(step, trace) for step in plan.query.steps])
+    return Node(
+        "DuckDB", _short(plan.query.text), {}, [_step(step, trace) for step in plan.query.steps]
+    )
 
 
 def _query(operator: str, query: Query, trace: Trace) -> Node:
@@ -168,13 +180,17 @@ def _access(step: Relation, access: Scan | Nearest | Within | KnnJoin) -> Node:
         return Node("Scan", f"{table} ({', '.join(step.columns)})")
     if isinstance(access, KnnJoin):
         condition = " and conditions on both sides" if access.survivors else ""
-        shown = f"{table}.{access.column} ({access.metric}, k = {_count(access.limit, access.offset)})"
+        shown = (
+            f"{table}.{access.column} ({access.metric}, k = {_count(access.limit, access.offset)})"
+        )
         return Node("KnnJoin", f"{shown} as one batch{condition}")
     distance = access.distance
     shown = f"{table}.{distance.column} {_OPERATOR[distance.metric]} {_shown(distance.query)}"
     if isinstance(access, Within):
         return Node("RangeSearch", f"{shown} ({distance.metric}, radius = {_shown(access.radius)})")
-    return Node("VectorSearch", f"{shown} ({distance.metric}, k = {_count(access.limit, access.offset)})")
+    return Node(
+        "VectorSearch", f"{shown} ({distance.metric}, k = {_count(access.limit, access.offset)})"
+    )
 
 
 def _computed(step: Relation) -> str:
@@ -210,5 +226,5 @@ def _queries(step: Relation) -> list[Query]:
 
 def _measured(stats: SearchStats) -> dict[str, Any]:
     found = asdict(stats)
-    return {"strategy": stats.label, **{k: v for k, v in found.items() if k not in ("strategy", "backend")},
-            "recall": "exact"}  # fmt: skip
+    del found["backend"]
+    return {**found, "strategy": stats.label, "recall": "exact"}

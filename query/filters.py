@@ -1,7 +1,7 @@
 """Filters kept: the row set that a WHERE gave, for as long as nothing it depends on has changed.
 
-Keyed by the filter's SQL, the values of its parameters and the data versions of the tables it reads. Bounded by
-bytes; the least recently used goes first.
+Keyed by the filter's SQL, the values of its parameters and the data versions of the tables it
+reads. Bounded by bytes; the least recently used goes first.
 """
 
 from __future__ import annotations

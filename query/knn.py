@@ -1,4 +1,6 @@
-"""The batched kNN join: nearest rows of one table to every row of another, widened until enough satisfy."""
+"""The batched kNN join: nearest rows of one table to every row of another, widened until enough
+satisfy.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,14 @@ def knn_rows(run: Execution, step: Relation, access: KnnJoin) -> pa.Table:
     return _widened(run, step, access, lefts, vectors, count, rows)
 
 
-Found = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]  # left ids, rows, distances
+Found = tuple[
+    NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]
+]  # left ids, rows, distances
 
 
-def _left(run: Execution, step: Relation, access: KnnJoin) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _left(
+    run: Execution, step: Relation, access: KnnJoin
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Ids and vectors of the left rows that have one."""
     table = run.query(access.left).table
     ids, column = table.column(0), table.column(1)
@@ -66,8 +72,9 @@ def _search(
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
     if len(lefts) * count > run.settings.join_rows:
         raise TooLarge(
-            f"The kNN join would find {len(lefts)} * {count} rows; at most {run.settings.join_rows} "
-            "are allowed (join_rows). Restrict the left side or lower LIMIT.",
+            f"The kNN join would find {len(lefts)} * {count} rows; at most "
+            f"{run.settings.join_rows} are allowed (join_rows). Restrict the left side or lower "
+            "LIMIT.",
             code="join_too_large", setting="join_rows",
         )  # fmt: skip
     hits = view.search(SearchRequest(access.column, access.metric, vectors, count, rows))
@@ -94,7 +101,9 @@ def _widened(
     kept: list[Found] = []
     while True:
         found = _search(run, step, access, lefts, vectors, fetched, rows)
-        short = _short(run, step, access, found, count) if fetched < eligible else np.empty(0, np.int64)
+        short = (
+            _short(run, step, access, found, count) if fetched < eligible else np.empty(0, np.int64)
+        )
         more = np.isin(lefts, short)
         done = ~np.isin(found[0], short)
         kept.append((found[0][done], found[1][done], found[2][done]))
@@ -109,7 +118,9 @@ def _concatenated(parts: list[Found]) -> Found:
     return lefts, rows, distances
 
 
-def _short(run: Execution, step: Relation, access: KnnJoin, found: Found, count: int) -> NDArray[np.int64]:
+def _short(
+    run: Execution, step: Relation, access: KnnJoin, found: Found, count: int
+) -> NDArray[np.int64]:
     """Left rows with fewer than `count` satisfying rows among those found."""
     assert access.survivors is not None
     run.cursor.register(step.name, _table(run, step, access, found))

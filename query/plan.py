@@ -1,10 +1,13 @@
-"""What a statement becomes: SQL for DuckDB, and the relations that must be registered before it runs.
+"""What a statement becomes: SQL for DuckDB, and the relations that must be registered before it
+runs.
 
-A plan holds no parameter's value, so it serves every execution of the same text against the same catalog.
+A plan holds no parameter's value, so it serves every execution of the same text against the same
+catalog.
 
 Example: `SELECT title FROM docs WHERE price < 5 ORDER BY vec <-> :q LIMIT 3` becomes
 
-    Query: SELECT title FROM (SELECT ... FROM nq0_1) AS docs ORDER BY docs.nq0_1_d0, docs.nq0_1_key LIMIT 3
+    Query: SELECT title FROM (SELECT ... FROM nq0_1) AS docs ORDER BY docs.nq0_1_d0, docs.nq0_1_key
+        LIMIT 3
     `- Relation nq0_1: docs(title) by Nearest(vec, l2, k = 3 + 0)
        |- vector: parameter q
        `- filter: Query: SELECT docs.nq0_2_row FROM (SELECT ... FROM nq0_2) AS docs WHERE price < 5
@@ -35,7 +38,8 @@ def sql_name(parameter: str) -> str:
 class Value:
     """A vector or a number that is known only when the statement runs. Exactly one source is set.
 
-    where: what it is compared with, for messages. dimensions: of a vector, where the column says so.
+    where: what it is compared with, for messages. dimensions: of a vector, where the column says
+        so.
     """
 
     where: str
@@ -47,7 +51,7 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """A distance between a table's vector column and one query vector. name: the column it becomes."""
+    """A table's vector column and a query vector, compared. name: the column that this becomes."""
 
     name: str
     column: str
@@ -64,7 +68,9 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """The limit + offset nearest rows among those that `filter` returns (row numbers), nearest first."""
+    """The limit + offset nearest rows among those that `filter` returns (row numbers), nearest
+    first.
+    """
 
     distance: Distance
     limit: Value
@@ -74,7 +80,9 @@ class Nearest:
 
 @dataclass(frozen=True, eq=False)
 class Within:
-    """Every row that may be nearer than a radius; the SQL above compares once more, in DuckDB's arithmetic."""
+    """Every row that may be nearer than a radius; the SQL above compares once more, in DuckDB's
+    arithmetic.
+    """
 
     distance: Distance
     radius: Value
@@ -86,8 +94,10 @@ class KnnJoin:
 
     name: the distance's column. left: returns (row id BIGINT, vector FLOAT[]).
     left_name: the column of the relation that holds the left row's id.
-    survivors: for a join with further conditions between left and right: returns (left row id, how many
-        of the rows found so far satisfy them); rows are fetched until `limit + offset` do, or none is left.
+    survivors: for a join with further conditions between left and right: returns (left row id, how
+        many
+        of the rows found so far satisfy them); rows are fetched until `limit + offset` do, or none
+        is left.
     """
 
     name: str
@@ -108,8 +118,9 @@ Access = Scan | Nearest | Within | KnnJoin
 class Relation:
     """A base table as one SELECT sees it, registered as `name`.
 
-    columns: of the table, under their own names. distances: further columns, that of `access` included.
-    row, key: names under which the row number and the primary key are added, where something needs them.
+    columns: of the table, under their own names. distances: further columns, that of `access`
+        included. row, key: names under which the row number and the primary key are added, where
+        something needs them.
     """
 
     name: str
@@ -131,7 +142,9 @@ class SystemRelation:
 
 @dataclass(frozen=True, eq=False)
 class Materialized:
-    """A query's result kept as a temporary table, so that several queries see the same rows under the same ids."""
+    """A query's result kept as a temporary table, so that several queries see the same rows under
+    the same ids.
+    """
 
     name: str
     query: Query
@@ -161,7 +174,9 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One column of a select list that needs no DuckDB: a column of the table, or its distance (None)."""
+    """One column of a select list that needs no DuckDB: a column of the table, or its distance
+    (None).
+    """
 
     name: str
     column: str | None
@@ -171,7 +186,8 @@ class Output:
 class Plan:
     """A planned query.
 
-    direct: the select list, where the whole statement is one nearest-neighbour search of plain columns;
+    direct: the select list, where the whole statement is one nearest-neighbour search of plain
+        columns;
         it is then answered from the arrays, without DuckDB.
     notes: what the planner decided and why, for EXPLAIN.
     columns: names of columns in reach, for hints.

@@ -1,7 +1,7 @@
 """Parsed texts and their plans, kept: a statement that comes again costs a dictionary look-up.
 
-Keyed by the request's text; plans beside it by the catalog's version, so that DDL makes them anew. Parameters
-are bound when a plan runs. Bounded by entries; the least recently used goes first.
+Keyed by the request's text; plans beside it by the catalog's version, so that DDL makes them anew.
+Parameters are bound when a plan runs. Bounded by entries; the least recently used goes first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from nearql.query.statements import Statement
 
 @dataclass(eq=False)
 class Prepared:
-    """A request's text, parsed. plans: by the statement's place, with the catalog version planned for.
+    """A request's text, parsed. plans: by the statement's place, with the catalog version planned
+    for.
 
     checked: the catalog version for which the guard passed each statement.
     """

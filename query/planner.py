@@ -1,8 +1,10 @@
-"""A bound tree -> a plan: every rule on every SELECT, innermost first, then each source becomes a relation.
+"""A bound tree -> a plan: every rule on every SELECT, innermost first, then each source becomes a
+relation.
 
-Lowering: the trees that rules took out of the statement (filters, query vectors, left sides of joins) and what
-is left of it become `Query` values. In each of them a table's node is replaced by a sub-query over the relation
-with the columns that are named, cast where Arrow has no type for them; stars leave helper columns out.
+Lowering: the trees that rules took out of the statement (filters, query vectors, left sides of
+    joins) and what is left of it become `Query` values. In each of them a table's node is replaced
+    by a sub-query over the relation with the columns that are named, cast where Arrow has no type
+    for them; stars leave helper columns out.
 """
 
 from __future__ import annotations
@@ -55,9 +57,9 @@ from nearql.query.rules.common import PARAMETER, is_volatile, item_name
 from nearql.query.vector_types import duck_type, vector_type
 
 _VECTOR_CALLS = frozenset(
-    {"nq_l2", "nq_ip", "nq_cos", "nq_l1", "nq_add", "nq_subtract", "nq_multiply", "nq_sum", "nq_avg",
-     "l2_distance", "inner_product", "cosine_distance", "l1_distance", "l2_normalize", "vector_norm",
-     "vector_dims", "subvector"}
+    {"nq_l2", "nq_ip", "nq_cos", "nq_l1", "nq_add", "nq_subtract", "nq_multiply", "nq_sum",
+     "nq_avg", "l2_distance", "inner_product", "cosine_distance", "l1_distance", "l2_normalize",
+     "vector_norm", "vector_dims", "subvector"}
 )  # fmt: skip
 
 
@@ -84,7 +86,9 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
     own = tree.copy()
     if pair is not None:
         catalog = CatalogView(catalog.version, {**catalog.tables, pair.name.lower(): pair})
-        own.append("joins", exp.Join(this=exp.Table(this=exp.to_identifier(pair.name, quoted=True))))
+        own.append(
+            "joins", exp.Join(this=exp.Table(this=exp.to_identifier(pair.name, quoted=True)))
+        )
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
     sources = [binding.source_of(item) for item in from_items(own)]
@@ -206,8 +210,9 @@ class Lowering:
     def _need_whole_row(self, node: exp.Column) -> None:
         """`SELECT docs FROM docs`: the whole row as a struct."""
         for source in self.binding.sources.values():
-            if source.alias.lower() in (node.name.lower(), node.table.lower()) and not (
-                node.name.lower() in source.table.schema.by_name
+            if (
+                source.alias.lower() in (node.name.lower(), node.table.lower())
+                and node.name.lower() not in source.table.schema.by_name
             ):
                 self._all_of(source)
 
@@ -291,7 +296,9 @@ class Lowering:
         return [column for column in source.table.schema.visible if column.name in wanted]
 
     def _bind_vectors(self, tree: exp.Expr) -> dict[str, Value]:
-        """Parameters and casts where a vector is meant: bound as vectors, whatever was given for them."""
+        """Parameters and casts where a vector is meant: bound as vectors, whatever was given for
+        them.
+        """
         vectors: dict[str, Value] = {}
         for node in list(tree.find_all(exp.Cast)):
             kind = vector_type(node.to)
@@ -304,7 +311,9 @@ class Lowering:
                 self._bind_vector(node, _dimensions_beside(node, self.binding), vectors)
         return vectors
 
-    def _bind_vector(self, node: exp.Expr, dimensions: int | None, vectors: dict[str, Value]) -> None:
+    def _bind_vector(
+        self, node: exp.Expr, dimensions: int | None, vectors: dict[str, Value]
+    ) -> None:
         name = f"{self.binding.fresh()}v"
         parameter = parameter_name(node)
         vectors[name] = Value(f":{parameter}", parameter=parameter, dimensions=dimensions)
@@ -341,7 +350,8 @@ class Lowering:
         access = source.access
         if isinstance(access, PendingNearest):
             return Nearest(
-                distances[access.distance.name], self._value(access.limit), self._optional(access.offset),
+                distances[access.distance.name],
+                self._value(access.limit), self._optional(access.offset),
                 self._filter(access.filter),
             )  # fmt: skip
         if isinstance(access, PendingWithin):
@@ -411,7 +421,9 @@ def _text(tree: exp.Expr) -> str:
     """A filter's condition, or the whole query, as the user wrote it; parameters as `:q`."""
     where = tree.args.get("where")
     items = tree.expressions if isinstance(tree, exp.Select) else []
-    names_rows = bool(items) and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL)
+    names_rows = (
+        bool(items) and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL)
+    )
     shown = where.this if where is not None and names_rows else tree
     return PARAMETER.sub(r":\1", to_nearql(shown))
 
@@ -432,7 +444,10 @@ def _parts(source: Source) -> Iterator[exp.Expr]:
     access = source.access
     if isinstance(access, PendingNearest | PendingKnnJoin):
         yield from (value.select for value in (access.limit, access.offset) if value is not None)
-    if isinstance(access, PendingNearest | PendingKnnJoin | PendingScan) and access.filter is not None:
+    if (
+        isinstance(access, PendingNearest | PendingKnnJoin | PendingScan)
+        and access.filter is not None
+    ):
         yield access.filter
     if isinstance(access, PendingWithin):
         yield access.radius.select
@@ -474,7 +489,11 @@ def _dimensions_beside(node: exp.Expr, binding: Binding) -> int | None:
 def _literal(node: exp.Expr, pending: PendingValue) -> np.ndarray | None:
     """A vector written as text or as an array of plain numbers."""
     if isinstance(node, exp.Literal) and node.is_string:
-        return vector(node.name, dimensions=pending.dimensions, where=f"the vector compared with {pending.where}")
+        return vector(
+            node.name,
+            dimensions=pending.dimensions,
+            where=f"the vector compared with {pending.where}",
+        )
     if isinstance(node, exp.Array):
         numbers = [_number(unwrapped(item)) for item in node.expressions]
         if numbers and all(number is not None for number in numbers):
@@ -496,7 +515,9 @@ def _number(node: exp.Expr) -> float | None:
 
 
 def _outputs(item: exp.Expr, source: Source, binding: Binding) -> list[Output] | None:
-    if isinstance(item, exp.Star) or (isinstance(item, exp.Column) and isinstance(item.this, exp.Star)):
+    if isinstance(item, exp.Star) or (
+        isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
+    ):
         star = item.this if isinstance(item, exp.Column) else item
         if any(star.args.get(key) for key in ("except_", "replace", "rename", "ilike")):
             return None

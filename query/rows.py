@@ -1,7 +1,7 @@
 """Complete rows of a table: defaults, identity numbers, hidden keys, NOT NULL and CHECK.
 
-Storage wants every column of every row. A column that a statement doesn't give gets its default, a fresh number
-or NULL, in that order; then constraints are checked on the whole.
+Storage wants every column of every row. A column that a statement doesn't give gets its default, a
+fresh number or NULL, in that order; then constraints are checked on the whole.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _numbers(first: int, count: int, column: Column) -> pa.Array:
         return numbers.cast(column.type.storage)
     except pa.ArrowInvalid as error:
         raise InvalidValue(
-            f"Column {column.name!r} has no number left: {first + count - 1} is beyond {column.type.display}.",
+            f"Column {column.name!r} has no number left: {first + count - 1} is beyond "
+            f"{column.type.display}.",
             code="out_of_range", sqlstate="2200H", column=column.name,
         ) from error  # fmt: skip
 
@@ -70,7 +71,9 @@ def _numbers(first: int, count: int, column: Column) -> pa.Array:
 def _defaults(column: Column, default: str, count: int) -> pa.Array:
     varies = bool(VOLATILE & {word.lower() for word in _WORD.findall(default)})
     with duck.shared().cursor() as cursor:
-        answer = cursor.query(f"SELECT {default} AS v FROM range({count if varies else min(count, 1)})")
+        answer = cursor.query(
+            f"SELECT {default} AS v FROM range({count if varies else min(count, 1)})"
+        )
     cast = cast_column(answer.table.column(0), column)
     if cast.failures:
         raise cast.failures[0].error(column.name)
@@ -94,7 +97,9 @@ def _null_violations(schema: TableSchema, rows: pa.Table) -> list[RowFailure]:
         if required and array.null_count:
             detail = f"Column {column.name!r} must not be NULL."
             nulls = np.flatnonzero(array.is_null().to_numpy())
-            found += [RowFailure(row, "not_null_violation", detail, "23502") for row in nulls.tolist()]
+            found += [
+                RowFailure(row, "not_null_violation", detail, "23502") for row in nulls.tolist()
+            ]
     return found
 
 
@@ -107,7 +112,8 @@ def _check_violations(table: TableDef, rows: pa.Table) -> list[RowFailure]:
         cursor.register("nq0_rows", numbered)
         source = rows_source(table.schema, "nq0_rows", ["nq0_row"])
         for name, condition in table.schema.checks:
-            sql = f"SELECT nq0_row FROM {source} AS {quoted(table.name)} WHERE NOT ({condition}) ORDER BY 1"
+            checked = f"{source} AS {quoted(table.name)}"
+            sql = f"SELECT nq0_row FROM {checked} WHERE NOT ({condition}) ORDER BY 1"
             detail = f"The row violates CHECK constraint {name!r}: {condition}."
             failed = cursor.query(sql).table.column(0).to_pylist()
             found += [RowFailure(row, "check_violation", detail, "23514") for row in failed]

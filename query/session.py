@@ -2,8 +2,8 @@
 
     parse -> bind -> plan -> optimise -> execute
 
-A `Session` serves all requests of a node, in as many threads as call it; what belongs to one request (its
-parameters, its variables, its deadline) lives in a `_Request`.
+A `Session` serves all requests of a node, in as many threads as call it; what belongs to one
+request (its parameters, its variables, its deadline) lives in a `_Request`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,11 @@ class Session:
         result = empty("utility")
         for place, statement in enumerate(prepared.statements):
             result = request.run(statement, place, prepared)
-        return replace(result, notices=(*request.notices, *result.notices)) if request.notices else result
+        return (
+            replace(result, notices=(*request.notices, *result.notices))
+            if request.notices
+            else result
+        )
 
     def insert_rows(
         self,
@@ -122,7 +126,7 @@ class Session:
         settings: Mapping[str, Any] | None = None,
         request_id: bytes | None = None,
     ) -> BulkOutcome:
-        """Durably add rows of one batch: casts, defaults and checks per row; see `bulk.run_bulk`."""
+        """Durably add rows of one batch, casts and checks per row; see `bulk.run_bulk`."""
         request = self._request(None, settings, request_id)
         with request.timed():
             return run_bulk(table_name, rows, on_conflict, request.write(request_id))
@@ -134,7 +138,12 @@ class Session:
         for name, value in (settings or {}).items():
             variables.set(name, value)
         return _Request(
-            self._database, self._settings, self._filters, Parameters.of(params), variables, request_id
+            self._database,
+            self._settings,
+            self._filters,
+            Parameters.of(params),
+            variables,
+            request_id,
         )
 
     def close(self) -> None:
@@ -176,7 +185,9 @@ class _Request:
                     prepared.checked[place] = catalog.version
                 return self._dispatch(statement, place, prepared, catalog)
         except NearQLError as error:
-            raise in_words_of(error, statement.text, statement.offset, _columns(catalog)) from error.__cause__
+            raise in_words_of(
+                error, statement.text, statement.offset, _columns(catalog)
+            ) from error.__cause__
 
     def _dispatch(
         self, statement: Statement, place: int, prepared: Prepared, catalog: CatalogView
@@ -255,7 +266,11 @@ class _Request:
     def execution(self) -> Execution:
         """A run that the statement's deadline interrupts."""
         run = Execution(
-            self.database, self.parameters, self.settings, filters=self.filters, deadline=self._deadline
+            self.database,
+            self.parameters,
+            self.settings,
+            filters=self.filters,
+            deadline=self._deadline,
         )
         self._started(run)
         return run

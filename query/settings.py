@@ -66,7 +66,9 @@ def _choice(*choices: str) -> Callable[[Any], str]:
 
 def _concern(value: Any) -> str:
     text = str(value).lower()
-    if isinstance(value, bool) or not (text in ("one", "majority", "all") or (text.isdigit() and int(text) > 0)):
+    if isinstance(value, bool) or not (
+        text in ("one", "majority", "all") or (text.isdigit() and int(text) > 0)
+    ):
         raise ValueError("one, majority, all or a number of copies")
     return text
 
@@ -116,7 +118,9 @@ class Variables:
         if variable is None:
             near = nearest_name(name, VARIABLES)
             hint = f"Did you mean {near!r}?" if near else "SHOW SETTINGS lists them."
-            raise SqlError(f"There is no setting {name!r}. {hint}", code="unknown_setting", sqlstate="42704")
+            raise SqlError(
+                f"There is no setting {name!r}. {hint}", code="unknown_setting", sqlstate="42704"
+            )
         if value is None or (isinstance(value, str) and value.lower() == "default"):
             self.values.pop(name.lower(), None)
             return
@@ -124,7 +128,9 @@ class Variables:
             self.values[name.lower()] = variable.check(value)
         except ValueError as error:
             raise InvalidValue(
-                f"{name} can't be {value!r}; it takes {error}.", code="invalid_setting", setting=name.lower()
+                f"{name} can't be {value!r}; it takes {error}.",
+                code="invalid_setting",
+                setting=name.lower(),
             ) from None
 
     def get(self, name: str) -> Any:

@@ -26,9 +26,7 @@ def set_variable(statement: SetVariable, variables: Variables) -> Result:
     return empty("utility")
 
 
-def show(
-    statement: Show, database: Database, catalog: CatalogView, variables: Variables
-) -> Result:
+def show(statement: Show, database: Database, catalog: CatalogView, variables: Variables) -> Result:
     """SHOW TABLES, SETTINGS, CLUSTER, SHARDS, ... or one setting.
 
     Raises:
@@ -50,7 +48,9 @@ def show(
         return _one(what, settings[what])
     near = nearest_name(what, [*VARIABLES, *settings, "tables", "settings", "cluster", "shards"])
     hint = f"Did you mean {near!r}?" if near else "SHOW SETTINGS lists them."
-    raise SqlError(f"There is no setting {what!r}. {hint}", code="unknown_setting", sqlstate="42704")
+    raise SqlError(
+        f"There is no setting {what!r}. {hint}", code="unknown_setting", sqlstate="42704"
+    )
 
 
 def _system(database: Database, name: str) -> Result:
@@ -69,7 +69,9 @@ def _settings(database: Database, variables: Variables) -> Result:
     else:
         rows += [(name, _text(value), "") for name, value in database.describe_settings().items()]
     columns = zip(*rows, strict=True)
-    return listing(pa.table(dict(zip(("name", "value", "description"), map(list, columns), strict=True))))
+    return listing(
+        pa.table(dict(zip(("name", "value", "description"), map(list, columns), strict=True)))
+    )
 
 
 def _one(name: str, value: Any) -> Result:
@@ -127,7 +129,8 @@ def wait(statement: Wait) -> Result:
     """
     if statement.copies > 1:
         raise Unavailable(
-            f"WAIT {statement.copies}: there is 1 copy of each shard; {statement.copies} can't be waited for.",
+            f"WAIT {statement.copies}: there is 1 copy of each shard; "
+            f"{statement.copies} can't be waited for.",
             code="not_enough_copies", sqlstate="53000",
         )  # fmt: skip
     return listing(pa.table({"copies": pa.array([1], pa.int64())}), "BIGINT")

@@ -14,10 +14,14 @@ def vector_type(kind: exp.Expr) -> tuple[str, int | None] | None:
     name = str(kind.args.get("kind") or getattr(kind.this, "value", kind.this)).upper()
     if name not in _NAMES:
         return None
-    sizes = [str(part.this.name) for part in kind.expressions if isinstance(part, exp.DataTypeParam)]
+    sizes = [
+        str(part.this.name) for part in kind.expressions if isinstance(part, exp.DataTypeParam)
+    ]
     return name, int(sizes[0]) if sizes and sizes[0].isdigit() else None
 
 
 def duck_type(dimensions: int | None) -> exp.DataType:
     """FLOAT[n], or FLOAT[] where the number of dimensions is open."""
-    return exp.DataType.build(f"FLOAT[{'' if dimensions is None else dimensions}]", dialect="duckdb")
+    return exp.DataType.build(
+        f"FLOAT[{'' if dimensions is None else dimensions}]", dialect="duckdb"
+    )

@@ -1,7 +1,7 @@
 """One thread that calls back when time is up, whatever the number of statements.
 
-A call is repeated until its watch ends: an interrupt that comes between two of a statement's queries would
-otherwise be lost.
+A call is repeated until its watch ends: an interrupt that comes between two of a statement's
+queries would otherwise be lost.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def watch(self, deadline: float, call: Callable[[], None]) -> Watch:
-        """Have `call` called at `deadline` (time.monotonic) and then again and again, until the watch ends."""
+        """Have `call` called at `deadline` (time.monotonic) and then again and again, until the
+        watch ends.
+        """
         watch = Watch(call)
         self._add(deadline, watch)
         return watch
@@ -50,7 +52,9 @@ class Watchdog:
             first = self._watches[0][0] if self._watches else None
             heapq.heappush(self._watches, (at, next(self._numbers), watch))
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="nearql-watchdog", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="nearql-watchdog", daemon=True
+                )
                 self._thread.start()
             elif first is None or at < first:
                 self._changed.notify()

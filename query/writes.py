@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from sqlglot import exp
 
 from nearql.engine.distance import canonical_distances
-from nearql.engine.errors import Conflict, InternalError, NotFound, SqlError, Unavailable, Unsupported
+from nearql.engine.errors import (
+    Conflict,
+    InternalError,
+    NotFound,
+    SqlError,
+    Unavailable,
+    Unsupported,
+)
 from nearql.engine.schema import Column, TableDef, TableSchema
 from nearql.engine.types import (
     ROW_COLUMN,
@@ -76,7 +83,8 @@ class Write:
         concern = self.concern(table)
         if concern.isdigit() and int(concern) > 1:
             raise Unavailable(
-                f"write_concern = {concern} needs {concern} copies, but table {table.name!r} has 1.",
+                f"write_concern = {concern} needs {concern} copies, "
+                f"but table {table.name!r} has 1.",
                 code="not_enough_copies", sqlstate="53000",
             )  # fmt: skip
 
@@ -95,19 +103,27 @@ class Write:
         if found is None:
             near = nearest_name(name, [table.name for table in self.catalog.tables.values()])
             hint = f" Did you mean {near!r}?" if near else " SHOW TABLES lists them."
-            raise NotFound(f"There is no table {name!r}.{hint}", code="undefined_table", position=position)
+            raise NotFound(
+                f"There is no table {name!r}.{hint}", code="undefined_table", position=position
+            )
         return found
 
     def result(self, table: TableDef, outcome: WriteOutcome, count: int) -> Result:
         """The answer of a write without RETURNING."""
         shards = [
-            {"table": table.name, "shard": p.shard, "epoch": p.epoch, "lsn": p.lsn} for p in outcome.positions
+            {"table": table.name, "shard": p.shard, "epoch": p.epoch, "lsn": p.lsn}
+            for p in outcome.positions
         ]
         write = {"concern": self.concern(table), "committed": True, "copies": outcome.copies}
         return empty("dml", row_count=count, shards=shards, write=write)
 
     def returning(
-        self, table: TableDef, alias: str | None, items: Sequence[exp.Expr], rows: pa.Table, result: Result
+        self,
+        table: TableDef,
+        alias: str | None,
+        items: Sequence[exp.Expr],
+        rows: pa.Table,
+        result: Result,
     ) -> Result:
         """The answer of a write with RETURNING: its items over the rows written."""
         if not items:
@@ -140,12 +156,16 @@ def column_of(table: TableDef, name: str) -> Column:
         near = nearest_name(name, [one.name for one in table.schema.visible])
         hint = f" Did you mean {near!r}?" if near else ""
         raise NotFound(
-            f"Table {table.name!r} has no column {name!r}.{hint}", code="undefined_column", sqlstate="42703"
+            f"Table {table.name!r} has no column {name!r}.{hint}",
+            code="undefined_column",
+            sqlstate="42703",
         )
     return column
 
 
-def refuse(failures: Sequence[RowFailure], column: str | None = None, *, numbered: bool = True) -> None:
+def refuse(
+    failures: Sequence[RowFailure], column: str | None = None, *, numbered: bool = True
+) -> None:
     """Raise the first failure, if there is one; nothing is written then."""
     if not failures:
         return
@@ -209,7 +229,11 @@ class RowsView:
         return -1, id(self.rows)
 
     def scan(
-        self, columns: Sequence[str], *, rows: RowSet | None = None, distances: Sequence[DistanceSpec] = ()
+        self,
+        columns: Sequence[str],
+        *,
+        rows: RowSet | None = None,
+        distances: Sequence[DistanceSpec] = (),
     ) -> pa.Table:
         """See `TableView.scan`."""
         numbers = np.arange(self.row_count) if rows is None else np.flatnonzero(rows.masks[0])
@@ -252,10 +276,14 @@ def _as_shown(array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray | pa.Ar
         return array
     vectors, valid = _halves(array, column.type.dimensions or 0)
     mask = None if valid is None else pa.array(~valid)
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), column.type.dimensions, mask=mask)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.reshape(-1)), column.type.dimensions, mask=mask
+    )
 
 
-def _halves(array: pa.ChunkedArray, dimensions: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+def _halves(
+    array: pa.ChunkedArray, dimensions: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     vectors, valid = dense(array, dimensions)
     return vectors.astype(np.float32), valid
 
@@ -264,5 +292,6 @@ def require_vector_or_scalar(columns: Sequence[ResultColumn], wanted: int) -> No
     """A query that fills columns must return as many."""
     if len(columns) != wanted:
         raise SqlError(
-            f"The query returns {len(columns)} columns, but {wanted} are to be filled.", sqlstate="42601"
+            f"The query returns {len(columns)} columns, but {wanted} are to be filled.",
+            sqlstate="42601",
         )

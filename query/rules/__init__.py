@@ -1,7 +1,9 @@
-"""Rewrites of one SELECT, applied to every SELECT of a statement from the inside out, in this order.
+"""Rewrites of one SELECT, applied to every SELECT of a statement from the inside out, in this
+order.
 
-A rule is a function `(select, binding) -> None` in a file of its name; it changes the SELECT's tree and its
-sources in place, or leaves them. After the last one, what still is a distance calls the canonical function.
+A rule is a function `(select, binding) -> None` in a file of its name; it changes the SELECT's tree
+and its sources in place, or leaves them. After the last one, what still is a distance calls the
+canonical function.
 """
 
 from nearql.query.rules.computed_distances import computed_distances

@@ -27,8 +27,8 @@ from nearql.query.dialect import distance_of, to_nearql
 VOLATILE = frozenset(
     {"random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "setseed", "nextval", "currval",
      "now", "current_timestamp", "get_current_timestamp", "transaction_timestamp", "current_date",
-     "current_time", "get_current_time", "today", "localtimestamp", "localtime", "current_localtime",
-     "current_localtimestamp", "age"}
+     "current_time", "get_current_time", "today", "localtimestamp", "localtime",
+     "current_localtime", "current_localtimestamp", "age"}
 )  # fmt: skip
 PARAMETER = re.compile(r"\$([A-Za-z_]\w*)")
 _MULTIPLYING = frozenset({"unnest", "generate_subscripts"})
@@ -36,7 +36,9 @@ _MULTIPLYING = frozenset({"unnest", "generate_subscripts"})
 
 @dataclass(frozen=True)
 class Found:
-    """A distance between a base table's vector column and something else. ascending: smaller is nearer."""
+    """A distance between a base table's vector column and something else. ascending: smaller is
+    nearer.
+    """
 
     node: exp.Expr
     metric: Metric
@@ -182,7 +184,11 @@ def _is_multiplying(node: exp.Expr) -> bool:
 def limit_of(select: exp.Select, binding: Binding) -> tuple[exp.Expr, exp.Expr | None] | None:
     """(LIMIT, OFFSET) expressions, where both are constants; None otherwise."""
     limit, offset = select.args.get("limit"), select.args.get("offset")
-    if not isinstance(limit, exp.Limit) or limit.args.get("limit_options") or limit.args.get("offset"):
+    if (
+        not isinstance(limit, exp.Limit)
+        or limit.args.get("limit_options")
+        or limit.args.get("offset")
+    ):
         return None
     skipped = offset.expression if offset else None
     if not binding.is_constant(limit.expression) or (skipped and not binding.is_constant(skipped)):
@@ -210,7 +216,11 @@ def ties_by_key(select: exp.Select, source: Source) -> bool:
 
 def _names(node: exp.Expr, name: str, source: Source) -> bool:
     qualifiers = ("", source.alias.lower())
-    return isinstance(node, exp.Column) and node.name.lower() == name and node.table.lower() in qualifiers
+    return (
+        isinstance(node, exp.Column)
+        and node.name.lower() == name
+        and node.table.lower() in qualifiers
+    )
 
 
 def sort_by(select: exp.Select, *keys: exp.Expr) -> None:
@@ -290,7 +300,9 @@ def filter_query(
     if not conditions:
         return None
     table = next(item for item in from_items(select) if binding.source_of(item) is source)
-    alone = exp.Table(this=table.this.copy(), db=table.args.get("db"), alias=table.args.get("alias"))
+    alone = exp.Table(
+        this=table.this.copy(), db=table.args.get("db"), alias=table.args.get("alias")
+    )
     inner = exp.Select(expressions=[exp.Null()])
     inner.set("from_", exp.From(this=alone.copy()))
     inner.set("where", exp.Where(this=conjunction([one.copy() for one in conditions])))
@@ -311,7 +323,8 @@ def _finished_filter(inner: exp.Select, binding: Binding) -> exp.Select:
 def movable(conditions: list[exp.Expr], source: Source, binding: Binding) -> bool:
     """Whether the conditions are about this source alone and may be evaluated apart."""
     return all(
-        detachable(condition, binding) and all(_belongs(c, source, binding) for c in binding.free(condition))
+        detachable(condition, binding)
+        and all(_belongs(c, source, binding) for c in binding.free(condition))
         for condition in conditions
     )
 
@@ -325,7 +338,9 @@ def _exists(column: exp.Column, source: Source) -> bool:
     return column.name.lower() in source.table.schema.by_name
 
 
-def replace_distances(nodes: Iterator[exp.Expr], distance: PendingDistance, binding: Binding) -> None:
+def replace_distances(
+    nodes: Iterator[exp.Expr], distance: PendingDistance, binding: Binding
+) -> None:
     """Put the source's distance column where these nodes are that distance."""
     for node in list(nodes):
         found = searchable(node, binding) if distance_of(node) else None
@@ -346,7 +361,7 @@ def put_column(node: exp.Expr, column: exp.Column) -> None:
 
 
 def item_name(text: str) -> str:
-    """The name of a column without an alias: its text, parameters as people write them, shortened."""
+    """The name of a column without an alias: its text, parameters as in `:q`, shortened."""
     return PARAMETER.sub(r":\1", text)[:64]
 
 

@@ -1,7 +1,8 @@
-"""Distances between a table's vector column and a constant, wherever they stand: a column of the scan.
+"""Distances between a table's vector column and a constant, wherever they stand: a column of the
+scan.
 
-In a SELECT that groups, a distance outside WHERE and aggregate calls would have to be a grouping key under its
-new name, so it calls the canonical function instead; the value is the same.
+In a SELECT that groups, a distance outside WHERE and aggregate calls would have to be a grouping
+key under its new name, so it calls the canonical function instead; the value is the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ from sqlglot import exp
 
 from nearql.query.binder import Binding, own_nodes
 from nearql.query.dialect import distance_of
-from nearql.query.rules.common import aggregates, distance_column, is_aggregate, put_column, searchable
+from nearql.query.rules.common import (
+    aggregates,
+    distance_column,
+    is_aggregate,
+    put_column,
+    searchable,
+)
 
 
 def computed_distances(select: exp.Select, binding: Binding) -> None:

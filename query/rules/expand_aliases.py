@@ -1,4 +1,6 @@
-"""`SELECT vec <-> :q AS d ... WHERE d < 0.5`: DuckDB lets WHERE name an alias; put its expression there."""
+"""`SELECT vec <-> :q AS d ... WHERE d < 0.5`: DuckDB lets WHERE name an alias; put its expression
+there.
+"""
 
 from __future__ import annotations
 
@@ -24,5 +26,10 @@ def expand_aliases(select: exp.Select, binding: Binding) -> None:
     for node in [one for one in own_nodes(select) if isinstance(one, exp.Column)]:
         name = node.name.lower()
         taken = any(entry.names is None or name in entry.names for entry in entries)
-        if name in distances and not node.table and not taken and node.find_ancestor(exp.Where) is where:
+        if (
+            name in distances
+            and not node.table
+            and not taken
+            and node.find_ancestor(exp.Where) is where
+        ):
             node.replace(exp.paren(distances[name].copy(), copy=False))

@@ -1,4 +1,6 @@
-"""Distances computed for a scan: first find the rows that WHERE leaves, then compute for those alone."""
+"""Distances computed for a scan: first find the rows that WHERE leaves, then compute for those
+alone.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ from sqlglot import exp
 
 from nearql.query.binder import Binding, PendingScan, own_nodes
 from nearql.query.plan import INTERNAL
-from nearql.query.rules.common import conjuncts, filter_query, is_volatile, movable, only_source, set_where
+from nearql.query.rules.common import (
+    conjuncts,
+    filter_query,
+    is_volatile,
+    movable,
+    only_source,
+    set_where,
+)
 
 
 def filtered_scan(select: exp.Select, binding: Binding) -> None:
@@ -18,7 +27,9 @@ def filtered_scan(select: exp.Select, binding: Binding) -> None:
     if any(isinstance(node, exp.Columns) for node in own_nodes(select)):
         return
     conditions = [one for one in conjuncts(where.this) if not _names_helpers(one)]
-    conditions = [one for one in conditions if not is_volatile(one) and movable([one], source, binding)]
+    conditions = [
+        one for one in conditions if not is_volatile(one) and movable([one], source, binding)
+    ]
     if not conditions:
         return
     kept = [one for one in conjuncts(where.this) if not any(one is moved for moved in conditions)]

@@ -1,12 +1,14 @@
-"""`FROM queries q, LATERAL (SELECT ... FROM docs d ORDER BY d.vec <-> q.vec LIMIT k)`: one batched search.
+"""`FROM queries q, LATERAL (SELECT ... FROM docs d ORDER BY d.vec <-> q.vec LIMIT k)`: one batched
+search.
 
-The left side's rows get ids: a base table's row numbers, or the row numbers of its kept result where it is a
-sub-query or a common table expression. The batch finds the k nearest rows of `docs` to each left row; `docs`
-becomes those n * k rows, each with its left row's id, and the sub-query asks for its own left row's.
+The left side's rows get ids: a base table's row numbers, or the row numbers of its kept result
+where it is a sub-query or a common table expression. The batch finds the k nearest rows of `docs`
+to each left row; `docs` becomes those n * k rows, each with its left row's id, and the sub-query
+asks for its own left row's.
 
-Conditions that name the left row (`d.id <> q.id`) can't be part of the batch's filter. Rows are then fetched
-until k of them satisfy the conditions for every left row, or there are no more; the sub-query keeps the
-conditions, its ORDER BY and its LIMIT.
+Conditions that name the left row (`d.id <> q.id`) can't be part of the batch's filter. Rows are
+then fetched until k of them satisfy the conditions for every left row, or there are no more; the
+sub-query keeps the conditions, its ORDER BY and its LIMIT.
 """
 
 from __future__ import annotations
@@ -56,7 +58,11 @@ def knn_join(select: exp.Select, binding: Binding) -> None:
     """Turn a correlated nearest-neighbour sub-query into a batch."""
     key = nearest_first(select)
     found = distance_to(key, binding) if key is not None and select.args.get("limit") else None
-    if found is None or only_source(select, binding) is not found.source or not found.source.is_free:
+    if (
+        found is None
+        or only_source(select, binding) is not found.source
+        or not found.source.is_free
+    ):
         return
     outer = select.find_ancestor(exp.Select)
     item = _left_item(found, outer, binding) if outer is not None else None
@@ -64,17 +70,20 @@ def knn_join(select: exp.Select, binding: Binding) -> None:
         return
     why, join = _recognise(select, _Join(found, outer, item, [], []), binding)
     if why is not None:
-        binding.note(f"{found.text}: not batched, because {why}; computed exactly for every pair of rows")
+        binding.note(
+            f"{found.text}: not batched, because {why}; computed exactly for every pair of rows"
+        )
         return
     _push(select, join, binding)
 
 
 def _left_item(found: Found, outer: exp.Select, binding: Binding) -> exp.Expr | None:
-    """The FROM item of the outer SELECT that the distance's other side names; None for none or several."""
+    """The FROM item of the outer SELECT that the distance's other side names; None for none or
+    several.
+    """
     items: dict[int, exp.Expr] = {}
     for column in binding.free(found.other):
         owner = binding.owner(column)
-        qualifier = column.table.lower()
         for item in from_items(outer):
             if _is_of(column, owner, item, binding):
                 items[id(item)] = item
@@ -131,7 +140,9 @@ def _left_is_known(join: _Join, binding: Binding) -> bool:
         return not source.opaque
     if join.item.find_ancestor(exp.Lateral) or isinstance(join.item, exp.Lateral):
         return False
-    known = isinstance(join.item, exp.Subquery | exp.Table | exp.Values) and bool(join.item.alias_or_name)
+    known = isinstance(join.item, exp.Subquery | exp.Table | exp.Values) and bool(
+        join.item.alias_or_name
+    )
     plain = not any(join.item.args.get(key) for key in ("pivots", "sample", "joins", "laterals"))
     return (
         known
@@ -198,7 +209,10 @@ def _left_source(join: _Join, binding: Binding) -> Source:
     table = TableDef("", alias, TableSchema((), 0))
     source = Source(name, table, alias, materialized=kept, names=names, wants_row=True)
     binding.add(source)
-    node = exp.Table(this=exp.to_identifier(name), alias=exp.TableAlias(this=exp.to_identifier(alias, quoted=True)))
+    node = exp.Table(
+        this=exp.to_identifier(name),
+        alias=exp.TableAlias(this=exp.to_identifier(alias, quoted=True)),
+    )
     node.meta[META] = name
     join.item.replace(node)
     return source
@@ -211,9 +225,13 @@ def _row_number(name: str) -> exp.Expr:
 
 def _left_query(join: _Join, left: Source, binding: Binding) -> exp.Select:
     """The left rows' ids and vectors, those left out that the outer WHERE drops anyway."""
-    table = exp.Table(this=exp.to_identifier(left.name), alias=exp.to_identifier(left.alias, quoted=True))
+    table = exp.Table(
+        this=exp.to_identifier(left.name), alias=exp.to_identifier(left.alias, quoted=True)
+    )
     if left.materialized is None:
-        table = exp.Table(this=exp.to_identifier(left.table.name, quoted=True), alias=table.args["alias"])
+        table = exp.Table(
+            this=exp.to_identifier(left.table.name, quoted=True), alias=table.args["alias"]
+        )
     else:
         table.meta[META] = left.name
     other = exp.Cast(this=join.found.other.copy(), to=duck_type(None))
@@ -229,7 +247,9 @@ def _left_query(join: _Join, left: Source, binding: Binding) -> exp.Select:
 
 
 def _left_conditions(join: _Join, left: Source, binding: Binding) -> list[exp.Expr]:
-    """Conditions of the outer WHERE about the left side alone, where they hold for every row of the answer."""
+    """Conditions of the outer WHERE about the left side alone, where they hold for every row of the
+    answer.
+    """
     where = join.outer.args.get("where")
     if where is None or left.materialized is not None:
         return []
@@ -250,7 +270,7 @@ def _names_helpers(condition: exp.Expr) -> bool:
 
 
 def _survivors(join: _Join, left: Source, equality: exp.Expr, binding: Binding) -> exp.Select:
-    """How many of the rows fetched so far satisfy the conditions, for each left row that has any."""
+    """How many rows fetched so far satisfy the conditions, for each left row that has any."""
     source = join.found.source
     query = exp.select(left.row_reference(), exp.Anonymous(this="count", expressions=[exp.Star()]))
     query.set("from_", exp.From(this=_tied(left)))
@@ -267,4 +287,3 @@ def _tied(source: Source) -> exp.Table:
     )
     table.meta[META] = source.name
     return table
-

@@ -1,7 +1,9 @@
-"""`ORDER BY vec <-> :q LIMIT k [OFFSET o]` over one table: the table becomes its k + o nearest rows.
+"""`ORDER BY vec <-> :q LIMIT k [OFFSET o]` over one table: the table becomes its k + o nearest
+rows.
 
-What WHERE asks is evaluated first, over the columns it names, into row numbers. Only `distance < r` with the
-same distance stays in the statement: the rows that it keeps are a prefix of the nearest ones.
+What WHERE asks is evaluated first, over the columns it names, into row numbers. Only `distance < r`
+with the same distance stays in the statement: the rows that it keeps are a prefix of the nearest
+ones.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def nearest(select: exp.Select, binding: Binding) -> None:
         return
     why = _obstacle(select, found, binding)
     if why is not None:
-        binding.note(f"{found.text}: not pushed down, because {why}; computed exactly for every row")
+        binding.note(
+            f"{found.text}: not pushed down, because {why}; computed exactly for every row"
+        )
         return
     _push(select, found, binding)
 
@@ -74,9 +78,11 @@ def _obstacle(select: exp.Select, found: Found, binding: Binding) -> str | None:
 
 
 def _keeps_every_row(select: exp.Select) -> bool:
-    """A LEFT JOIN gives each left row at least once, so the first k rows come from the k nearest."""
+    """A LEFT JOIN gives each left row at least once: the first k rows come from the k nearest."""
     return not select.args.get("laterals") and all(
-        join.args.get("side") == "LEFT" and not join.args.get("kind") and not join.args.get("method")
+        join.args.get("side") == "LEFT"
+        and not join.args.get("kind")
+        and not join.args.get("method")
         for join in select.args.get("joins") or []
     )
 

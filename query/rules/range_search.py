@@ -1,7 +1,9 @@
-"""`WHERE vec <-> :q < r`, alone or with more conditions: the table becomes its rows within the radius.
+"""`WHERE vec <-> :q < r`, alone or with more conditions: the table becomes its rows within the
+radius.
 
-The condition stays in the statement over those rows, so that the comparison itself is DuckDB's, to the last
-bit. It drops the NULLs of outer joins, so the rule is right whatever else the FROM clause joins.
+The condition stays in the statement over those rows, so that the comparison itself is DuckDB's, to
+the last bit. It drops the NULLs of outer joins, so the rule is right whatever else the FROM clause
+joins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`vec + '[1,2]'`, `avg(vec)`: DuckDB would concatenate or refuse lists; call the vector functions instead."""
+"""`vec + '[1,2]'`, `avg(vec)`: DuckDB would concatenate or refuse lists; call the vector functions
+instead.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,28 @@ _AGGREGATES = {"avg": "nq_avg", "mean": "nq_avg", "sum": "nq_sum"}
 _MAKING = frozenset(
     {"l2_normalize", "subvector", "nq_add", "nq_subtract", "nq_multiply", "nq_avg", "nq_sum"}
 )
-_KEEPING = frozenset({"any_value", "first", "last", "arg_min", "arg_max", "min_by", "max_by", "coalesce"})
+_KEEPING = frozenset(
+    {"any_value", "first", "last", "arg_min", "arg_max", "min_by", "max_by", "coalesce"}
+)
 
 
 def vector_arithmetic(select: exp.Select, binding: Binding) -> None:
-    """Replace arithmetic whose operands are vectors; innermost first, so that sums of sums are seen."""
+    """Replace arithmetic whose operands are vectors; innermost first, to see sums of sums."""
     for node in reversed(list(own_nodes(select))):
-        if type(node) in _ELEMENTWISE and (is_vector(node.this, binding) or is_vector(node.expression, binding)):
-            call = exp.Anonymous(this=_ELEMENTWISE[type(node)], expressions=[node.this, node.expression])
+        if type(node) in _ELEMENTWISE and (
+            is_vector(node.this, binding) or is_vector(node.expression, binding)
+        ):
+            call = exp.Anonymous(
+                this=_ELEMENTWISE[type(node)], expressions=[node.this, node.expression]
+            )
             node.replace(call)
-        elif isinstance(node, exp.Anonymous) and str(node.this).lower() in _AGGREGATES:
-            if len(node.expressions) == 1 and is_vector(node.expressions[0], binding):
-                node.set("this", _AGGREGATES[str(node.this).lower()])
+        elif _is_aggregate(node) and is_vector(node.expressions[0], binding):
+            node.set("this", _AGGREGATES[str(node.this).lower()])
+
+
+def _is_aggregate(node: exp.Expr) -> bool:
+    named = isinstance(node, exp.Anonymous) and str(node.this).lower() in _AGGREGATES
+    return named and len(node.expressions) == 1
 
 
 def is_vector(node: exp.Expr, binding: Binding) -> bool:
