@@ -10,8 +10,8 @@ threads.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -76,6 +76,13 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 class Server(uvicorn.Server):
     """uvicorn's server; `/readyz` answers 503 from the moment a stop is asked for."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, without raising the signal again at the end: the caller closes the node."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.edge.draining = True  # type: ignore[union-attr]

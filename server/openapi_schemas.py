@@ -75,10 +75,13 @@ _SQL_REQUEST = obj(
 )
 
 _STATS = obj(
-    {"elapsed_ms": NUMBER, "node": STRING},
+    {
+        "elapsed_ms": NUMBER,
+        "node": STRING,
+        "session": {**STRING, "description": "Send it back as NearQL-Session."},
+    },
     {
         "strategy": {**STRING, "description": "How a search was answered: `exact/faiss_cpu`."},
-        "session": {**nullable("string"), "description": "Send it back as NearQL-Session."},
         "shards": array(
             obj({"table": STRING, "shard": INTEGER, "epoch": INTEGER, "lsn": INTEGER})
         ),
@@ -153,7 +156,18 @@ _TABLE = obj(
         "indexes": array(
             obj({"name": STRING, "column": STRING, "kind": STRING, "metric": STRING, "phase": STRING})
         ),
-        "segments": array(obj({"shard": INTEGER, "segment": STRING, "state": STRING})),
+        "segments": array(
+            obj(
+                {
+                    "shard": INTEGER,
+                    "first_row": INTEGER,
+                    "state": {"enum": ["growing", "sealed"]},
+                    "rows": INTEGER,
+                    "dead_rows": INTEGER,
+                    "bytes": INTEGER,
+                }
+            )
+        ),
         "shards": array(obj(_SHARD_MEMBERS)),
     }
 )

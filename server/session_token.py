@@ -24,10 +24,8 @@ TOKEN_BYTES = 64 << 10
 Positions = dict[tuple[str, int], tuple[int, int]]  # (table uuid, shard) -> (epoch, lsn)
 
 
-def session_token(
-    node: NodePort, since: Positions, shards: Iterable[Mapping[str, Any]]
-) -> str | None:
-    """The token after a statement that touched `shards`; None where nothing was ever touched."""
+def session_token(node: NodePort, since: Positions, shards: Iterable[Mapping[str, Any]]) -> str:
+    """The token after a statement that touched `shards`."""
     positions = dict(since)
     tables = node.catalog().tables
     for shard in shards:
@@ -36,7 +34,7 @@ def session_token(
             key = (table.uuid, int(shard["shard"]))
             reached = (int(shard["epoch"]), int(shard["lsn"]))
             positions[key] = max(reached, positions.get(key, reached))
-    return _encode(positions) if positions else None
+    return _encode(positions)
 
 
 def _encode(positions: Positions) -> str:
@@ -79,6 +77,8 @@ def _decode(token: str) -> Positions:
             raise ValueError
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         rows = msgpack.unpackb(raw)
+        if not isinstance(rows, list):
+            raise ValueError
         return {(str(t), int(shard)): (int(epoch), int(lsn)) for t, shard, epoch, lsn in rows}
     except (ValueError, TypeError, binascii.Error, msgpack.exceptions.UnpackException):
         raise InvalidRequest(

@@ -106,7 +106,7 @@ SYSTEM = {
     ),
     "segments": pa.table(
         {
-            "table": ["docs"], "shard": [0], "segment": ["g-1"], "state": ["growing"], "rows": [3],
+            "table": ["docs"], "shard": [0], "first_row": [0], "state": ["growing"], "rows": [3],
             "dead_rows": [0], "bytes": [100],
         }
     ),

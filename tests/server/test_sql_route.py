@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import gzip
 from typing import Any
 
+import httpx
 import orjson
 import pyarrow as pa
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nearql.engine.errors import SqlError
-from support.http_node import FakeResult, Served, rows_result
+from nearql.engine.errors import InvalidRequest, SqlError
+from nearql.server.session_token import _decode
+from support.http_node import DOCS, Call, FakeResult, Served, rows_result
 
+SHARD = {"table": "docs", "shard": 0, "epoch": 1, "lsn": 7}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -240,9 +247,45 @@ def test_a_malformed_request_id_is_400(served: Served, value: str) -> None:
     assert not served.session.calls
 
 
-def test_a_session_token_grows_and_comes_back(served: Served) -> None:
-    served.session.answers["SELECT 1"] = lambda call: hits()
-    token = served.sql("SELECT 1").json()["stats"]["session"]
-    assert token == served.sql("SELECT 1").json()["stats"]["session"]
-    bad = served.client.post("/v1/sql", json={"sql": "X"}, headers={"NearQL-Session": "%%"})
-    assert (bad.status_code, bad.json()["code"]) == (400, "invalid_session")
+def test_a_session_token_comes_back_grown(served: Served) -> None:
+    def touch(call: Call) -> FakeResult:
+        shard, lsn = map(int, call.text.split())
+        return FakeResult(stats={"shards": [{**SHARD, "shard": shard, "lsn": lsn}]})
+
+    for text in ("0 7", "1 2", "0 5"):
+        served.session.answers[text] = touch
+    served.node.reached = {0: (1, 9), 1: (1, 9)}
+    token = ""
+    for text in ("0 7", "1 2", "0 5", "SET x = 1"):
+        headers = {"NearQL-Session": token}
+        answer = served.client.post("/v1/sql", json={"sql": text}, headers=headers)
+        token = answer.json()["stats"]["session"]
+    assert _decode(token) == {(DOCS.uuid, 0): (1, 7), (DOCS.uuid, 1): (1, 2)}
+
+
+def test_a_session_that_saw_more_than_the_node_has_is_told_so(served: Served) -> None:
+    served.session.answers["X"] = lambda call: FakeResult(stats={"shards": [SHARD]})
+    served.node.reached = {0: (1, 7)}
+    token = served.sql("X").json()["stats"]["session"]
+    headers = {"NearQL-Session": token}
+    assert served.client.post("/v1/sql", json={"sql": "X"}, headers=headers).is_success
+    served.node.reached = {0: (1, 6)}
+    answer = served.client.post("/v1/sql", json={"sql": "X"}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (409, "rolled_back_session")
+    served.node.tables = {}  # dropped: nothing to compare with
+    assert served.client.post("/v1/sql", json={"sql": "X"}, headers=headers).is_success
+
+
+@pytest.mark.parametrize("token", ["%%", "AAAA", "gA", "kZMBAg", "x" * 70_000, "\u00e9"])
+def test_a_malformed_session_token_is_400(served: Served, token: str) -> None:
+    headers = httpx.Headers(
+        [("NearQL-Session", token.encode("latin-1").decode("latin-1"))], "latin-1"
+    )
+    answer = served.client.post("/v1/sql", json={"sql": "X"}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_session")
+
+
+@given(st.binary(max_size=40))
+def test_no_token_crashes_the_decoder(raw: bytes) -> None:
+    with contextlib.suppress(InvalidRequest):
+        _decode(base64.urlsafe_b64encode(raw).decode().rstrip("="))

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pyarrow as pa
 
-from nearql.engine.errors import Corruption, NotFound
+from nearql.engine.errors import Corruption
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
-from nearql.engine.types import OnConflict
+from nearql.engine.types import OnConflict, ShardPosition
 from nearql.query.ports import CatalogView
 from nearql.server.app import Server, create_app, make_server
 from nearql.server.config import Config, HttpSection, LimitsSection, NodeSection
@@ -137,6 +138,7 @@ class FakeNode:
         self.fake = FakeSession()
         self.tables = {"docs": DOCS}
         self.system: dict[str, pa.Table] = {}
+        self.reached: dict[int, tuple[int, int]] = {}  # shard -> (epoch, lsn)
         self.failed: dict[str, Corruption] = {}
 
     def session(self) -> FakeSession:
@@ -146,7 +148,8 @@ class FakeNode:
         return CatalogView(1, self.tables)
 
     def table(self, uuid: str) -> Any:
-        raise NotFound(f"There is no table {uuid}.")
+        positions = [ShardPosition(shard, *at) for shard, at in self.reached.items()]
+        return SimpleNamespace(read_view=lambda: SimpleNamespace(positions=tuple(positions)))
 
     def system_table(self, name: str) -> pa.Table | None:
         return self.system.get(name)
