@@ -33,15 +33,20 @@ class GrowingSegment:
         self.base = base
         self.rows = 0
         self.nbytes = 0  # of vectors and scalars, as given
+        self._expected = 0  # rows that this segment is known to get
         self._chunks: list[pa.RecordBatch] = []
         self._vectors: dict[int, _VectorBuffer] = {}
+
+    def expect(self, rows: int) -> None:
+        """Make room for that many more rows at once, where more room is needed at all."""
+        self._expected = self.rows + rows
 
     def append(self, rows: Rows) -> None:
         """Add rows, which must have the columns of those before."""
         if rows.count == 0:
             return
         for number, block in rows.vectors.items():
-            self._buffer(number, block).append(self.rows, block)
+            self._buffer(number, block).append(self.rows, block, self._expected)
         self._chunks.append(rows.scalars)
         self._merge()
         self.rows += rows.count
@@ -55,7 +60,8 @@ class GrowingSegment:
     def _buffer(self, number: int, block: VectorBlock) -> _VectorBuffer:
         found = self._vectors.get(number)
         if found is None:
-            found = self._vectors[number] = _VectorBuffer(block)
+            capacity = max(_FIRST_CAPACITY, len(block.data), self._expected)
+            found = self._vectors[number] = _VectorBuffer(block, capacity)
         return found
 
     def _merge(self) -> None:
@@ -72,16 +78,15 @@ class GrowingSegment:
 class _VectorBuffer:
     """One vector column's arrays; capacity doubles."""
 
-    def __init__(self, like: VectorBlock) -> None:
-        capacity = max(_FIRST_CAPACITY, like.data.shape[0])
+    def __init__(self, like: VectorBlock, capacity: int) -> None:
         self._data = np.empty((capacity, like.data.shape[1]), like.data.dtype)
         self._norms = np.empty(capacity, np.float32)
         self._valid: NDArray[np.bool_] | None = None  # made by the first NULL
 
-    def append(self, at: int, block: VectorBlock) -> None:
+    def append(self, at: int, block: VectorBlock, expected: int) -> None:
         end = at + block.data.shape[0]
         if end > self._data.shape[0]:
-            self._grow(at, max(end, 2 * self._data.shape[0]))
+            self._grow(at, max(end, 2 * self._data.shape[0], expected))
         self._data[at:end] = block.data
         self._norms[at:end] = block.norms
         if block.valid is not None and self._valid is None:

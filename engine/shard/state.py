@@ -113,8 +113,11 @@ class ShardState:
             self.version = statement.lsn
         for keys in statement.deletes:
             self._kill(self.index.remove(keys))
+        coming = sum(rows.count for rows in statement.puts)
         for rows in statement.puts:
+            self.growing.expect(min(coming, self.settings.seal_rows))
             self._put(rows)
+            coming -= rows.count
         self.applied_lsn, self.epoch = statement.lsn, statement.epoch
         recorded = Recorded(statement.lsn, statement.epoch, statement.counts)
         self.dedup.add(statement.request_id, recorded)
