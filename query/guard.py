@@ -36,7 +36,7 @@ from nearql.query.statements import (
 SYSTEM_TABLES = (
     "tables", "columns", "indexes", "shards", "nodes", "segments", "queries", "devices", "settings",
 )  # fmt: skip
-_INTERNAL = re.compile(r"nq\d*_|__row$|__key$", re.I)
+RESERVED = re.compile(r"nq\d*_|__row$|__key$", re.I)
 
 _NODES: frozenset[type[exp.Expr]] = frozenset(
     {
@@ -229,7 +229,7 @@ class _Guard:
 
     def check_name(self, name: str, node: exp.Expr | None) -> None:
         """No internal name."""
-        if _INTERNAL.match(name):
+        if RESERVED.match(name):
             raise Unsupported(
                 f"The name {name!r} is internal; names may not start with nq_, nor be __row or __key.",
                 position=position_of(node) if node is not None else None,

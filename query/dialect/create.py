@@ -9,7 +9,7 @@ from nearql.engine.errors import InvalidValue, SqlError, Unsupported
 from nearql.engine.schema import Column, ColumnType
 from nearql.query.dialect.cursor import Cursor
 from nearql.query.dialect.dml import query
-from nearql.query.dialect.render import to_duckdb
+from nearql.query.dialect.render import to_nearql
 from nearql.query.statements import CreateTable
 
 _SERIAL = {
@@ -95,7 +95,7 @@ def _table_constraint(item: Cursor, made: Parts) -> None:
 
 def _check(item: Cursor, made: Parts, name: str | None) -> tuple[str, str]:
     condition = item.inside().expression("a condition")
-    return name or f"check_{len(made.checks) + 1}", to_duckdb(condition)
+    return name or f"check_{len(made.checks) + 1}", to_nearql(condition)
 
 
 def _refused_constraint(item: Cursor) -> Unsupported | SqlError:
@@ -149,7 +149,7 @@ def _constraint(item: Cursor, column: Column, made: Parts) -> Column:
         return column
     if item.accept("DEFAULT"):
         value = item.until(*_AFTER_TYPE).expression("a default value")
-        return replace(column, default=to_duckdb(value))
+        return replace(column, default=to_nearql(value))
     if item.accept("CHECK"):
         made.checks.append(_check(item, made, name))
         return column

@@ -1,0 +1,122 @@
+"""CREATE INDEX: the definition is checked and recorded; searches stay exact in this version."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nearql.engine.errors import SqlError, Unsupported
+from nearql.engine.schema import Column, IndexDef, TableDef
+from nearql.query.ddl.columns import invalid_option
+from nearql.query.ddl.names import (
+    all_indexes,
+    at,
+    check_new_name,
+    done,
+    find_table,
+    taken,
+    undefined_column,
+)
+from nearql.query.dialect import did_you_mean
+from nearql.query.ports import CatalogView, Database
+from nearql.query.result import Result
+from nearql.query.statements import CreateIndex
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    low: float
+    high: float
+    whole: bool = True
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is a number in the range."""
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}"
+
+
+_RECALL = _Range(0.01, 1.0, whole=False)
+_LISTS = _Range(1, 32_768)
+_HNSW = {"m": _Range(2, 100), "ef_construction": _Range(4, 1_000)}
+_GRAPH = {"graph_degree": _Range(4, 512), "intermediate_graph_degree": _Range(4, 1_024)}
+_IVF = {"lists": _LISTS}
+OPTIONS: Mapping[str, Mapping[str, _Range]] = {
+    "auto": {**_HNSW, **_IVF},
+    "flat": {},
+    "hnsw": _HNSW,
+    "ivfflat": _IVF,
+    "ivfpq": _IVF,
+    "ivfrabitq": _IVF,
+    "cagra": _GRAPH,
+}
+_EXACT = "Index {name!r} is recorded; this version answers every search exactly, with or without an index."
+
+
+def create_index(statement: CreateIndex, database: Database) -> Result:
+    """Validate and record; on a scalar column, say that nothing was done."""
+    catalog = database.catalog()
+    table = find_table(statement, catalog, statement.table)
+    column = table.schema.by_name.get(statement.column.lower())
+    if column is None or column.hidden:
+        raise undefined_column(statement, table, statement.column)
+    if statement.name is not None:
+        check_new_name(statement, "index", statement.name)
+    if not column.type.is_vector:
+        return _scalar(statement, column)
+    kind = statement.kind or "auto"
+    _check_options(statement, kind)
+    name = statement.name or _free_name(catalog, table, column)
+    if name.lower() in all_indexes(catalog):
+        if not statement.if_not_exists:
+            raise taken(statement, "index", name)
+        return done(f"Index {name!r} exists already; nothing was done.")
+    index = IndexDef(
+        str(uuid.uuid4()), name, column.name, kind, statement.metric, dict(statement.options)
+    )
+    database.create_index(table.name, index, if_not_exists=statement.if_not_exists)
+    notices = statement.notices if statement.kind is not None else ()
+    return done(*notices, _EXACT.format(name=name))
+
+
+def _scalar(statement: CreateIndex, column: Column) -> Result:
+    if statement.kind is not None:
+        raise Unsupported(
+            f"Column {column.name!r} is no vector: USING {statement.kind} indexes VECTOR and HALFVEC "
+            "columns.", position=at(statement, column.name),
+        )  # fmt: skip
+    return done(*statement.notices)
+
+
+def _check_options(statement: CreateIndex, kind: str) -> None:
+    offered = {**OPTIONS[kind], "target_recall": _RECALL}
+    options = dict(statement.options)
+    for name, value in options.items():
+        if name not in offered:
+            raise SqlError(
+                f"An index of kind {kind} has no option {name!r}; it has {', '.join(offered)}."
+                f"{did_you_mean(name, offered)}",
+                code="invalid_option", sqlstate="22023", position=at(statement, name),
+            )  # fmt: skip
+        if not offered[name].holds(value):
+            raise invalid_option(statement, name, str(offered[name]))
+    m = options.get("m", 16)
+    if "ef_construction" in options and options["ef_construction"] < 2 * m:
+        raise invalid_option(statement, "ef_construction", f"at least 2 * m = {2 * m}")
+
+
+def _free_name(catalog: CatalogView, table: TableDef, column: Column) -> str:
+    """PostgreSQL's habit: docs_vec_idx, docs_vec_idx1, ..."""
+    names = all_indexes(catalog)
+    base = f"{table.name}_{column.name}_idx"
+    name, number = base, 0
+    while name.lower() in names:
+        number += 1
+        name = f"{base}{number}"
+    return name
