@@ -152,13 +152,13 @@ class ScanBackend(ABC):
             if block.mask is not None and block.positions is None:
                 scores = np.where(block.mask, scores, np.float32(np.nan))
             bound = direct_bound(block, metric, float(length[0]))
-            rows = _select(scores, norms, bound, block.longest, k=k, limit=limit)
+            rows = select(scores, norms, bound, block.longest, k=k, limit=limit)
         if rows is None:
             return block.matching
         return rows if block.positions is None else block.positions[rows]
 
 
-def _select(
+def select(
     scores: NDArray[np.float32],
     norms: NDArray[np.float32],
     bound: ErrorBound,

@@ -203,7 +203,7 @@ def cases(draw: st.DrawFn) -> Case:
     near = vectors[random.integers(0, count, asked)].astype(np.float32)
     queries = near if draw(st.booleans()) else near[:, ::-1] + np.float32(0.5)
     if draw(st.booleans()):
-        queries = queries * np.float32(draw(st.sampled_from([-1, 1e-20, 3])))
+        queries = queries * np.float32(draw(st.sampled_from([-1, 3, 1e-20, 1e-42])))
     keys: NDArray[Any] = random.permutation(count)
     if draw(st.booleans()):
         keys = np.array([f"k{key}" for key in keys])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nearql.engine.backends.base import Backend, Block, gamma
+from nearql.engine.backends.base import Backend, Block, ErrorBound, gamma
+from nearql.engine.backends.scan import select
 from nearql.engine.distance import canonical_distances, row_norms, score_limit
 from nearql.engine.types import Metric
 from support.search_cases import BACKENDS, DATA, make_backend, make_vectors
@@ -84,3 +85,33 @@ def test_error_bounds_of_contenders_hold(backend: Backend, metric: Metric) -> No
 
 def test_gamma_grows_with_the_terms() -> None:
     assert 0 < gamma(1) < gamma(16_384) < 1.1e-3
+
+
+@pytest.mark.parametrize(
+    ("bound", "k", "limit", "expected"),
+    [
+        (ErrorBound(0, 0, 0.0), 1, np.inf, [0]),
+        (ErrorBound(0, 0, 0.15), 1, np.inf, [0, 1]),  # 1.2 - .15 may be less than 1 + .15
+        (ErrorBound(0, 0, 0.15), None, 1.0, [0]),
+        (ErrorBound(0, 0, 0.15), None, 1.1, [0, 1]),
+        (ErrorBound(0.1, 0, 0), None, 1.1, [0, 1]),
+        (ErrorBound(0, 0.1, 0), None, 1.2, [0, 1, 2]),  # the third row is three times as long
+        (ErrorBound(0, 0, 0.15), 3, 1.1, [0, 1]),
+        (ErrorBound(0, 0, 0.15), 3, np.inf, [0, 1, 2]),
+        (ErrorBound(0, 0, 0.15), 4, 1.1, [0, 1]),
+    ],
+)
+def test_select_keeps_every_score_that_its_error_could_bring_in(
+    bound: ErrorBound, k: int | None, limit: float, expected: list[int]
+) -> None:
+    scores = np.array([1.0, 1.2, 1.5, np.nan], np.float32)
+    norms = np.array([1, 1, 3, 1], np.float32)
+    found = select(scores, norms, bound, 3.0, k=k, limit=limit)
+    assert found is not None
+    assert found.tolist() == expected
+
+
+def test_select_names_all_where_fewer_than_k_have_a_score() -> None:
+    scores = np.array([1.0, np.nan, np.nan], np.float32)
+    bound = ErrorBound(0, 0, 0)
+    assert select(scores, np.ones(3, np.float32), bound, 1.0, k=2, limit=np.inf) is None
