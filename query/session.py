@@ -58,7 +58,7 @@ from nearql.query.statements import (
     Update,
     Wait,
 )
-from nearql.query.watchdog import WATCHDOG
+from nearql.query.watchdog import WATCHDOG, Stop
 from nearql.query.writes import Write
 
 _DDL = (CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex)
@@ -94,6 +94,7 @@ class Session:
         settings: Mapping[str, Any] | None = None,
         *,
         request_id: bytes | None = None,
+        stop: Stop | None = None,
     ) -> Result:
         """Run every statement of `text`, in order, and answer the last one's result.
 
@@ -101,11 +102,13 @@ class Session:
             params: values of `:name` (a mapping) or of `$1`, `?` (a sequence).
             settings: variables for this request, as SET would set them.
             request_id: 16 bytes; a write repeated under the same id is not done again.
+            stop: ends the request from another thread; a write that is logged already stands.
 
         Raises:
             NearQLError: with the position in `text` where there is one. Earlier statements stand.
         """
         request = self._request(params, settings, request_id)
+        request.stop = stop
         prepared = self._plans.get(text, _prepare)
         request.parameters.check_used(prepared.parameters)
         result = empty("utility")
@@ -171,6 +174,7 @@ class _Request:
     request_id: bytes | None
     notices: list[str] = field(default_factory=list)
     wrote: bool = False
+    stop: Stop | None = None
     _deadline: float = 0.0
     _running: Execution | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -292,7 +296,18 @@ class _Request:
         timeout_ms = self.variables.get("statement_timeout_ms")
         self._deadline = time.monotonic() + timeout_ms / 1000
         with WATCHDOG.watch(self._deadline, self._interrupt):
-            yield
+            if self.stop is None:
+                yield
+                return
+            with self.stop.watching(self._expire):
+                yield
+
+    def _expire(self) -> None:
+        """As if the time were up: nobody waits for the answer any more."""
+        self._deadline = 0.0
+        if self._running is not None:
+            self._running.deadline = 0.0
+        self._interrupt()
 
     def _interrupt(self) -> None:
         if self._running is not None:

@@ -10,7 +10,8 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 REPEAT_S = 0.05
 
@@ -81,3 +82,39 @@ class Watchdog:
 
 
 WATCHDOG = Watchdog()
+
+
+class Stop:
+    """Lets another thread end a request before its time: when the client that asked is gone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = False
+        self._call: Callable[[], None] | None = None
+        self._watch: Watch | None = None
+
+    def stop(self) -> None:
+        """End what the request runs now, and whatever it would run next."""
+        with self._lock:
+            if not self._asked:
+                self._asked = True
+                self._begin()
+
+    @contextmanager
+    def watching(self, call: Callable[[], None]) -> Iterator[None]:
+        """Have `call` called again and again once `stop` was, until the block ends."""
+        with self._lock:
+            self._call = call
+            if self._asked:
+                self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._call, watch, self._watch = None, self._watch, None
+            if watch is not None:
+                watch.__exit__()
+
+    def _begin(self) -> None:
+        if self._call is not None:
+            self._watch = WATCHDOG.watch(0.0, self._call)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from nearql.engine.errors import Corruption
 from nearql.engine.types import OnConflict
 from nearql.query.ports import CatalogView, TableHandle
+from nearql.query.watchdog import Stop
 from nearql.server.config import Config
 
 
@@ -75,6 +76,7 @@ class SessionPort(Protocol):
         settings: Mapping[str, Any] | None = None,
         *,
         request_id: bytes | None = None,
+        stop: Stop | None = None,
     ) -> ResultPort:
         """Run every statement of `text` and answer the last one's result."""
 

@@ -10,11 +10,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nearql.query.watchdog import Stop
 from nearql.server import wire
 from nearql.server.body import BodyLimit, read_body
 from nearql.server.edge import Edge
 from nearql.server.replies import PiecesResponse
-from nearql.server.request import SqlRequest, media_type, parse_sql_request, request_id_of
+from nearql.server.request import media_type, parse_sql_request, request_id_of
 from nearql.server.session_token import SESSION_HEADER, check_token, session_token
 
 Answer = tuple[list[Any], str, int]  # pieces, media type, rows
@@ -30,19 +31,23 @@ class _Question:
     session: str | None
     arrow: bool
     started: float
+    stop: Stop
 
 
 async def sql(request: Request, edge: Edge) -> Response:
     """Run the statements of a body."""
     question = _Question(
         started=time.perf_counter(),
+        stop=Stop(),
         request_id=request_id_of(request),
         content_type=media_type(request),
         session=request.headers.get(SESSION_HEADER),
         arrow=wire.wants_arrow(request.headers.get("accept", "")),
         body=await read_body(request, BodyLimit.json(edge.config.limits)),
     )
-    pieces, kind, rows = await edge.run(partial(answer, edge, question))
+    pieces, kind, rows = await edge.run(
+        partial(answer, edge, question), request, question.stop.stop
+    )
     edge.metrics.rows_returned.inc(rows)
     if len(pieces) == 1 and isinstance(pieces[0], bytes):
         return Response(pieces[0], media_type=kind)
@@ -53,7 +58,13 @@ def answer(edge: Edge, question: _Question) -> Answer:
     """Parse, execute, encode; in a worker thread."""
     asked = parse_sql_request(question.body, question.content_type)
     since = check_token(edge.node, question.session)
-    result = _execute(edge, asked, question.request_id)
+    result = edge.node.session().execute(
+        asked.sql,
+        asked.params,
+        asked.settings,
+        request_id=question.request_id,
+        stop=question.stop,
+    )
     elapsed_ms = (time.perf_counter() - question.started) * 1000
     token = session_token(edge.node, since, result.stats.get("shards") or ())
     stats = wire.statistics(edge.config.node.name, elapsed_ms, result.stats, {"session": token})
@@ -61,8 +72,3 @@ def answer(edge: Edge, question: _Question) -> Answer:
     if question.arrow:
         return wire.arrow_answer(result, stats, limit), wire.ARROW_STREAM, result.table.num_rows
     return wire.json_answer(result, stats, limit), wire.JSON, result.table.num_rows
-
-
-def _execute(edge: Edge, asked: SqlRequest, request_id: bytes | None) -> Any:
-    session = edge.node.session()
-    return session.execute(asked.sql, asked.params, asked.settings, request_id=request_id)

@@ -230,6 +230,21 @@ def test_without_a_principal_only_open_routes_answer(
             assert (status == 401) != opened, route
 
 
+def test_a_client_that_goes_away_stops_its_statement(narrow: Served) -> None:
+    stopped = threading.Event()
+
+    def wait_for_stop(call: Any) -> FakeResult:
+        with call.stop.watching(stopped.set):
+            assert stopped.wait(20)
+        return FakeResult()
+
+    narrow.session.answers["WAIT"] = wait_for_stop
+    with pytest.raises(httpx.ReadTimeout):
+        narrow.client.post("/v1/sql", json={"sql": "WAIT"}, timeout=0.3)
+    assert stopped.wait(10)
+    assert narrow.sql("X").status_code == 200
+
+
 def test_a_slow_answer_does_not_hold_up_others(served: Served) -> None:
     release = threading.Event()
     served.session.answers["WAIT"] = lambda call: release.wait(20) and FakeResult()

@@ -22,6 +22,7 @@ from nearql.engine.errors import Corruption
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
 from nearql.engine.types import OnConflict, ShardPosition
 from nearql.query.ports import CatalogView
+from nearql.query.watchdog import Stop
 from nearql.server.app import Server, create_app, make_server
 from nearql.server.config import Config, HttpSection, LimitsSection, NodeSection
 
@@ -74,6 +75,7 @@ class Call:
     request_id: bytes | None = None
     rows: pa.Table | None = None
     on_conflict: OnConflict | None = None
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ class FakeSession:
         settings: Mapping[str, Any] | None = None,
         *,
         request_id: bytes | None = None,
-        **_: Any,
+        stop: Stop | None = None,
     ) -> Any:
-        call = Call(text, params, settings, request_id)
+        call = Call(text, params, settings, request_id, stop=stop)
         self.calls.append(call)
         answer = self.answers.get(text)
         return FakeResult() if answer is None else answer(call)
@@ -118,7 +120,6 @@ class FakeSession:
         *,
         settings: Mapping[str, Any] | None = None,
         request_id: bytes | None = None,
-        **_: Any,
     ) -> Any:
         call = Call(table_name, None, settings, request_id, rows, on_conflict)
         self.calls.append(call)
