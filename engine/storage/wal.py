@@ -191,11 +191,18 @@ class Wal:
         self._sizes = {file.base_lsn: self._fs.size(file.path) for file in log.files[:-1]}
         self._start_at(log.written)
         if not found.clean:
-            write_atomic(self._fs, self._directory / HINT_FILE, self._hint(clean=False).pack())
-            self._marked_open = True
+            self._renew_hint()
         self.recovery = RecoveryReport(
             len(log.files), found.records, found.torn_bytes, log.copied_bytes, found.clean
         )
+
+    def _renew_hint(self) -> None:
+        path = self._directory / HINT_FILE
+        if self._fs.exists(path):
+            self._write_hint(clean=False, sync=True)  # in place: it takes no room
+        else:
+            write_atomic(self._fs, path, self._hint(clean=False).pack())
+        self._marked_open = True
 
     def _start_at(self, at: ChainPosition) -> None:
         """Go on after what is on disk."""
@@ -247,9 +254,9 @@ class Wal:
         assert len(request_id) == 16, "a request id has 16 bytes"
         payload, size, crc = measure(parts)
         self._check_size(size)
-        self._check_room(kind, size)
         record = Pending(kind, payload, size, crc, epoch, request_id, timestamp_ms, more)
         try:
+            self._check_room(kind, size)
             self._mark_open()
             while not self._enqueue(record):
                 self._roll(record.size)

@@ -110,6 +110,14 @@ def test_an_unusable_file_refuses_a_record_and_nothing_is_lost(code: int) -> Non
     assert payloads(open_wal(disk.after_kill()))[-1] == b"two"
 
 
+def test_a_log_whose_directory_is_gone_refuses_records(tmp_path: Path) -> None:
+    wal = open_wal(LocalFileSystem(), tmp_path / "wal")
+    (tmp_path / "wal").rename(tmp_path / "elsewhere")
+    with pytest.raises(errors.Unavailable, match="No such file or directory"):
+        put(wal, b"x")
+    assert wal.last_lsn == 0
+
+
 @pytest.mark.parametrize("operation", ["allocate", "create", "rename", "sync_directory"])
 def test_a_failing_disk_under_a_new_file_is_final(operation: str) -> None:
     disk = SimulatedDisk()
