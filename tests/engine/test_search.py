@@ -151,6 +151,17 @@ def test_denormal_vectors_keep_their_direction_under_cosine(searcher: Searcher, 
 
 
 @pytest.mark.parametrize("asked", [1, 8])
+def test_products_that_vanish_in_float32(searcher: Searcher, asked: int) -> None:
+    """Four products of half the least float32 are 0 each there, and two of it together."""
+    vectors = np.array([[1, 0, 0, 0]] * 150 + [[0.5] * 4] + [[1, 0, 0, 0]] * 150, np.float32)
+    queries = np.full((asked, 4), 2.0**-149, np.float32)
+    case = Case(vectors, queries, Metric.INNER_PRODUCT, 1, np.arange(301))
+    hits = case.search(searcher)
+    case.check(hits)
+    assert hits.rows[0].tolist() == [150]
+
+
+@pytest.mark.parametrize("asked", [1, 8])
 def test_a_zero_query_under_cosine_orders_by_key(searcher: Searcher, asked: int) -> None:
     """Every distance is NaN: such rows match, last, in the order of their keys."""
     random = np.random.default_rng(7)
