@@ -54,7 +54,7 @@ function tableItem(table, open) {
       element("span", { className: "name" }, table.name),
       element("span", { className: "count small" }, count)),
     columns,
-    element("div", { className: "quiet small" }, facts),
+    element("div", { className: "quiet small facts-line" }, facts),
     element("div", { className: "actions" }, ...actions));
   details.dataset.name = table.name;
   return element("li", {}, details);

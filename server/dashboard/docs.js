@@ -9,6 +9,11 @@ function resolved(thing) {
   return thing.$ref.slice(2).split("/").reduce((at, name) => at[name], description);
 }
 
+/** Text whose `parts` in backticks are code. */
+function prose(text) {
+  return text.split("`").map((part, i) => (i % 2 ? element("code", {}, part) : part));
+}
+
 /** A schema with its references replaced, for reading. */
 function expanded(schema) {
   if (Array.isArray(schema)) return schema.map(expanded);
@@ -42,14 +47,14 @@ function parameters(list) {
   if (!list?.length) return [];
   const rows = list.map(resolved).map((p) => element("tr", {},
     element("td", { className: "mono" }, p.name), element("td", {}, p.in),
-    element("td", {}, p.description ?? (p.schema.enum ?? []).join(" | "))));
+    element("td", {}, ...prose(p.description ?? (p.schema.enum ?? []).join(" | ")))));
   return [element("h3", {}, "Parameters"), element("table", {}, element("tbody", {}, ...rows))];
 }
 
 function problems(responses) {
   const rows = Object.entries(responses).filter(([status]) => status !== "200").map(([status, response]) =>
     element("tr", {}, element("td", { className: "mono" }, status),
-      element("td", {}, resolved(response).description)));
+      element("td", {}, ...prose(resolved(response).description))));
   return rows.length ? [element("h3", {}, "Problems"), element("table", {}, element("tbody", {}, ...rows))] : [];
 }
 
@@ -59,7 +64,7 @@ function operation(path, method, about) {
       element("span", { className: "method" }, method.toUpperCase()),
       element("code", {}, path), element("span", { className: "quiet" }, about.summary)),
     element("div", { className: "inner" },
-      about.description ? element("p", {}, about.description) : null,
+      about.description ? element("p", {}, ...prose(about.description)) : null,
       ...parameters(about.parameters),
       ...contents("Body", about.requestBody?.content),
       ...contents("Answer", about.responses["200"].content),
