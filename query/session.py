@@ -322,7 +322,10 @@ def with_stats(result: Result, run: Execution, plan: Plan) -> Result:
         for uuid, view in run.views.items()
         for at in view.positions
     ]
-    return replace(result, stats={"strategy": run.trace.strategy(), "shards": shards})
+    stats: dict[str, Any] = {"strategy": run.trace.strategy(), "shards": shards}
+    if "search" in run.trace.times:  # the engine's part of elapsed_ms
+        stats["search_ms"] = round(run.trace.times["search"], 3)
+    return replace(result, stats=stats)
 
 
 def _columns(catalog: CatalogView) -> list[str]:
