@@ -129,7 +129,9 @@ def _is_call(stream: list[Token], at: int) -> bool:
         return before is not TokenType.R_PAREN
     if token.token_type in DuckDBParser.TYPE_TOKENS:
         return token.token_type not in _TEMPORAL and before not in _BEFORE_TYPES
-    return token.token_type in _FUNCTION_TOKENS and before is not TokenType.STAR
+    if before is TokenType.STAR and token.token_type is TokenType.REPLACE:
+        return False  # SELECT * REPLACE (...)
+    return token.token_type in _FUNCTION_TOKENS
 
 
 def _has_in(stream: list[Token], opening: int) -> bool:

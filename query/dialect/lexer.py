@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from sqlglot.errors import TokenError
+from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, TooLarge, Unsupported
@@ -76,7 +77,7 @@ def tokenize(text: str) -> list[Token]:
         raise _unreadable(text) from error
     put_back(tokens, lifted)
     _check_neighbours(text, tokens)
-    return _spell_parameters(tokens)
+    return _spell_parameters(_bracket_typed_strings(tokens))
 
 
 _PIECE = re.compile(
@@ -118,6 +119,22 @@ def _check_neighbours(text: str, tokens: list[Token]) -> None:
                 f"{before.text} {token.text} is not offered; join conditions with OR or AND.",
                 position=position,
             )
+
+
+def _bracket_typed_strings(tokens: list[Token]) -> list[Token]:
+    """`DATE '2024-01-01'::TEXT` casts a date to text; sqlglot would cast text to a date. Brackets say which."""
+    made: list[Token] = []
+    for at, token in enumerate(tokens):
+        typed = at > 0 and token.token_type is TokenType.STRING
+        typed = typed and tokens[at - 1].token_type in DuckDBParser.TYPE_TOKENS
+        after = tokens[at + 1].token_type if at + 1 < len(tokens) else None
+        if typed and after in (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DOT):
+            word = made.pop()
+            made += [retyped(word, TokenType.L_PAREN, "("), word, token]
+            made.append(retyped(token, TokenType.R_PAREN, ")"))
+        else:
+            made.append(token)
+    return made
 
 
 def _spell_parameters(tokens: list[Token]) -> list[Token]:

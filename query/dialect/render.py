@@ -125,21 +125,49 @@ def _distinct(node: exp.Expr) -> exp.Expr:
     return _verbatim(f"DISTINCT {', '.join(map(_sql, node.expressions))}")
 
 
+_NEGATED = {exp.In: " IN", exp.Between: " BETWEEN", exp.Is: " IS"}
+
+
 def _not(node: exp.Expr) -> exp.Expr:
-    """`x NOT IN ...` and `x IS NOT ...` again, which sqlglot turns around."""
+    """`x NOT IN ...`, `x NOT BETWEEN ...` and `x IS NOT ...` again, which sqlglot turns around."""
     inner = node.this
-    word = {exp.In: " IN", exp.Is: " IS"}.get(type(inner))
-    if word is None or isinstance(node.parent, exp.Binary) and not _connects(node.parent):
+    if isinstance(inner, exp.RegexpLike):
+        return _verbatim(f"{_sql(inner.this)} !~ {_sql(inner.expression)}")
+    word = _NEGATED.get(type(inner))
+    if word is None or (
+        word == " IS" and isinstance(node.parent, exp.Binary) and not _connects(node)
+    ):
         return node
     text, head = _sql(inner), _sql(inner.this)
     if not text.startswith(head + word):
         return node
     rest = text[len(head) + len(word) :]
-    return _verbatim(head + (" NOT IN" if word == " IN" else " IS NOT") + rest)
+    return _verbatim(head + (" IS NOT" if word == " IS" else f" NOT{word}") + rest)
 
 
 def _connects(node: exp.Expr) -> bool:
-    return isinstance(node, exp.And | exp.Or)
+    return isinstance(node.parent, exp.And | exp.Or)
+
+
+# sqlglot would turn these operators into calls, which fixes its own idea of their precedence.
+_INFIX: dict[type[exp.Expr], str] = {
+    exp.StartsWith: "^@",
+    exp.RegexpLike: "~",
+    exp.Pow: "**",
+    exp.BitwiseLeftShift: "<<",
+    exp.BitwiseRightShift: ">>",
+}
+
+
+def _infix(node: exp.Expr) -> exp.Expr:
+    if isinstance(node, exp.RegexpLike) and isinstance(node.parent, exp.Not):
+        return node  # `!~`, see _not
+    return _verbatim(f"{_sql(node.this)} {_INFIX[type(node)]} {_sql(node.expression)}")
+
+
+def _negative(node: exp.Expr) -> exp.Expr:
+    # without the space DuckDB would read -~ as one operator
+    return _verbatim(f"- {_sql(node.this)}") if isinstance(node.this, exp.BitwiseNot) else node
 
 
 def _arrow(node: exp.Expr) -> exp.Expr:
@@ -154,6 +182,11 @@ def _canonical(node: exp.Expr) -> exp.Expr:
         return node
     metric, left, right = found
     return exp.Anonymous(this=CANONICAL[metric], expressions=[left.copy(), right.copy()])
+
+
+def _negated_canonical(node: exp.Expr) -> exp.Expr:
+    made = _canonical(node)
+    return _negative(node) if made is node else made
 
 
 def _cast(node: exp.Expr) -> exp.Expr:
@@ -218,13 +251,15 @@ _FAITHFUL: Rewrites = {
     exp.WithinGroup: _within_group,
     exp.Distinct: _distinct,
     exp.Not: _not,
+    **dict.fromkeys(_INFIX, _infix),
+    exp.Neg: _negative,
     exp.JSONExtract: _arrow,
     exp.JSONExtractScalar: _arrow,
 }
 _TO_DUCKDB: Rewrites = {
     **dict.fromkeys(CARRIERS, _canonical),
     exp.Anonymous: _canonical,
-    exp.Neg: _canonical,
+    exp.Neg: _negated_canonical,
     exp.Cast: _cast,
     exp.TryCast: _cast,
 }
