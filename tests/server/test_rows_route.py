@@ -7,6 +7,7 @@ question is which rows reach it, in which form, and that none does where the bod
 from __future__ import annotations
 
 import gzip
+import http.client
 import io
 import socket
 from collections.abc import Callable
@@ -330,6 +331,34 @@ def test_the_stream_limit_is_exact(served: Served, chunked: bool) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     assert "limits.stream_body" in answer.json()["detail"]
     assert served.session.stored == 100
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_far_beyond_the_limit_is_answered_and_the_connection_lives(
+    served: Served, chunked: bool
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    body: Any = iter([b" " * 100_000] * 50) if chunked else b" " * 5_000_000
+    headers = {"Content-Type": NDJSON}
+    connection.request("POST", "/v1/tables/docs/rows", body, headers, encode_chunked=chunked)
+    answer = connection.getresponse()
+    assert answer.status == 413
+    answer.read()
+    connection.request("GET", "/livez")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_a_body_longer_than_its_content_length_is_refused(served: Served) -> None:
+    body = arrow_stream(rows(10))
+    head = (
+        f"POST /v1/tables/docs/rows HTTP/1.1\r\nHost: x\r\nContent-Type: {ARROW}\r\n"
+        f"Content-Length: {len(body) - 8}\r\n\r\n"
+    ).encode()
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(head + body)
+        assert b" 400 " in connection.recv(4096).split(b"\r\n")[0]
+    assert served.session.stored == 0
 
 
 def test_unknown_table_format_mode_and_parameter_are_named(served: Served) -> None:
