@@ -142,7 +142,7 @@ def insert(
             report.add(batch.num_rows, body)
             report.seconds = time.perf_counter() - start
             advance(batch.num_rows)
-    if report.failed and errors == "raise":
+    if report.failed_count and errors == "raise":
         raise RowsFailed(_describe(report, table), report)
     return report
 
@@ -213,11 +213,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def _describe(report: InsertReport, table: str) -> str:
     shown = [f"row {f.row}: {f.detail}" for f in report.failed[:FAILED_ROWS_SHOWN]]
-    more = len(report.failed) - len(shown)
+    more = report.failed_count - len(shown)
     tail = f" ... and {more} more" if more else ""
     stored = report.inserted + report.updated
     return (
-        f"{len(report.failed)} of {report.rows} rows were refused by {table}, {stored} are stored: "
+        f"{report.failed_count} of {report.rows} rows were refused by {table}, {stored} are stored: "
         + "; ".join(shown)
         + tail
     )

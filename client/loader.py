@@ -31,12 +31,16 @@ class FailedRow:
 
 @dataclass
 class InsertReport:
-    """What an insert did. rows = inserted + updated + failed + rows that existed and stayed."""
+    """What an insert did: rows = inserted + updated + failed_count.
+
+    failed: the refused rows; a node lists at most 1,000 of a batch, `failed_count` counts all.
+    """
 
     rows: int = 0
     inserted: int = 0
     updated: int = 0
     failed: list[FailedRow] = field(default_factory=list)
+    failed_count: int = 0
     batches: int = 0
     seconds: float = 0.0
 
@@ -48,6 +52,7 @@ class InsertReport:
             FailedRow(self.rows + each["row"], each["code"], each["detail"])
             for each in body["failed"]
         ]
+        self.failed_count += failed_count(body)
         self.rows += batch_rows
         self.batches += 1
 
@@ -55,6 +60,11 @@ class InsertReport:
     def rows_per_s(self) -> float:
         """Rows sent per second."""
         return self.rows / self.seconds if self.seconds else 0.0
+
+
+def failed_count(body: Mapping[str, Any]) -> int:
+    """How many rows of a batch were refused, by the answer for it."""
+    return int(body.get("failed_count", len(body["failed"])))
 
 
 @dataclass(frozen=True, slots=True)

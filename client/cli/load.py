@@ -24,7 +24,7 @@ from nearql.client.cli import options as cli
 from nearql.client.cli.state import state_directory
 from nearql.client.errors import UsageError
 from nearql.client.files import OPENERS, DataFile, open_file
-from nearql.client.loader import BATCH_BYTES, InsertReport, regrouped
+from nearql.client.loader import BATCH_BYTES, InsertReport, failed_count, regrouped
 from nearql.client.network import drive
 from nearql.client.progress import progress_bar
 from nearql.client.schema import create_table
@@ -155,7 +155,7 @@ def _load(
         for batch in regrouped(data.from_row(state.rows), state.batch_rows):
             _save(kept, state)
             body = _send(db, arguments, batch, f"{state.uuid}:{state.batch + 1}")
-            _tell_failed(body["failed"], report.rows)
+            _tell_failed(body, report.rows)
             report.add(batch.num_rows, body)
             _count(state, batch.num_rows, body)
             advance(batch.num_rows)
@@ -179,14 +179,15 @@ def _count(state: State, rows: int, body: dict[str, Any]) -> None:
     state.batch += 1
     state.inserted += body["inserted"]
     state.updated += body["updated"]
-    state.failed += len(body["failed"])
+    state.failed += failed_count(body)
 
 
-def _tell_failed(failed: list[dict[str, Any]], first: int) -> None:
-    for each in failed[:FAILED_SHOWN]:
+def _tell_failed(body: dict[str, Any], first: int) -> None:
+    for each in body["failed"][:FAILED_SHOWN]:
         print(f"row {first + each['row']}: {each['detail']}", file=sys.stderr)
-    if len(failed) > FAILED_SHOWN:
-        print(f"... and {len(failed) - FAILED_SHOWN} more of this batch", file=sys.stderr)
+    more = failed_count(body) - FAILED_SHOWN
+    if more > 0:
+        print(f"... and {more} more of this batch", file=sys.stderr)
 
 
 def _summarise(report: InsertReport, state: State, arguments: argparse.Namespace) -> None:

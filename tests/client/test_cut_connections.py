@@ -35,7 +35,7 @@ def counted(server: ServerProcess) -> list[list[int]]:
 def test_bulk_inserts_count_once(
     connect: Connect, proxy: CuttingProxy, server: ServerProcess
 ) -> None:
-    with connect(proxy.url) as db:
+    with connect(proxy.url, timeout=10) as db:
         db.insert("t", {"n": [-1]})
         length = proxy.last_answer
         assert length > 100
@@ -50,20 +50,20 @@ def test_bulk_inserts_count_once(
 def test_single_statements_count_once(
     connect: Connect, proxy: CuttingProxy, server: ServerProcess
 ) -> None:
-    with connect(proxy.url) as db:
+    with connect(proxy.url, timeout=10) as db:
         db.sql("INSERT INTO t VALUES ($1)", -1)
         length = proxy.last_answer
-        cuts = [*range(0, length, 7), length - 1]
+        cuts = {*range(0, length, 7), length - 1}
         for n in cuts:
             proxy.cut_next(n)
             assert db.sql("INSERT INTO t VALUES ($1)", n).row_count == 1
     assert counted(server) == []
-    assert server.rows("SELECT count(*) FROM t") == [[len(set(cuts)) + 1]]
+    assert server.rows("SELECT count(*) FROM t") == [[len(cuts) + 1]]
 
 
 def test_updates_happen_once(connect: Connect, proxy: CuttingProxy, server: ServerProcess) -> None:
     server.sql("INSERT INTO t VALUES (0)")
-    with connect(proxy.url) as db:
+    with connect(proxy.url, timeout=10) as db:
         for times in range(1, 40):
             proxy.cut_next(times * 5)
             db.sql("UPDATE t SET n = n + 1")
@@ -74,7 +74,7 @@ def test_ddl_is_not_repeated_but_told(
     connect: Connect, proxy: CuttingProxy, server: ServerProcess
 ) -> None:
     server.sql("DROP TABLE IF EXISTS made")
-    with connect(proxy.url) as db:
+    with connect(proxy.url, timeout=10) as db:
         proxy.cut_next(10)
         with pytest.raises(errors.OutcomeUnknown, match="may or may not have happened") as caught:
             db.sql("CREATE TABLE made (id BIGINT PRIMARY KEY)")
@@ -83,7 +83,7 @@ def test_ddl_is_not_repeated_but_told(
 
 
 def test_reads_are_repeated(connect: Connect, proxy: CuttingProxy) -> None:
-    with connect(proxy.url) as db:
+    with connect(proxy.url, timeout=10) as db:
         for after in range(0, 400, 13):
             proxy.cut_next(after)
             assert db.sql("SELECT 1").fetchall() == [(1,)]

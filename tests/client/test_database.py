@@ -283,6 +283,16 @@ def test_insert_of_other_forms(db: Connection, table: str, form: str) -> None:
     assert (db.sql(f"SELECT vec FROM {table} ORDER BY id").numpy()["vec"] == vectors(5)).all()
 
 
+def test_many_refused_rows_are_counted(db: Connection, table: str) -> None:
+    data = {"id": np.arange(2500)}
+    db.insert(table, data)
+    report = db.insert(table, data, errors="report")
+    assert (report.inserted, report.failed_count) == (0, 2500)
+    assert len(report.failed) >= 1000
+    with pytest.raises(errors.RowsFailed, match="2500 of 2500 rows.* and 2497 more"):
+        db.insert(table, data)
+
+
 def test_a_table_that_is_not_there(db: Connection) -> None:
     with pytest.raises(errors.NotFound):
         db.insert("nowhere", {"id": [1]})

@@ -82,4 +82,5 @@ class CuttingProxy:
             self._left = None
         self.cuts += 1
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.shutdown(socket.SHUT_RD)  # wakes the other thread, which holds the socket open
         return True
