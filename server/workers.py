@@ -37,13 +37,8 @@ class Workers:
         """Statements that no thread has taken yet."""
         return max(0, self._pending - self._threads)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What `work()` returns or raises, run in one of the threads.
-
-        Raises:
-            Overloaded: the queue is full; nothing was started.
-            Unavailable: the server is shutting down.
-        """
+    def check_room(self) -> None:
+        """Raise what `run` would raise now; before a large body is read for nothing."""
         if self._closed:
             raise Unavailable("The server is shutting down.", code="shutting_down")
         if self._pending >= self._limit:
@@ -52,6 +47,15 @@ class Workers:
                 "(http.workers + http.queue); retry later.",
                 code="queue_full",
             )
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work()` returns or raises, run in one of the threads.
+
+        Raises:
+            Overloaded: the queue is full; nothing was started.
+            Unavailable: the server is shutting down.
+        """
+        self.check_room()
         self._pending += 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         future.add_done_callback(self._done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,5 +33,5 @@ async def leaderz(request: Request, edge: Edge) -> Response:
 
 
 async def metrics(request: Request, edge: Edge) -> Response:
-    """Prometheus' text format."""
-    return Response(await edge.run(edge.metrics.exposition), media_type=CONTENT_TYPE)
+    """Prometheus' text format; beside the statements' threads, to be there when those are full."""
+    return Response(await asyncio.to_thread(edge.metrics.exposition), media_type=CONTENT_TYPE)

@@ -28,6 +28,7 @@ _FILE_PIECE = 1 << 20  # what one write to the file gathers
 async def rows(request: Request, edge: Edge) -> Response:
     """Store the rows of a body; answers counts and the rows that failed."""
     asked = _asked(request, edge)
+    edge.workers.check_room()
     with edge.spool() as spool:
         await _receive(request, edge, spool)
         edge.metrics.bytes_received.inc(spool.size)
