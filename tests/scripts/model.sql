@@ -1,0 +1,87 @@
+-- Statement forms of tests/query/test_against_model.py. A blank line ends each.
+-- {D} a distance of docs.vec to :q, {J} of docs.vec to a.v, {F} a filter; {l2:a|b} that distance;
+-- {present:a} what NearQL adds by its own rules under LIMIT: a is not NULL.
+-- `ordered`: the statement defines the order of its rows.
+
+-- ordered
+SELECT id, {D} AS d FROM docs WHERE {F} AND {present:vec} ORDER BY {D}, id LIMIT :k OFFSET :o
+
+-- ordered
+SELECT id FROM docs WHERE {F} AND {present:vec} ORDER BY {D}, id LIMIT 4
+
+-- any order
+WITH n AS (SELECT *, {D} AS d FROM docs WHERE {F} AND {present:vec} ORDER BY d, id LIMIT :k)
+SELECT cat, count(*), sum(d), min(id) FROM n GROUP BY cat
+
+-- any order
+SELECT a.id, n.id FROM asked a JOIN (SELECT id, price FROM docs WHERE {F} AND {present:vec}
+ORDER BY {D}, id LIMIT :k) n ON n.id = a.id OR n.price = a.id
+
+-- any order
+SELECT count(*), sum(id), min(price) FROM docs WHERE {D} < :r AND ({F})
+
+-- ordered
+SELECT id, {D} FROM docs WHERE {D} <= :r AND ({F}) ORDER BY {D}, id
+
+-- any order
+SELECT cat, count(*), max({D}) FROM docs WHERE {F} GROUP BY cat
+
+-- ordered
+SELECT id FROM docs WHERE id IN (SELECT id FROM docs WHERE {present:vec} ORDER BY {D}, id LIMIT
+:k) AND ({F}) AND {present:vec} ORDER BY {l1:vec|:q2}, id LIMIT 3
+
+-- any order
+(SELECT id, 1 FROM docs WHERE {present:vec} ORDER BY {D}, id LIMIT :k) UNION ALL (SELECT id, 2
+FROM docs WHERE ({F}) AND {present:vec} ORDER BY {l2:vec|:q2}, id LIMIT 2)
+
+-- ordered
+SELECT id, {D} FROM docs WHERE {F} AND {present:vec} ORDER BY {D} DESC, id LIMIT :k
+
+-- ordered
+SELECT id FROM docs WHERE {F} ORDER BY {D} NULLS LAST, id
+
+-- any order
+SELECT id, row_number() OVER (PARTITION BY cat ORDER BY {D} NULLS LAST, id) FROM docs WHERE {F}
+
+-- any order
+SELECT DISTINCT cat, price FROM docs WHERE {F} AND {D} < :r
+
+-- ordered
+SELECT docs.id, a.id FROM docs LEFT JOIN asked a ON a.id = docs.id WHERE {F} AND
+{present:docs.vec} ORDER BY {D}, docs.id LIMIT :k
+
+-- ordered
+SELECT docs.id, a.id FROM docs JOIN asked a ON a.id <> docs.id WHERE ({F}) AND
+{present:docs.vec} ORDER BY {D}, docs.id, a.id LIMIT :k
+
+-- ordered
+SELECT id FROM docs WHERE ({F}) AND {D} < {l2:vec|:q2} ORDER BY id
+
+-- any order
+SELECT max({D}) - min({D}) FROM docs WHERE {F}
+
+-- any order
+SELECT a.id, x.id, x.d FROM asked a CROSS JOIN LATERAL (SELECT docs.id, {J} AS d FROM docs WHERE
+({F}) AND {present:docs.vec} AND {present:a.v} ORDER BY {J}, docs.id LIMIT :k) x
+
+-- any order
+SELECT a.id, x.id FROM asked a LEFT JOIN LATERAL (SELECT docs.id FROM docs WHERE docs.id <> a.id
+AND {present:docs.vec} AND {present:a.v} ORDER BY {J}, docs.id LIMIT :k) x ON TRUE WHERE a.id <
+3
+
+-- any order
+WITH w AS (SELECT id * 2 AS id, v FROM asked WHERE id > 0) SELECT w.id, x.id FROM w, LATERAL
+(SELECT d.id FROM docs d WHERE d.price >= w.id AND {present:d.vec} AND {present:w.v} ORDER BY
+{l2:d.vec|w.v}, d.id LIMIT :k OFFSET :o) x
+
+-- any order
+SELECT s.id, x.id FROM docs s, LATERAL (SELECT d.id FROM docs d WHERE d.cat = s.cat AND d.id <>
+s.id AND {present:d.vec} AND {present:s.vec} ORDER BY {cos:d.vec|s.vec}, d.id LIMIT 2) x
+
+-- any order
+SELECT a.id, (SELECT docs.id FROM docs WHERE ({F}) AND {present:docs.vec} AND {present:a.v}
+ORDER BY {J}, docs.id LIMIT 1) FROM asked a
+
+-- any order
+SELECT a.id, count(*), sum(x.d) FROM asked a, LATERAL (SELECT {J} AS d FROM docs WHERE
+{present:docs.vec} AND {present:a.v} ORDER BY {J}, docs.id LIMIT :k) x GROUP BY a.id
