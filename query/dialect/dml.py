@@ -144,16 +144,20 @@ def _assignments(part: Cursor) -> tuple[tuple[str, exp.Expr], ...]:
     if part.done:
         raise part.unexpected("column = value")
     found: list[tuple[str, exp.Expr]] = []
+    seen: set[str] = set()
     for item in part.split():
-        if item.word() == "(":
-            found.extend(_tuple_assignment(item))
-        else:
-            found.append((_target(item), item.expression("a value")))
-    names = [name.lower() for name, _ in found]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SqlError(f"Column {twice!r} is set twice.", position=part.position)
+        position = item.position
+        made = _tuple_assignment(item) if item.word() == "(" else [(_target(item), _value(item))]
+        for name, value in made:
+            if name.lower() in seen:
+                raise SqlError(f"Column {name!r} is set twice.", position=position)
+            seen.add(name.lower())
+            found.append((name, value))
     return tuple(found)
+
+
+def _value(item: Cursor) -> exp.Expr:
+    return item.expression("a value")
 
 
 def _target(item: Cursor) -> str:

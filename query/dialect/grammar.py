@@ -98,6 +98,7 @@ _TEMPORAL = frozenset(
     }
 )
 _BEFORE_TYPES = (TokenType.DCOLON, TokenType.ALIAS)
+_BEFORE_REPLACE = (TokenType.STAR, TokenType.R_PAREN, TokenType.VAR, TokenType.IDENTIFIER)
 _NAMES = (
     frozenset(DuckDBParser.FUNCTIONS)
     | frozenset(DuckDBParser.FUNCTION_PARSERS)
@@ -129,8 +130,8 @@ def _is_call(stream: list[Token], at: int) -> bool:
         return before is not TokenType.R_PAREN
     if token.token_type in DuckDBParser.TYPE_TOKENS:
         return token.token_type not in _TEMPORAL and before not in _BEFORE_TYPES
-    if before is TokenType.STAR and token.token_type is TokenType.REPLACE:
-        return False  # SELECT * REPLACE (...)
+    if before in _BEFORE_REPLACE and token.token_type is TokenType.REPLACE:
+        return False  # SELECT * REPLACE (...), * EXCLUDE (id) REPLACE (...)
     return token.token_type in _FUNCTION_TOKENS
 
 

@@ -16,6 +16,8 @@ from nearql.query.dialect.literals import lift, put_back
 
 _PARAMETER = re.compile(r"[A-Za-z_]\w*$")
 _LATER = (OPERATORS["<~>"][0], OPERATORS["<%>"][0])
+_LITERALS = (TokenType.NUMBER, TokenType.STRING)
+_POSTFIX = (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DOT)
 _LIKES = (TokenType.LIKE, TokenType.ILIKE)
 
 
@@ -77,7 +79,7 @@ def tokenize(text: str) -> list[Token]:
         raise _unreadable(text) from error
     put_back(tokens, lifted)
     _check_neighbours(text, tokens)
-    return _spell_parameters(_bracket_typed_strings(tokens))
+    return _spell_parameters(_bracket_literals(tokens))
 
 
 _PIECE = re.compile(
@@ -121,20 +123,38 @@ def _check_neighbours(text: str, tokens: list[Token]) -> None:
             )
 
 
-def _bracket_typed_strings(tokens: list[Token]) -> list[Token]:
-    """`DATE '2024-01-01'::TEXT` casts a date to text; sqlglot would cast text to a date. Brackets say which."""
+def _bracket_literals(tokens: list[Token]) -> list[Token]:
+    """Brackets where sqlglot would read a literal together with the wrong neighbour.
+
+    `DATE '2024-01-01'::TEXT` casts a date to text; sqlglot would cast the text and then make a date of it.
+    `INTERVAL 1 DAY + 1` adds a number; sqlglot would make an interval of it.
+    """
     made: list[Token] = []
     for at, token in enumerate(tokens):
-        typed = at > 0 and token.token_type is TokenType.STRING
-        typed = typed and tokens[at - 1].token_type in DuckDBParser.TYPE_TOKENS
         after = tokens[at + 1].token_type if at + 1 < len(tokens) else None
-        if typed and after in (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DOT):
-            word = made.pop()
-            made += [retyped(word, TokenType.L_PAREN, "("), word, token]
-            made.append(retyped(token, TokenType.R_PAREN, ")"))
+        if _is_typed_string(tokens, at) and after in _POSTFIX:
+            made += _bracketed(made.pop(), token)
+        elif token.token_type in _LITERALS and _adds_to_interval(tokens, at):
+            made += _bracketed(token)
         else:
             made.append(token)
     return made
+
+
+def _bracketed(*tokens: Token) -> list[Token]:
+    first, last = tokens[0], tokens[-1]
+    closing = retyped(last, TokenType.R_PAREN, ")")
+    return [retyped(first, TokenType.L_PAREN, "("), *tokens, closing]
+
+
+def _is_typed_string(tokens: list[Token], at: int) -> bool:
+    typed = at > 0 and tokens[at - 1].token_type in DuckDBParser.TYPE_TOKENS
+    return typed and tokens[at].token_type is TokenType.STRING
+
+
+def _adds_to_interval(tokens: list[Token], at: int) -> bool:
+    kinds = [token.token_type for token in tokens[max(0, at - 4) : at]]
+    return bool(kinds) and kinds[-1] is TokenType.PLUS and TokenType.INTERVAL in kinds
 
 
 def _spell_parameters(tokens: list[Token]) -> list[Token]:
