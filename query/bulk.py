@@ -54,7 +54,7 @@ def run_bulk(table_name: str, rows: pa.Table, on_conflict: OnConflict, write: Wr
         failures |= {int(places[f.row]): f for f in wrong}
         good = _kept(complete.num_rows, {f.row: f for f in wrong})
         complete, places = complete.filter(pa.array(good)), places[good]
-    return _store(table, complete, places, on_conflict, failures, write)
+    return _store(table, _Batch(complete, places, failures), on_conflict, write)
 
 
 def _cast(rows: pa.Table, table: TableDef) -> tuple[dict[str, pa.Array], dict[int, RowFailure]]:
@@ -78,18 +78,27 @@ def _kept(count: int, failures: dict[int, RowFailure]) -> NDArray[np.bool_]:
     return kept
 
 
-def _store(
-    table: TableDef, rows: pa.Table, places: NDArray[np.int64], on_conflict: OnConflict,
-    failures: dict[int, RowFailure], write: Write,
-) -> BulkOutcome:  # fmt: skip
-    if not rows.num_rows:
-        return BulkOutcome(0, 0, _in_order(failures))
+@dataclass(frozen=True)
+class _Batch:
+    """Complete rows, where each was in the batch that was given, and what failed there."""
+
+    rows: pa.Table
+    places: NDArray[np.int64]
+    failures: dict[int, RowFailure]
+
+
+def _store(table: TableDef, batch: _Batch, on_conflict: OnConflict, write: Write) -> BulkOutcome:
+    if not batch.rows.num_rows:
+        return BulkOutcome(0, 0, _in_order(batch.failures))
     mode = OnConflict.NOTHING if on_conflict is OnConflict.ERROR else on_conflict
     handle = write.database.table(table.uuid)
-    outcome = handle.insert(rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms())
+    outcome = handle.insert(
+        batch.rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms()
+    )
+    failures = dict(batch.failures)
     if outcome.skipped is not None and on_conflict is OnConflict.ERROR:
         for row in outcome.skipped.tolist():
-            failures[int(places[row])] = _duplicate(rows, row, table.schema.key)
+            failures[int(batch.places[row])] = _duplicate(batch.rows, row, table.schema.key)
     return BulkOutcome(outcome.inserted, outcome.updated, _in_order(failures), outcome)
 
 

@@ -271,9 +271,10 @@ def _numbers(array: pa.Array, valid: NDArray[np.bool_], dimensions: int) -> NDAr
     flat = (array if whole else array.filter(pa.array(valid))).flatten()
     if t.is_decimal(flat.type):
         flat = flat.cast(pa.float64())
-    numbers = flat.to_numpy(zero_copy_only=False)  # NULL elements become NaN, refused below
+    given = flat.to_numpy(zero_copy_only=False)  # NULL elements become NaN, refused below
     with np.errstate(over="ignore"):
-        numbers = numbers.astype(np.float32, copy=False).reshape(-1, dimensions)
+        numbers: NDArray[np.float32] = given.astype(np.float32, copy=False)
+    numbers = numbers.reshape(-1, dimensions)
     if whole:
         return numbers
     vectors = np.zeros((len(array), dimensions), np.float32)

@@ -183,7 +183,8 @@ class _Updating(_Changing):
                 f"Key {value.as_py()!r} exists already in table {self.table.name!r}.",
                 code="duplicate_key", key=value.as_py(),
             )  # fmt: skip
-        return rows[pc.not_equal(old, new).to_numpy(zero_copy_only=False)]
+        changed: NDArray[np.bool_] = pc.not_equal(old, new).to_numpy(zero_copy_only=False)
+        return rows[changed]
 
 
 _NOT_PLAIN = object()

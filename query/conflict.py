@@ -143,7 +143,8 @@ class _Merge:
         self, view: TableView, mine: NDArray[np.int64], theirs: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], dict[str, pa.Array]]:
         """Which conflicting rows are updated, and the assigned columns' new values for them."""
-        direct, computed = {}, []
+        direct: dict[str, str] = {}
+        computed: list[tuple[Column, exp.Expr]] = []
         for name, value in self.conflict.assignments:
             column = column_of(self.table, name)
             source = _excluded_column(value)
@@ -151,7 +152,8 @@ class _Merge:
                 direct[column.name] = column_of(self.table, source).name
             else:
                 computed.append((column, value))
-        chosen, arrays = np.arange(len(mine)), {}
+        chosen: NDArray[np.int64] = np.arange(len(mine))
+        arrays: dict[str, pa.Array] = {}
         if computed or self.conflict.where is not None:
             chosen, arrays = self._computed(view, mine, theirs, computed)
         for name, source in direct.items():
@@ -180,7 +182,7 @@ class _Merge:
             answer = run.query(plan.query).table
         chosen = answer.column(0).to_numpy()
         order = np.argsort(chosen, kind="stable")
-        arrays = {}
+        arrays: dict[str, pa.Array] = {}
         for at, (column, _) in enumerate(computed, 1):
             cast = cast_column(answer.column(at).take(pa.array(order)), column)
             refuse(cast.failures, column.name)

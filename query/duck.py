@@ -59,7 +59,10 @@ class Duck:
     """The process's database; get it with `shared`."""
 
     def __init__(self, options: DuckOptions) -> None:
-        config: dict[str, str] = {**_LOCKED, "threads": str(options.threads or os.cpu_count() or 1)}
+        config: dict[str, str | bool | int | float | list[str]] = {
+            **_LOCKED,
+            "threads": str(options.threads or os.cpu_count() or 1),
+        }
         if options.memory_limit_bytes:
             config["memory_limit"] = f"{options.memory_limit_bytes >> 10}KiB"
         self._connection = duckdb.connect(":memory:", config=config)

@@ -80,7 +80,7 @@ def _raw(
     arguments: list[str],
     result: str,
 ) -> None:
-    connection.create_function(
+    connection.create_function(  # type: ignore[call-overload]  # the stubs know enums only
         f"{name}_raw", function, arguments, result, type="arrow", null_handling="special"
     )
 
@@ -135,7 +135,8 @@ def _total_one(group: pa.ListScalar, average: bool) -> Vectors | None:
         return None
     vectors = _matrix(group.values.drop_null(), "avg and sum")
     summed = vectors.sum(axis=0, dtype=np.float64)
-    return (summed / len(vectors) if average else summed).astype(np.float32)
+    total: Vectors = (summed / len(vectors) if average else summed).astype(np.float32)
+    return total
 
 
 class _Pairs:

@@ -167,9 +167,10 @@ class Execution:
         """Make the query's relations, then run its SQL."""
         self.prepare(query)
         bound = self.bound(query)
-        return self._timed(
+        answer: Answer = self._timed(
             "duckdb", lambda: self.cursor.query(query.sql, bound, check_size=check_size)
         )
+        return answer
 
     def prepare(self, query: Query) -> None:
         """Make and register the relations of a query."""

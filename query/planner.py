@@ -243,8 +243,8 @@ class Lowering:
                 node.replace(self._read(node, source))
         vectors = self._bind_vectors(tree)
         parameters = tuple(name for name in names_in([tree]) if name not in vectors)
-        for node in tree.find_all(exp.Placeholder):
-            node.set("this", sql_name(str(node.this)))
+        for placeholder in tree.find_all(exp.Placeholder):
+            placeholder.set("this", sql_name(str(placeholder.this)))
         return Query(
             steps=tuple(steps),
             sql=to_duckdb(tree),
@@ -300,12 +300,12 @@ class Lowering:
         them.
         """
         vectors: dict[str, Value] = {}
-        for node in list(tree.find_all(exp.Cast)):
-            kind = vector_type(node.to)
+        for cast in list(tree.find_all(exp.Cast)):
+            kind = vector_type(cast.to)
             if kind is not None:
-                node.set("to", duck_type(kind[1]))
-                if isinstance(unwrapped(node.this), exp.Placeholder):
-                    self._bind_vector(unwrapped(node.this), kind[1], vectors)
+                cast.set("to", duck_type(kind[1]))
+                if isinstance(unwrapped(cast.this), exp.Placeholder):
+                    self._bind_vector(unwrapped(cast.this), kind[1], vectors)
         for node in list(tree.find_all(exp.Placeholder)):
             if parameter_name(node) not in vectors and _is_vector_argument(node):
                 self._bind_vector(node, _dimensions_beside(node, self.binding), vectors)

@@ -262,7 +262,7 @@ def with_ctes(origin: exp.Expr, detached: exp.Select) -> exp.Select:
     seen: dict[str, exp.CTE] = {}
     for cte in visible_ctes(origin):
         seen.setdefault(cte.alias.lower(), cte)
-    recursive = any(cte.parent.args.get("recursive") for cte in seen.values())
+    recursive = any(cte.parent and cte.parent.args.get("recursive") for cte in seen.values())
     definitions = [cte.copy() for cte in reversed(seen.values())]
     detached.set("with_", exp.With(expressions=definitions, recursive=recursive))
     return detached

@@ -97,7 +97,8 @@ def _push(select: exp.Select, found: Found, binding: Binding) -> None:
     limits = limit_of(select, binding)
     assert limits is not None
     distance = distance_column(found, binding)
-    kept, moved = [], []
+    kept: list[exp.Expr] = []
+    moved: list[exp.Expr] = []
     for condition in conjuncts(_condition(select)):
         (kept if _is_prefix(condition, distance.identity, binding) else moved).append(condition)
     filtered = filter_query(select, source, moved, binding)
