@@ -7,6 +7,7 @@ becoming a huge one: the limit of the route counts decompressed bytes, and beyon
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ async def _decompressed(
             if given > limit.expanded(taken):
                 raise expands_too_far(taken, limit)
             yield piece
+            await asyncio.sleep(0)  # a chunk may expand to many pieces: others get their turn
     if not decoder.finished:
         raise _damaged(encoding, taken, "it ends before its end marker")
 
