@@ -217,7 +217,7 @@ def _describe(report: InsertReport, table: str) -> str:
     tail = f" ... and {more} more" if more else ""
     stored = report.inserted + report.updated
     return (
-        f"{report.failed_count} of {report.rows} rows were refused by {table}, {stored} are stored: "
+        f"{report.failed_count} of {report.rows} rows were refused by {table}, {stored} stored: "
         + "; ".join(shown)
         + tail
     )
