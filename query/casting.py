@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -82,9 +83,8 @@ def _plain(given: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     if isinstance(array.type, pa.BaseExtensionType):
-        array = (
-            array.cast(pa.string()) if str(array.type) == "extension<arrow.uuid>" else array.storage
-        )
+        uuids = array.type.extension_name == "arrow.uuid"
+        array = _uuid_texts(array.storage) if uuids else array.storage
     if t.is_dictionary(array.type):
         array = array.dictionary_decode()
     if t.is_large_string(array.type) or t.is_string_view(array.type):
@@ -95,7 +95,17 @@ def _plain(given: pa.Array | pa.ChunkedArray) -> pa.Array:
         or t.is_fixed_size_binary(array.type)
     ):
         return array.cast(pa.binary())
+    if t.is_float16(array.type):
+        return array.cast(pa.float32())
+    if t.is_decimal256(array.type):
+        return array.cast(pa.string())  # DuckDB has no number as long, and reads its digits
     return array
+
+
+def _uuid_texts(array: pa.Array) -> pa.Array:
+    """Sixteen bytes each as SQL spells a UUID."""
+    texts = [None if raw is None else str(UUID(bytes=raw)) for raw in array.to_pylist()]
+    return pa.array(texts, pa.string())
 
 
 _EXACT = (t.is_integer, t.is_floating, t.is_boolean)
@@ -158,8 +168,8 @@ def _cast_mixed(values: list[Any], kinds: list[type], column: Column) -> Cast:
 
 def _duck_cast(array: pa.Array, column: Column) -> Cast:
     with duck.shared().cursor() as cursor:
-        cursor.register("nq0_given", pa.table({"v": array}))
         try:
+            cursor.register("nq0_given", pa.table({"v": array}))
             answer = cursor.query(f"SELECT TRY_CAST(v AS {column.type.duck}) AS v FROM nq0_given")
         except NearQLError as error:
             raise InvalidValue(
@@ -175,14 +185,21 @@ def _duck_cast(array: pa.Array, column: Column) -> Cast:
 
 
 def _failure(array: pa.Array, column: Column, row: int) -> RowFailure:
-    detail = f"Column {column.name!r}: {_shown(array[row].as_py())} is no {column.type.display}."
+    shown = _shown_at(array, row)
+    detail = f"Column {column.name!r}: {shown} is no {column.type.display}."
     number = t.is_integer(array.type) or t.is_floating(array.type) or t.is_decimal(array.type)
     if number:
-        shown = _shown(array[row].as_py())
         detail = f"Column {column.name!r}: {shown} is out of range of {column.type.display}."
     return RowFailure(
         row, "out_of_range" if number else "invalid_value", detail, "22003" if number else "22P02"
     )
+
+
+def _shown_at(array: pa.Array, row: int) -> str:
+    try:
+        return _shown(array[row].as_py())
+    except (OverflowError, ValueError):  # Python's dates end with the year 9999
+        return f"a {array.type} beyond the year 9999"
 
 
 def _shown(value: Any) -> str:

@@ -97,8 +97,13 @@ class Cursor:
             self._connection.close()
 
     def register(self, name: str, table: pa.Table) -> None:
-        """Make `table` readable as `name` in this cursor's SQL; nothing is copied."""
-        self._connection.register(name, table)
+        """Make `table` readable as `name` in this cursor's SQL; nothing is copied.
+
+        Raises:
+            NearQLError: a column's Arrow type is none that DuckDB knows.
+        """
+        with translating():
+            self._connection.register(name, table)
 
     def query(
         self,
