@@ -11,18 +11,15 @@ the batch or the number of threads. Backends compute in float32, so this is how 
 Example: 5,000 copies of one vector, k = 10, 64 queries. For a query near the copies the 64 rows
 named all lie at T, the floor is not above T, so all 5,000 are named and the smallest keys win.
 
-A block's rows are cut twice, for speed alone: into ranges for several threads, and into tame rows
-and the odd ones so long or short that float32 fails them, which are always named.
+Rows so long or short that float32 fails them, the odd ones, are kept apart and always named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from os import cpu_count
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +35,12 @@ from nearql.engine.distance import (
 )
 from nearql.engine.ranking import KeysOf, Ranking
 from nearql.engine.settings import EngineSettings
+from nearql.engine.team import Team
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 
 __all__ = ["Searcher", "VectorSlice", "row_norms"]
 
 Masks = Sequence["NDArray[np.bool_] | None"]
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class VectorSlice:
 
 @dataclass(frozen=True)
 class _Unit:
-    """A range of a slice's rows that one kernel call looks at."""
+    """Rows of one slice that a backend is asked about together."""
 
     block: Block
     first_row: int
@@ -103,8 +99,7 @@ class Searcher:
 
     def __init__(self, backend: Backend, settings: EngineSettings) -> None:
         self.backend = backend
-        self._threads = settings.search_threads or cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._threads, "nearql-search")
+        self.team = Team(settings.search_threads or cpu_count() or 1)
 
     def search(
         self,
@@ -146,26 +141,18 @@ class Searcher:
 
     def close(self) -> None:
         """Let the threads go; searches must have ended."""
-        self._pool.shutdown()
-
-    def map(self, function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-        """Apply to all items, the first in this thread and the others in the pool."""
-        if len(items) < 2 or self._threads == 1:
-            return [function(item) for item in items]
-        others = [self._pool.submit(function, item) for item in items[1:]]
-        return [function(items[0]), *(other.result() for other in others)]
+        self.team.close()
 
     def _units(
         self, slices: Sequence[VectorSlice], masks: Masks | None, metric: Metric, query_count: int
     ) -> list[_Unit]:
         alone = not self.backend.batches(metric, query_count)
-        threads = self._threads if alone and self.backend.splits(metric) else 1
         copies = not alone or self.backend.copies_rows
         given = masks if masks is not None else [None] * len(slices)
         units = [
             unit
             for one, mask in zip(slices, given, strict=True)
-            for unit in _slice_units(one, mask, threads, copies)
+            for unit in _slice_units(one, mask, copies)
         ]
         return [unit for unit in units if unit.block.count]
 
@@ -185,10 +172,7 @@ class Searcher:
         )
 
 
-def _slice_units(
-    one: VectorSlice, mask: NDArray[np.bool_] | None, threads: int, copies: bool
-) -> Iterator[_Unit]:
-    rows, dimensions = one.vectors.shape
+def _slice_units(one: VectorSlice, mask: NDArray[np.bool_] | None, copies: bool) -> Iterator[_Unit]:
     if mask is None:
         mask = one.valid
     elif one.valid is not None:
@@ -198,29 +182,19 @@ def _slice_units(
         mask = ~one.odd if mask is None else mask & ~one.odd
         block = Block(one.vectors, one.lengths, np.inf, False, odd, np.flatnonzero(odd))
         yield _Unit(block, one.first_row)
-    for low, high in ranges(rows, strategy.pieces(rows, dimensions, threads)):
-        yield _unit(one, None if mask is None else mask[low:high], low, high, copies)
+    yield _unit(one, mask, copies)
 
 
-def ranges(count: int, pieces: int) -> list[tuple[int, int]]:
-    """Cut range(count) into about equal pieces."""
-    step = max(1, -(-count // pieces))
-    return [(low, min(low + step, count)) for low in range(0, count, step)]
-
-
-def _unit(
-    one: VectorSlice, mask: NDArray[np.bool_] | None, low: int, high: int, copies: bool
-) -> _Unit:
-    vectors = one.vectors[low:high]
+def _unit(one: VectorSlice, mask: NDArray[np.bool_] | None, copies: bool) -> _Unit:
     positions = None
     if mask is not None:
-        qualifying = int(np.count_nonzero(mask))
-        row_bytes = vectors.itemsize * vectors.shape[1]
-        copies = copies or vectors.dtype != np.float32
-        if strategy.visits(qualifying, high - low, row_bytes, copies=copies):
+        rows, dimensions = one.vectors.shape
+        row_bytes = one.vectors.itemsize * dimensions
+        copies = copies or one.vectors.dtype != np.float32
+        if strategy.visits(int(np.count_nonzero(mask)), rows, row_bytes, copies=copies):
             positions = np.flatnonzero(mask)
-    block = Block(vectors, one.lengths[low:high], one.longest, True, mask, positions)
-    return _Unit(block, one.first_row + low)
+    block = Block(one.vectors, one.lengths, one.longest, True, mask, positions)
+    return _Unit(block, one.first_row)
 
 
 @dataclass
@@ -303,13 +277,15 @@ class _Run:
 
     def _rank_one(self, query: NDArray[np.float32], limit: float) -> Ranking:
         named = partial(self._named, query=query, limit=limit)
-        parts = self.searcher.map(named, self.units)
+        elements = sum(unit.block.vectors.size for unit in self.units)
+        team = self.searcher.team if elements > strategy.PIECE_ELEMENTS else Team(1)
+        parts = team.map(named, self.units)
         self.reranked += sum(len(part.rows) for part in parts)
         return _ranked(parts, 1)
 
     def _named(self, unit: _Unit, *, query: NDArray[np.float32], limit: float) -> _Part:
         positions = self.searcher.backend.contenders(
-            unit.block, query, self.metric, k=self.k or None, limit=limit
+            unit.block, query, self.metric, k=self.k or None, limit=limit, team=self.searcher.team
         )
         return _part(unit, positions, query, self.metric)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 VISIT_BYTES = 800
 COPY_FACTOR = 2.5
-SPLIT_ELEMENTS = 1 << 20  # vector elements below which a second thread costs more than it brings
+PIECE_ELEMENTS = 1 << 21  # vector elements that a thread takes at once: 0.3 ms of reading
 BATCH_ENTRIES = 1 << 20  # candidates of a batch of queries that are held at once
 BATCH_QUERIES = 256
 
@@ -31,6 +31,6 @@ def batch_queries(fetched: int) -> int:
     return max(1, min(BATCH_QUERIES, BATCH_ENTRIES // max(1, fetched)))
 
 
-def pieces(rows: int, dimensions: int, threads: int) -> int:
-    """Into how many ranges of rows to cut a block for `threads` threads."""
-    return max(1, min(threads, rows * dimensions // SPLIT_ELEMENTS))
+def pieces(rows: int, dimensions: int) -> int:
+    """Into how many ranges of rows to cut a block for a team of threads."""
+    return max(1, rows * dimensions // PIECE_ELEMENTS)

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.distance import Vectors
+from nearql.engine.team import Team
 from nearql.engine.types import Metric
 
 FLOAT32_UNIT = 2.0**-24
@@ -106,9 +107,6 @@ class Backend(Protocol):
     def batches(self, metric: Metric, query_count: int) -> bool:
         """Whether to ask `nearest` for so many queries rather than `contenders` for each."""
 
-    def splits(self, metric: Metric) -> bool:
-        """Whether `contenders` of one block gains from cutting it up for several threads."""
-
     def nearest(
         self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int
     ) -> Candidates:
@@ -125,13 +123,14 @@ class Backend(Protocol):
         *,
         k: int | None,
         limit: float,
+        team: Team,
     ) -> NDArray[np.int64]:
         """Positions of every matching row whose canonical score may be <= `limit` (float64).
 
         With k, rows that are certainly not among the k nearest may be left out. Rows without a
         score (zero vectors under cosine) are named where the limit is inf and fewer than k rows
         have one.
-        query: float32, shape (d,).
+        query: float32, shape (d,). team: threads to share the work with.
         """
 
 

@@ -8,7 +8,7 @@ embedded NearQL may change, and with it their error; these here always do the sa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -36,17 +36,20 @@ class FaissCpuBackend(ScanBackend):
         """From a few queries on."""
         return metric is not Metric.L1 and query_count >= _BATCH_QUERIES
 
-    def splits(self, metric: Metric) -> bool:
+    def splits(self, block: Block, metric: Metric) -> bool:
         """Always: the kernels use one core, and FAISS lets other Python threads run meanwhile."""
-        del metric
+        del block, metric
         return True
 
     def chunk_scores(
-        self, vectors: NDArray[np.float32], query: NDArray[np.float32], metric: Metric
-    ) -> NDArray[np.float32]:
+        self,
+        vectors: NDArray[np.float32],
+        query: NDArray[np.float32],
+        metric: Metric,
+        out: NDArray[np.float32],
+    ) -> None:
         """See `ScanBackend.chunk_scores`."""
         count, dimensions = vectors.shape
-        out = np.empty(count, np.float32)
         left, right, result = faiss.swig_ptr(query), faiss.swig_ptr(vectors), faiss.swig_ptr(out)
         if metric is Metric.L2:
             faiss.fvec_L2sqr_ny(result, left, right, dimensions, count)
@@ -57,25 +60,33 @@ class FaissCpuBackend(ScanBackend):
                 )
         else:
             faiss.fvec_inner_products_ny(result, left, right, dimensions, count)
-        return out
 
-    def row_scores(
-        self, block: Block, query: NDArray[np.float32], metric: Metric
-    ) -> NDArray[np.float32]:
-        """See `ScanBackend.row_scores`; float32 rows are read where they lie."""
+    def part_scores(
+        self, block: Block, query: NDArray[np.float32], metric: Metric, out: NDArray[np.float32]
+    ) -> Callable[[tuple[int, int]], None]:
+        """See `ScanBackend.part_scores`; float32 rows are read where they lie."""
         if block.vectors.dtype != np.float32:
-            return super().row_scores(block, query, metric)
+            return super().part_scores(block, query, metric, out)
         if block.positions is None:
-            return self.chunk_scores(widen(block.vectors), query, metric)
+            vectors = widen(block.vectors)
+            return lambda part: self.chunk_scores(
+                vectors[slice(*part)], query, metric, out[slice(*part)]
+            )
         if metric is Metric.L1:
-            return super().row_scores(block, query, metric)
-        return _scattered_scores(block, block.positions, query, metric)
+            return super().part_scores(block, query, metric, out)
+        positions = block.positions
+        return lambda part: _scattered_scores(
+            block, positions[slice(*part)], query, metric, out[slice(*part)]
+        )
 
 
 def _scattered_scores(
-    block: Block, positions: NDArray[np.int64], query: NDArray[np.float32], metric: Metric
-) -> NDArray[np.float32]:
-    out = np.empty(len(positions), np.float32)
+    block: Block,
+    positions: NDArray[np.int64],
+    query: NDArray[np.float32],
+    metric: Metric,
+    out: NDArray[np.float32],
+) -> None:
     kernel = faiss.fvec_L2sqr_by_idx if metric is Metric.L2 else faiss.fvec_inner_products_by_idx
     with _one_thread():
         kernel(
@@ -87,7 +98,6 @@ def _scattered_scores(
             1,
             len(positions),
         )
-    return out
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine.backends.scan import ScanBackend
+from nearql.engine.backends.base import Block
+from nearql.engine.backends.scan import ScanBackend, copied
+from nearql.engine.distance import widen
 from nearql.engine.types import Metric
 
 
@@ -19,21 +23,32 @@ class NumpyBackend(ScanBackend):
         """l2 always: the expanded form is several times quicker than differences, even for one."""
         return metric is Metric.L2 or (metric is not Metric.L1 and query_count > 1)
 
-    def splits(self, metric: Metric) -> bool:
-        """BLAS uses every core by itself."""
-        return metric is Metric.L1
+    def splits(self, block: Block, metric: Metric) -> bool:
+        """Not where BLAS alone does the work: it uses every core by itself."""
+        return copied(block) or metric in (Metric.L2, Metric.L1)
+
+    def part_scores(
+        self, block: Block, query: NDArray[np.float32], metric: Metric, out: NDArray[np.float32]
+    ) -> Callable[[tuple[int, int]], None]:
+        """See `ScanBackend.part_scores`; BLAS takes rows that need no copy all at once."""
+        if self.splits(block, metric):
+            return super().part_scores(block, query, metric, out)
+        vectors = widen(block.vectors)
+        return lambda part: self.chunk_scores(vectors[slice(*part)], query, metric, out)
 
     def chunk_scores(
-        self, vectors: NDArray[np.float32], query: NDArray[np.float32], metric: Metric
-    ) -> NDArray[np.float32]:
+        self,
+        vectors: NDArray[np.float32],
+        query: NDArray[np.float32],
+        metric: Metric,
+        out: NDArray[np.float32],
+    ) -> None:
         """See `ScanBackend.chunk_scores`."""
-        out: NDArray[np.float32]
         if metric in (Metric.INNER_PRODUCT, Metric.COSINE):
-            out = vectors @ query
-            return out
+            np.matmul(vectors, query, out=out)
+            return
         differences = vectors - query
         if metric is Metric.L2:
-            out = np.einsum("ij,ij->i", differences, differences)
+            np.einsum("ij,ij->i", differences, differences, out=out)
         else:
-            out = np.add.reduce(np.abs(differences, out=differences), axis=1)
-        return out
+            np.add.reduce(np.abs(differences, out=differences), axis=1, out=out)

@@ -12,12 +12,13 @@ only the few scores below it are touched again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nearql.engine import strategy
 from nearql.engine.backends.base import (
     Block,
     Candidates,
@@ -30,7 +31,7 @@ from nearql.engine.backends.base import (
     scaled,
 )
 from nearql.engine.distance import widen
-from nearql.engine.strategy import overfetch
+from nearql.engine.team import Team
 from nearql.engine.types import Metric
 
 _SCORES = 1 << 20  # scores of a chunk of rows to all queries of a batch: 4 MiB
@@ -59,19 +60,27 @@ class Chunk:
         return rows + self.first if self.positions is None else self.positions[rows]
 
 
-def chunks(block: Block, step: int, first: int | None = None) -> Iterator[Chunk]:
+def chunks(
+    block: Block, step: int, *, first: int | None = None, part: tuple[int, int] | None = None
+) -> Iterator[Chunk]:
     """Cut a block, or its positions where it has some, into chunks of at most `step` rows.
 
     first: rows of the first chunk, doubled for each further one; None = `step`.
+    part: the range of rows, or of positions, to cut; None = all.
     """
     size = min(first or step, step)
-    total = len(block.vectors) if block.positions is None else len(block.positions)
-    scratch = np.empty((min(step, total), block.dimensions), np.float32) if copied(block) else None
-    low = 0
-    while low < total:
-        high = min(low + size, total)
+    low, end = part or (0, visited(block))
+    shape = (min(step, end - low), block.dimensions)
+    scratch = np.empty(shape, np.float32) if copied(block) else None
+    while low < end:
+        high = min(low + size, end)
         yield _chunk(block, low, high, scratch)
         low, size = high, min(2 * size, step)
+
+
+def visited(block: Block) -> int:
+    """Rows that a kernel goes through: its positions, where it has some, else all."""
+    return len(block.vectors) if block.positions is None else len(block.positions)
 
 
 def _chunk(block: Block, low: int, high: int, scratch: NDArray[np.float32] | None) -> Chunk:
@@ -98,18 +107,46 @@ class ScanBackend(ABC):
     device = "cpu"
 
     @abstractmethod
+    def splits(self, block: Block, metric: Metric) -> bool:
+        """Whether the scores of a block come sooner from several threads."""
+
+    @abstractmethod
     def chunk_scores(
-        self, vectors: NDArray[np.float32], query: NDArray[np.float32], metric: Metric
-    ) -> NDArray[np.float32]:
+        self,
+        vectors: NDArray[np.float32],
+        query: NDArray[np.float32],
+        metric: Metric,
+        out: NDArray[np.float32],
+    ) -> None:
         """One query's scores: l2 squared distances, l1 distances, else products; (r, d) -> (r,)."""
 
+    def part_scores(
+        self, block: Block, query: NDArray[np.float32], metric: Metric, out: NDArray[np.float32]
+    ) -> Callable[[tuple[int, int]], None]:
+        """What fills a range of `out`, (visited,), with scores, chunk by chunk."""
+
+        def fill(part: tuple[int, int]) -> None:
+            low = part[0]
+            for chunk in chunks(block, max(1, _ROW_ELEMENTS // block.dimensions), part=part):
+                high = low + len(chunk.vectors)
+                self.chunk_scores(chunk.vectors, query, metric, out[low:high])
+                low = high
+
+        return fill
+
     def row_scores(
-        self, block: Block, query: NDArray[np.float32], metric: Metric
+        self, block: Block, query: NDArray[np.float32], metric: Metric, team: Team
     ) -> NDArray[np.float32]:
-        """`chunk_scores` of a block's positions, where it has some, else of all its rows."""
-        step = max(1, _ROW_ELEMENTS // block.dimensions)
-        found = [self.chunk_scores(c.vectors, query, metric) for c in chunks(block, step)]
-        return np.concatenate(found)
+        """Scores of a block's positions, where it has some, else of all its rows: (visited,)."""
+        count = visited(block)
+        out = np.empty(count, np.float32)
+        fill = self.part_scores(block, query, metric, out)
+        pieces = 1
+        if team.threads > 1 and self.splits(block, metric):
+            pieces = strategy.pieces(count, block.dimensions)
+        step = max(1, -(-count // pieces))
+        team.map(fill, [(low, min(low + step, count)) for low in range(0, count, step)])
+        return out
 
     def nearest(
         self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int
@@ -118,10 +155,11 @@ class ScanBackend(ABC):
         if not block.tame:
             return _whole(block, len(queries))
         length = lengths(queries)
-        best = _Best(len(queries), overfetch(k))
+        best = _Best(len(queries), strategy.overfetch(k))
         with np.errstate(all="ignore"):  # rows outside the mask may hold anything
             left = queries * -2 if metric is Metric.L2 else scaled(queries, metric, length)
-            for chunk in chunks(block, *_steps(block, len(queries), k)):
+            step, first = _steps(block, len(queries), k)
+            for chunk in chunks(block, step, first=first):
                 best.add(_product_scores(chunk, left, metric), chunk)
             error = _product_error(block, metric, length)
             floor = best.cut(k, 3 * error) - error
@@ -138,6 +176,7 @@ class ScanBackend(ABC):
         *,
         k: int | None,
         limit: float,
+        team: Team,
     ) -> NDArray[np.int64]:
         """See `Backend.contenders`."""
         length = lengths(query[np.newaxis, :])
@@ -146,7 +185,7 @@ class ScanBackend(ABC):
         norms = block.norms if block.positions is None else block.norms[block.positions]
         with np.errstate(all="ignore"):
             left = scaled(query[np.newaxis, :], metric, length)[0]
-            scores = self.row_scores(block, left, metric)
+            scores = self.row_scores(block, left, metric, team)
             if metric is Metric.COSINE:
                 scores /= norms
             if block.mask is not None and block.positions is None:

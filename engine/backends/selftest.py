@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nearql.engine.backends.base import Backend, Block
 from nearql.engine.distance import Vectors, canonical_distances, row_norms, score_limit
+from nearql.engine.team import Team
 from nearql.engine.types import Metric
 
 _ROWS = 193
@@ -69,15 +70,15 @@ def _blocks(vectors: Vectors, mask: NDArray[np.bool_]) -> Iterator[tuple[str, Bl
 
 
 def _check_contenders(backend: Backend, case: _Case, query: NDArray[np.float32]) -> str | None:
-    rows = case.block.matching
+    rows, team = case.block.matching, Team(1)
     distances = canonical_distances(case.block.vectors, query, case.metric)[rows]
     kth = np.partition(distances, _K - 1)[_K - 1]
-    named = backend.contenders(case.block, query, case.metric, k=_K, limit=float("inf"))
+    named = backend.contenders(case.block, query, case.metric, k=_K, limit=float("inf"), team=team)
     missing = np.setdiff1d(rows[distances <= kth], named)
     if len(missing):
         return f"row {missing[0]} is among the {_K} nearest, but was not named"
     limit = score_limit(case.metric, float(kth))
-    within = backend.contenders(case.block, query, case.metric, k=None, limit=limit)
+    within = backend.contenders(case.block, query, case.metric, k=None, limit=limit, team=team)
     missing = np.setdiff1d(rows[distances <= kth], within)
     if len(missing):
         return f"row {missing[0]} lies within {kth}, but was not named"

@@ -46,7 +46,7 @@ def sizes(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(scan, "_COPIED_ELEMENTS", 64)
             patch.setattr(scan, "_ROW_ELEMENTS", 100)
             patch.setattr(scan, "_FULL_NAMES", 3)
-            patch.setattr(strategy, "SPLIT_ELEMENTS", 16)
+            patch.setattr(strategy, "PIECE_ELEMENTS", 16)
             patch.setattr(strategy, "BATCH_QUERIES", 3)
         yield
 
@@ -356,14 +356,6 @@ def test_searches_from_many_threads_do_not_mix(searcher: Searcher) -> None:
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.rows, other.rows)
         np.testing.assert_array_equal(one.distances, other.distances)
-
-
-def test_an_error_in_a_thread_reaches_the_caller() -> None:
-    searcher = make_searcher("numpy")
-    with pytest.raises(ZeroDivisionError):
-        searcher.map(lambda value: 1 // value, [1, 0, 2])
-    assert searcher.map(lambda value: value + 1, [1, 2, 3]) == [2, 3, 4]
-    searcher.close()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -41,8 +41,8 @@ def test_batches_shrink_as_candidates_grow() -> None:
 
 
 def test_small_blocks_are_not_cut() -> None:
-    rows = strategy.SPLIT_ELEMENTS // 64
-    assert strategy.pieces(rows, 64, 8) == 1
-    assert strategy.pieces(2 * rows, 64, 8) == 2
-    assert strategy.pieces(100 * rows, 64, 8) == 8
-    assert strategy.pieces(0, 64, 8) == 1
+    rows = strategy.PIECE_ELEMENTS // 64
+    assert strategy.pieces(0, 64) == 1
+    assert strategy.pieces(2 * rows - 1, 64) == 1
+    assert strategy.pieces(2 * rows, 64) == 2
+    assert strategy.pieces(100 * rows, 64) == 100

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from nearql.engine.backends.base import Backend, Block, ErrorBound, gamma
 from nearql.engine.backends.scan import select
 from nearql.engine.distance import canonical_distances, row_norms, score_limit
+from nearql.engine.team import Team
 from nearql.engine.types import Metric
 from support.search_cases import BACKENDS, DATA, make_backend, make_vectors
 
 ROWS, DIMENSIONS = 3_000, 64
+TEAM = Team(1)
 TAME = ("normal", "few_values", "far_cluster", "long", "one_vector", "unit")
 
 
@@ -36,7 +38,7 @@ def test_few_contenders_are_named(backend: Backend, metric: Metric, kind: str) -
     query = make_vectors(np.random.default_rng(2), "normal", 1, DIMENSIONS)[0]
     distances = canonical_distances(vectors, query, metric)
     kth = np.sort(distances)[9]
-    named = backend.contenders(block_of(vectors), query, metric, k=10, limit=np.inf)
+    named = backend.contenders(block_of(vectors), query, metric, k=10, limit=np.inf, team=TEAM)
     needed = np.flatnonzero(distances <= kth)
     assert np.isin(needed, named).all()
     assert len(named) <= len(needed) + 5
@@ -80,7 +82,7 @@ def test_error_bounds_of_contenders_hold(backend: Backend, metric: Metric) -> No
         distances = canonical_distances(vectors, query, metric)
         for row in np.flatnonzero(tame)[:50]:
             limit = score_limit(metric, float(distances[row]))
-            assert row in backend.contenders(block, query, metric, k=None, limit=limit)
+            assert row in backend.contenders(block, query, metric, k=None, limit=limit, team=TEAM)
 
 
 def test_gamma_grows_with_the_terms() -> None:
