@@ -51,6 +51,8 @@ _COLUMN = re.compile(
     r'|column "([^"]+)" does not exist'
 )
 _FUNCTION = re.compile(r"(?:Function|Macro)s? with name (\w+) does not exist")
+_PARAMETER = re.compile(r"[Pp]arameter ([:$]\w+)")
+_VALUE = re.compile(r"string ('(?:[^']|'')*')")
 _WORD = re.compile(r"[\w$]+|'(?:[^']|'')*'")
 
 
@@ -107,13 +109,27 @@ def in_words_of(error: NearQLError, text: str, offset: int, columns: Iterable[st
     cause = error.__cause__
     name = error.extra.get("name")
     if error.position is None:
-        word = name or (word_at_caret(str(cause)) if isinstance(cause, duckdb.Error) else None)
-        found = occurrences(text, word) if word else []
-        if len(found) == 1:
-            error.position = offset + found[0] + 1
+        words = [name, _named_in(error.detail)]
+        if isinstance(cause, duckdb.Error):
+            words.append(word_at_caret(str(cause)))
+        error.position = _place(words, text, offset)
     if error.code == "undefined_column" and name and "Did you mean" not in error.detail:
         _suggest(error, name, columns)
     return error
+
+
+def _named_in(detail: str) -> str | None:
+    """A parameter or a quoted value that the message names."""
+    match = _PARAMETER.search(detail) or _VALUE.search(detail)
+    return match[1] if match else None
+
+
+def _place(words: list[str | None], text: str, offset: int) -> int | None:
+    for word in words:
+        found = occurrences(text, word) if word else []
+        if len(found) == 1:
+            return offset + found[0] + 1
+    return None
 
 
 def _suggest(error: NearQLError, name: str, columns: Iterable[str]) -> None:
@@ -133,5 +149,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 def occurrences(text: str, word: str) -> list[int]:
     """Where the word stands in the text as a whole word, 0-based, whatever its case."""
-    pattern = rf"(?<![\w$]){re.escape(word)}(?![\w$])" if word[0] != "'" else re.escape(word)
+    before = r"(?<![\w$])" if word[0] not in "':$" else ""
+    after = r"(?![\w$])" if word[-1] != "'" else ""
+    pattern = f"{before}{re.escape(word)}{after}"
     return [match.start() for match in re.finditer(pattern, text, re.I)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,18 @@ class Trace:
     rows: dict[str, int] = field(default_factory=dict)
     filters: dict[str, tuple[int, bool]] = field(default_factory=dict)  # rows, from the cache
     times: dict[str, float] = field(default_factory=dict)
+
+    def add_search(self, name: str, stats: SearchStats) -> None:
+        """Remember a search; several for one relation are summed up."""
+        before = self.searches.get(name)
+        if before is not None:
+            stats = replace(
+                stats,
+                candidates=before.candidates + stats.candidates,
+                reranked=before.reranked + stats.reranked,
+                batch=before.batch + stats.batch,
+            )
+        self.searches[name] = stats
 
     def strategy(self) -> str:
         """The label of `stats.strategy`: how searches were answered, or `scan` without any."""
@@ -236,7 +248,7 @@ class Execution:
         if isinstance(access, KnnJoin):
             return self._timed("search", lambda: knn_rows(self, step, access))
         hits = self._timed("search", lambda: self._search(step, access))
-        self.trace.searches[step.name] = hits.stats
+        self.trace.add_search(step.name, hits.stats)
         rows, distances = found_rows(hits)
         return self.rows_table(step, rows, {access.distance.name: distances})
 
@@ -402,13 +414,14 @@ class Execution:
         """
         total = 0
         for value in (limit, offset):
-            number = self.number(value, value.where) if value is not None else 0.0
-            if number is None:
-                number = 0.0 if value is offset else float(self.settings.max_limit)
-            if number < 0 or not number.is_integer():
-                where = value.where if value is not None else ""
+            if value is None:
+                continue
+            number = self.number(value, value.where)
+            if number is None and value is offset:
+                number = 0.0
+            if number is None or number < 0 or not number.is_integer():
                 raise InvalidValue(
-                    f"{where} must be a whole number of at least 0, not {number:g}.",
+                    f"{value.where} must be a whole number of at least 0, not {shown(number)}.",
                     sqlstate="2201W",
                 )
             total += int(number)
@@ -430,7 +443,7 @@ class Execution:
         access = step.access
         assert isinstance(access, Nearest)
         hits = self._timed("search", lambda: self._search(step, access))
-        self.trace.searches[step.name] = hits.stats
+        self.trace.add_search(step.name, hits.stats)
         rows, distances = found_rows(hits)
         skipped = self.count(access.offset, None) if access.offset else 0
         rows, distances = rows[skipped:], distances[skipped:]
@@ -444,6 +457,11 @@ class Execution:
         )
         table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
         return Result(columns, table, len(rows), "select")
+
+
+def shown(number: float | None) -> str:
+    """A number as SQL writes it."""
+    return "NULL" if number is None else f"{number:g}"
 
 
 SYSTEM_TABLES = (

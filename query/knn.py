@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _EXTRA = 8  # rows fetched beyond k at first, where conditions may drop some
 _WIDEN = 4  # how many times more are fetched when too few satisfied them
+_BATCH = 4096  # left rows per search: a statement's time is checked in between
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class _Left:
     def only(self, chosen: NDArray[np.bool_]) -> _Left:
         """Those chosen."""
         return _Left(self.ids[chosen], self.vectors[chosen])
+
+    def slice(self, start: int, end: int) -> _Left:
+        """Those from `start` to before `end`."""
+        return _Left(self.ids[start:end], self.vectors[start:end])
 
 
 @dataclass(frozen=True)
@@ -113,14 +118,19 @@ class _KnnJoin:
         limit = self.run.settings.join_rows
         if len(left.ids) * count > limit:
             raise TooLarge(
-                f"The kNN join would find {len(left.ids)} * {count} rows; at most {limit} are allowed "
-                "(join_rows). Restrict the left side or lower LIMIT.",
+                f"The kNN join would find {len(left.ids)} * {count} rows; at most {limit} are "
+                "allowed (join_rows). Restrict the left side or lower LIMIT.",
                 code="join_too_large", setting="join_rows",
             )  # fmt: skip
+        starts = range(0, len(left.ids), _BATCH)
+        return _together([self._batch(left.slice(at, at + _BATCH), count) for at in starts])
+
+    def _batch(self, left: _Left, count: int) -> _Found:
+        self.run.check_time()
         access = self.access
         request = SearchRequest(access.column, access.metric, left.vectors, count, self.filter)
         hits = self.view.search(request)
-        self.run.trace.searches[self.step.name] = hits.stats
+        self.run.trace.add_search(self.step.name, hits.stats)
         found = hits.rows >= 0
         lefts = np.repeat(left.ids, found.sum(axis=1))
         return _Found(lefts, hits.rows[found], hits.distances[found])
@@ -130,7 +140,6 @@ class _KnnJoin:
         fetched = min(self.count + _EXTRA, eligible)
         kept: list[_Found] = []
         while True:
-            self.run.check_time()
             found = self._search(left, fetched)
             short = self._short(found) if fetched < eligible else np.empty(0, np.int64)
             kept.append(found.only(~np.isin(found.lefts, short)))

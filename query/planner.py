@@ -314,8 +314,12 @@ class Lowering:
     def _bind_vector(
         self, node: exp.Expr, dimensions: int | None, vectors: dict[str, Value]
     ) -> None:
-        name = f"{self.binding.fresh()}v"
         parameter = parameter_name(node)
+        for name, value in vectors.items():  # one name, so that equal expressions stay equal
+            if (value.parameter, value.dimensions) == (parameter, dimensions):
+                node.replace(exp.Placeholder(this=name))
+                return
+        name = f"{self.binding.fresh()}v"
         vectors[name] = Value(f":{parameter}", parameter=parameter, dimensions=dimensions)
         node.replace(exp.Placeholder(this=name))
 

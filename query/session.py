@@ -8,7 +8,6 @@ request (its parameters, its variables, its deadline) lives in a `_Request`.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -177,7 +176,6 @@ class _Request:
     stop: Stop | None = None
     _deadline: float = 0.0
     _running: Execution | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         """One statement, within its time, its errors with their place in the text."""

@@ -159,6 +159,7 @@ def column_of(table: TableDef, name: str) -> Column:
             f"Table {table.name!r} has no column {name!r}.{hint}",
             code="undefined_column",
             sqlstate="42703",
+            name=name,
         )
     return column
 

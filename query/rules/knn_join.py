@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from nearql.engine.schema import TableDef, TableSchema
-from nearql.query.binder import META, Binding, Entry, PendingKnnJoin, Source, from_items, own_nodes
+from nearql.query.binder import (
+    META,
+    Binding,
+    Entry,
+    PendingKnnJoin,
+    Source,
+    enclosing,
+    from_items,
+    own_nodes,
+)
 from nearql.query.plan import INTERNAL
 from nearql.query.rules.common import (
     Found,
@@ -64,8 +73,7 @@ def knn_join(select: exp.Select, binding: Binding) -> None:
         or not found.source.is_free
     ):
         return
-    outer = select.find_ancestor(exp.Select)
-    item = _left_item(found, outer, binding) if outer is not None else None
+    outer, item = _left_side(select, found, binding)
     if outer is None or item is None:
         return
     why, join = _recognise(select, _Join(found, outer, item, [], []), binding)
@@ -75,6 +83,17 @@ def knn_join(select: exp.Select, binding: Binding) -> None:
         )
         return
     _push(select, join, binding)
+
+
+def _left_side(
+    select: exp.Select, found: Found, binding: Binding
+) -> tuple[exp.Select | None, exp.Expr | None]:
+    """The SELECT around this one whose FROM clause has the distance's other side, and that item."""
+    for outer in enclosing(select):
+        item = _left_item(found, outer, binding)
+        if item is not None:
+            return outer, item
+    return None, None
 
 
 def _left_item(found: Found, outer: exp.Select, binding: Binding) -> exp.Expr | None:
@@ -118,7 +137,7 @@ def _recognise(select: exp.Select, join: _Join, binding: Binding) -> tuple[str |
         return "LIMIT is not a constant number", join
     if not ties_by_key(select, source):
         return "further sort keys than the primary key decide between equal distances", join
-    if not _in_from_clause(select) and aggregates(join.outer, binding):
+    if not _in_from_clause(select, join.outer) and aggregates(join.outer, binding):
         return "the sub-query stands in a grouped SELECT", join
     if not _left_is_known(join, binding):
         return "the left side is no table, sub-query or common table expression of its own", join
@@ -127,9 +146,10 @@ def _recognise(select: exp.Select, join: _Join, binding: Binding) -> tuple[str |
     return None, join
 
 
-def _in_from_clause(select: exp.Select) -> bool:
-    node: exp.Expr | None = select.parent
-    while isinstance(node, exp.Subquery | exp.Lateral):
+def _in_from_clause(select: exp.Select, outer: exp.Select) -> bool:
+    """Whether the sub-query stands, at any depth, in the FROM clause of the outer SELECT."""
+    node: exp.Expr | None = select
+    while node is not None and node.parent is not outer:
         node = node.parent
     return isinstance(node, exp.Join | exp.From)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from nearql.query.binder import Binding, PendingKnnJoin, PendingNearest, Source
+from nearql.query.binder import Binding, PendingKnnJoin, PendingNearest, Source, unwrapped
 from nearql.query.dialect import distance_of
 from nearql.query.rules.common import conjuncts, distance_to, row_obstacle, set_where, sort_key
 
@@ -31,8 +31,15 @@ def order_unpushed(select: exp.Select, binding: Binding) -> None:
 
 
 def _distance_in(node: exp.Expr) -> exp.Expr | None:
-    """The distance that a sort key is made of: itself, its negative, or 1 - it."""
-    return next((one for one in node.walk() if distance_of(one)), None)
+    """The distance that a sort key is made of: itself, or a sum, difference or multiple of it."""
+    node = unwrapped(node)
+    if distance_of(node):
+        return node
+    if isinstance(node, exp.Neg):
+        return _distance_in(node.this)
+    if isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Div):
+        return _distance_in(node.this) or _distance_in(node.expression)
+    return None
 
 
 def _append_key(select: exp.Select, source: Source) -> None:

@@ -85,3 +85,31 @@ ORDER BY {J}, docs.id LIMIT 1) FROM asked a
 -- any order
 SELECT a.id, count(*), sum(x.d) FROM asked a, LATERAL (SELECT {J} AS d FROM docs WHERE
 {present:docs.vec} AND {present:a.v} ORDER BY {J}, docs.id LIMIT :k) x GROUP BY a.id
+
+-- any order
+SELECT a.id, x.n FROM asked a, LATERAL (SELECT count(*) AS n FROM (SELECT docs.id FROM docs WHERE {F}
+AND {present:docs.vec} AND {present:a.v} ORDER BY {J}, docs.id LIMIT :k) s WHERE s.id % 2 = 0) x
+
+-- any order
+WITH n AS (SELECT id, {D} AS d FROM docs WHERE {F} AND {present:vec} ORDER BY d, id LIMIT :k), m AS
+(SELECT id FROM n WHERE d > 1) SELECT docs.id FROM docs WHERE docs.id IN (SELECT id FROM m) AND
+{present:vec} ORDER BY {l2:vec|:q2}, docs.id LIMIT 5
+
+-- ordered
+SELECT id, 1 - {D} AS score FROM docs WHERE {F} AND {present:vec} ORDER BY score DESC, id LIMIT :k
+
+-- any order
+SELECT docs.id, a.id FROM docs RIGHT JOIN asked a ON a.id = docs.id AND {D} < :r
+
+-- any order
+SELECT docs.id, a.id FROM asked a LEFT JOIN docs ON a.id = docs.id WHERE {D} < :r
+
+-- any order
+SELECT cat, {D}, count(*) FROM docs WHERE {F} GROUP BY cat, {D}
+
+-- any order
+SELECT count(*) FILTER (WHERE {D} < 1), count({D}), sum(CASE WHEN {D} < 2 THEN 1 ELSE 0 END) FROM docs
+WHERE {F}
+
+-- ordered
+SELECT * EXCLUDE (vec) FROM docs WHERE {F} AND {present:vec} ORDER BY {D}, id LIMIT :k
