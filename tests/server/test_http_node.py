@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import numpy as np
@@ -263,3 +265,38 @@ def test_wrong_sql_is_told_with_its_place(
     assert answer.headers["content-type"] == "application/problem+json"
     assert code in (None, found["code"])
     assert position in (None, found["position"])
+
+
+FAR = pa.array([2**31 - 1], pa.int32()).cast(pa.date32())
+ODD: list[tuple[pa.Array, Any]] = [
+    (pa.array([1.5], pa.float16()), "1.5"),
+    (
+        pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"\0" * 16], pa.binary(16))),
+        str(UUID(int=0)),
+    ),
+    (pa.array([Decimal(10) ** 70], pa.decimal256(76, 2)), "1" + "0" * 70 + ".00"),
+    (pa.array(["x"], pa.large_string()), "x"),
+    (pa.array([b"x"], pa.binary_view()), "x"),
+    (FAR, "infinity"),
+]
+
+
+def test_arrow_types_that_are_not_sql_s_own_arrive_as_text(running: Served) -> None:
+    for key, (array, _) in enumerate(ODD):
+        answer = load(running, stream(pa.table({"id": [key], "title": array})))
+        assert answer.json()["failed"] == [], answer.text
+    found = ok(running, "SELECT title FROM docs ORDER BY id")["rows"]
+    assert found == [[expected] for _, expected in ODD]
+
+
+def test_any_arrow_type_into_any_column_is_stored_or_told(running: Served) -> None:
+    kinds = ("BIGINT", "DATE", "BOOLEAN", "UUID", "TEXT[]", "BLOB", "JSON", "VECTOR(4)")
+    columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(kinds))
+    ok(running, f"DROP TABLE docs; CREATE TABLE docs (id BIGINT PRIMARY KEY, {columns})")
+    stored = 0
+    for key, (array, _) in enumerate(ODD * len(kinds)):
+        table = pa.table({"id": [key], f"c{key // len(ODD)}": array})
+        answer = load(running, stream(table))
+        assert answer.status_code in (200, 400), answer.text
+        stored += answer.json()["inserted"] if answer.is_success else 0
+    assert ok(running, "SELECT * FROM docs")["row_count"] == stored > len(ODD)
