@@ -147,6 +147,8 @@ def _constraint(item: Cursor, column: Column, made: Parts) -> Column:
         return replace(column, not_null=True)
     if item.accept("NULL"):
         return column
+    if item.accept("DEFAULT", "NULL"):  # what a column has without a default
+        return replace(column, default=None)
     if item.accept("DEFAULT"):
         value = item.until(*_AFTER_TYPE).expression("a default value")
         return replace(column, default=to_nearql(value))
