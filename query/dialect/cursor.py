@@ -11,7 +11,7 @@ from sqlglot.errors import ParseError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, Unsupported
-from nearql.query.dialect.grammar import DIALECT, mark_functions, unmark
+from nearql.query.dialect.grammar import BROKEN, DIALECT, mark_functions, unmark
 from nearql.query.dialect.lexer import Source
 
 Item = TypeVar("Item")
@@ -254,6 +254,11 @@ def parse_tokens(source: Source, tokens: Sequence[Token]) -> exp.Expr:
         trees = DIALECT.parser().parse(mark_functions(list(tokens)), source.request)
     except ParseError as error:
         raise _syntax_error(source, tokens, error) from error
+    except BROKEN as error:
+        raise SqlError(
+            "The statement can't be parsed; something is missing or misplaced in it.",
+            position=int(tokens[0].start) + 1,
+        ) from error
     except RecursionError as error:
         raise SqlError(
             "The statement is nested too deeply.", position=int(tokens[0].start) + 1,

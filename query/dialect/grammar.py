@@ -54,6 +54,10 @@ _ARROW = TokenType.SOUNDS_LIKE
 _MARK = "nq\N{MIDDLE DOT}"
 
 
+# On some malformed text sqlglot's parser doesn't complain but breaks, its compiled build more often.
+BROKEN = (TypeError, AttributeError, ValueError, LookupError, AssertionError)
+
+
 def _install() -> None:
     DuckDBParser.BITWISE.update(dict(OPERATORS.values()))
     DuckDBParser.JSON_OPERATORS[_ARROW] = DuckDBParser.JSON_OPERATORS[TokenType.ARROW]

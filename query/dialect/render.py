@@ -23,12 +23,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from sqlglot import exp
+from sqlglot import ErrorLevel, exp
+from sqlglot.errors import UnsupportedError
 
 from nearql.engine.errors import InvalidValue, SqlError, Unsupported
 from nearql.engine.schema import ColumnType
 from nearql.engine.types import Metric
-from nearql.query.dialect.grammar import CARRIERS, NearQL
+from nearql.query.dialect.grammar import BROKEN, CARRIERS, NearQL
 
 _OPERATOR_METRIC = {
     "<->": Metric.L2, "<#>": Metric.INNER_PRODUCT, "<=>": Metric.COSINE, "<+>": Metric.L1,
@@ -93,6 +94,11 @@ def _render(tree: exp.Expr, rewrites: Rewrites) -> str:
             if made is not node:
                 node.replace(made)
         return _sql(root.expressions[0])
+    except UnsupportedError as error:
+        detail = str(error).split("\n", 1)[0].rstrip(".")
+        raise Unsupported(f"The statement can't be written for DuckDB: {detail}.") from error
+    except BROKEN as error:
+        raise SqlError("A part of the statement is missing or misplaced.") from error
     except RecursionError as error:
         raise SqlError(
             "The statement is nested too deeply.", code="statement_too_complex", sqlstate="54001"
@@ -100,7 +106,12 @@ def _render(tree: exp.Expr, rewrites: Rewrites) -> str:
 
 
 def _sql(node: exp.Expr) -> str:
-    return node.sql(dialect=NearQL, normalize_functions=False, comments=False)
+    return node.sql(
+        dialect=NearQL,
+        normalize_functions=False,
+        comments=False,
+        unsupported_level=ErrorLevel.RAISE,
+    )
 
 
 def _verbatim(text: str) -> exp.Expr:
