@@ -43,6 +43,13 @@ def run_delete(statement: Delete, write: Write) -> Result:
     return change.run()
 
 
+def plan_change(statement: Update | Delete, write: Write) -> Plan:
+    """The query for the rows that the statement would change, for EXPLAIN."""
+    kind = _Updating if isinstance(statement, Update) else _Deleting
+    changing: _Changing = kind(statement, write)  # type: ignore[arg-type]  # matched above
+    return changing.plan()
+
+
 class _Changing:
     """One UPDATE or DELETE. written: the rows that RETURNING shows."""
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sqlglot import exp
 
-from nearql.engine.errors import InvalidRequest, SqlError
+from nearql.engine.errors import Conflict, InvalidRequest, SqlError
 from nearql.engine.schema import Column, TableDef
 from nearql.engine.types import OnConflict, WriteOutcome
 from nearql.query.binder import unwrapped
@@ -105,12 +105,26 @@ def _store(
         return upsert(conflict, statement.alias, table, rows, write)
     handle = write.database.table(table.uuid)
     mode = OnConflict.ERROR if conflict is None else OnConflict.NOTHING
-    outcome = handle.insert(rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms())
+    try:
+        outcome = handle.insert(
+            rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms()
+        )
+    except Conflict as error:
+        raise _counted_from_one(error) from error.__cause__
     if outcome.skipped is None or not len(outcome.skipped):
         return outcome, rows
     kept = np.ones(rows.num_rows, np.bool_)
     kept[outcome.skipped] = False
     return outcome, rows.filter(pa.array(kept))
+
+
+def _counted_from_one(error: Conflict) -> Conflict:
+    """The engine counts rows from 0, people from 1; `row` of the error stays as it is."""
+    row = error.extra.get("row")
+    if isinstance(row, int):
+        error.detail = error.detail.replace(f"Row {row}:", f"Row {row + 1}:", 1)
+        error.args = (error.detail,)
+    return error
 
 
 # ---- rows from a query ----------------------------------------------------------------

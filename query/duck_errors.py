@@ -42,7 +42,7 @@ _KINDS: tuple[tuple[type[duckdb.Error], type[NearQLError], str, str], ...] = (
     (duckdb.IOException, InternalError, "internal_error", "58030"),
 )
 _OURS = re.compile(r"nearql:(\w+):([^\n]*)")
-_PREFIX = re.compile(r"^(?:[A-Z][\w-]*(?: [A-Z]\w*)* Error|Error): ")
+_PREFIX = re.compile(r"^[\w\- ]*Error: ")
 _CARET = re.compile(r"\n\n?LINE (\d+): ([^\n]*)\n( *)\^", re.S)
 _COLUMN = re.compile(
     r'Referenced column "([^"]+)" (?:was )?not found'
@@ -50,6 +50,7 @@ _COLUMN = re.compile(
     r'|Column "([^"]+)" in \w+ list not found'
     r'|column "([^"]+)" does not exist'
 )
+_ALIAS = re.compile(r'Referenced table "([^"]+)" not found')
 _FUNCTION = re.compile(r"(?:Function|Macro)s? with name (\w+) does not exist")
 _PARAMETER = re.compile(r"[Pp]arameter ([:$]\w+)")
 _VALUE = re.compile(r"string ('(?:[^']|'')*')")
@@ -72,6 +73,9 @@ def _named(text: str) -> NearQLError | None:
         name = next(group for group in match.groups() if group)
         detail = f"There is no column {name!r} here."
         return NotFound(detail, code="undefined_column", sqlstate="42703", name=name)
+    if match := _ALIAS.search(text):
+        detail = f"Nothing in the FROM clause is named {match[1]!r}."
+        return SqlError(detail, code="undefined_alias", sqlstate="42P01", name=match[1])
     if match := _FUNCTION.search(text):
         detail = f"There is no function {match[1]!r}.{_hint(text)}"
         return SqlError(detail, code="undefined_function", sqlstate="42883", name=match[1])

@@ -52,6 +52,7 @@ from nearql.query.plan import (
 from nearql.query.ports import Database, TableView
 from nearql.query.result import Result, ResultColumn, shown_type
 from nearql.query.settings import SessionSettings
+from nearql.query.shown import show_vectors
 
 Vector = NDArray[np.float32]
 
@@ -156,7 +157,8 @@ class Execution:
             ResultColumn(name, shown_type(kind))
             for name, kind in zip(answer.table.column_names, answer.types, strict=True)
         )
-        return Result(columns, answer.table, answer.table.num_rows, "select")
+        columns, table = show_vectors(columns, answer.table, plan.vectors)
+        return Result(columns, table, table.num_rows, "select")
 
     def _check_size(self, rows: int, size: int) -> None:
         limits = self.settings

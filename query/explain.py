@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from sqlglot import exp
 
 from nearql.engine.types import Metric, SearchStats
-from nearql.query.executor import Execution, Trace
+from nearql.query.changes import plan_change
+from nearql.query.executor import Trace
 from nearql.query.plan import (
     KnnJoin,
     Materialized,
@@ -32,9 +34,9 @@ from nearql.query.plan import (
     Within,
 )
 from nearql.query.planner import plan_query
-from nearql.query.ports import CatalogView
 from nearql.query.result import Result, listing
-from nearql.query.statements import Explain, Select, Statement
+from nearql.query.statements import Delete, Explain, Insert, Select, Statement, Update
+from nearql.query.writes import Write
 
 _OPERATOR = {Metric.L2: "<->", Metric.INNER_PRODUCT: "<#>", Metric.COSINE: "<=>", Metric.L1: "<+>"}
 _SHOWN = 200  # characters of SQL in a line
@@ -70,21 +72,20 @@ class Node:
 
 def explain(
     statement: Explain,
-    catalog: CatalogView,
-    execution: Callable[[], Execution],
+    write: Write,
     dispatch: Callable[[Statement], Result],
 ) -> Result:
     """The plan of a statement; with ANALYZE it is run first, a write too."""
     inner = statement.statement
     if not isinstance(inner, Select):
-        return _other(statement, dispatch)
+        return _other(statement, write, dispatch)
     started = time.perf_counter()
-    plan = plan_query(inner.tree, catalog)
+    plan = plan_query(inner.tree, write.catalog)
     planned_ms = (time.perf_counter() - started) * 1000
     if not statement.analyze:
         return _answer(statement, tree_of(plan, Trace()), plan.notes, {})
     started = time.perf_counter()
-    with execution() as run:
+    with write.execution() as run:
         rows = run.run(plan).row_count
     measured = {
         "rows": rows,
@@ -95,8 +96,12 @@ def explain(
     return _answer(statement, tree_of(plan, run.trace), plan.notes, measured)
 
 
-def _other(statement: Explain, dispatch: Callable[[Statement], Result]) -> Result:
-    node = Node(type(statement.statement).__name__, getattr(statement.statement, "table", ""))
+def _other(statement: Explain, write: Write, dispatch: Callable[[Statement], Result]) -> Result:
+    inner = statement.statement
+    node = Node(type(inner).__name__, getattr(inner, "table", ""))
+    plan = _plan_of_write(inner, write)
+    if plan is not None:
+        node.children.append(tree_of(plan, Trace()))
     measured: dict[str, Any] = {}
     if statement.analyze:
         started = time.perf_counter()
@@ -105,7 +110,16 @@ def _other(statement: Explain, dispatch: Callable[[Statement], Result]) -> Resul
             "rows": result.row_count,
             "execution_ms": (time.perf_counter() - started) * 1000,
         }
-    return _answer(statement, node, (), measured)
+    return _answer(statement, node, plan.notes if plan else (), measured)
+
+
+def _plan_of_write(statement: Statement, write: Write) -> Plan | None:
+    """The query that a write evaluates first, if it has one."""
+    if isinstance(statement, Update | Delete):
+        return plan_change(statement, write)
+    if isinstance(statement, Insert) and isinstance(statement.source, exp.Query):
+        return plan_query(statement.source, write.catalog)
+    return None
 
 
 def _answer(

@@ -189,12 +189,14 @@ class Plan:
     direct: the select list, where the whole statement is one nearest-neighbour search of plain
         columns;
         it is then answered from the arrays, without DuckDB.
+    vectors: places of vectors in the answer and the types to show for them; see `shown`.
     notes: what the planner decided and why, for EXPLAIN.
     columns: names of columns in reach, for hints.
     """
 
     query: Query
     direct: tuple[Output, ...] | None = None
+    vectors: dict[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
 

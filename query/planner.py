@@ -53,7 +53,8 @@ from nearql.query.plan import (
 )
 from nearql.query.ports import CatalogView
 from nearql.query.rules import RULES
-from nearql.query.rules.common import PARAMETER, is_volatile, item_name
+from nearql.query.rules.common import PARAMETER, conjuncts, is_volatile, item_name
+from nearql.query.shown import vector_outputs
 from nearql.query.vector_types import duck_type, vector_type
 
 _VECTOR_CALLS = frozenset(
@@ -72,6 +73,7 @@ def plan_query(tree: exp.Query, catalog: CatalogView) -> Plan:
     """
     own = tree.copy()
     text = _text(own)
+    mark_texts(own)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
     plan = _planned(own, binding)
@@ -89,6 +91,7 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
         own.append(
             "joins", exp.Join(this=exp.Table(this=exp.to_identifier(pair.name, quoted=True)))
         )
+    mark_texts(own)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
     sources = [binding.source_of(item) for item in from_items(own)]
@@ -108,7 +111,8 @@ def _planned(own: exp.Query, binding: Binding) -> Plan:
         apply_rules(select, binding)
     for item, text in zip(shown.expressions if shown else [], written, strict=True):
         _keep_name(item, text)
-    return Lowering(binding).plan(own)
+    vectors = vector_outputs(shown, binding)
+    return replace(Lowering(binding).plan(own), vectors=vectors)
 
 
 def _shown(tree: exp.Expr) -> exp.Select | None:
@@ -122,7 +126,8 @@ def _keep_name(item: exp.Expr, text: str) -> None:
     """A column without an alias is named as it was written, whatever becomes of it."""
     if item.is_star or isinstance(item, exp.Alias | exp.Column):
         return
-    if "$" in text or to_nearql(item) != text:
+    rewritten = "$" in text or item.find(exp.Query) or to_nearql(item) != text
+    if rewritten or any(distance_of(node) for node in item.walk()):
         item.replace(exp.alias_(item.copy(), item_name(text), quoted=True))
 
 
@@ -160,7 +165,8 @@ class Lowering:
                 self._collect(part)
         direct = self._direct(tree)
         query = self._query(tree)
-        return Plan(query, direct, tuple(self.binding.notes), self._column_names())
+        notes = tuple(self.binding.notes)
+        return Plan(query, direct, notes=notes, columns=self._column_names())
 
     def _column_names(self) -> tuple[str, ...]:
         sources = self.binding.sources.values()
@@ -421,15 +427,31 @@ class Lowering:
         return tuple(outputs)
 
 
+_TEXT = "nearql_text"
+
+
+def mark_texts(tree: exp.Expr) -> None:
+    """Remember how each SELECT and each of its conditions was written, before rules change them."""
+    for select in tree.find_all(exp.Select):
+        select.meta[_TEXT] = _written(select)
+        where = select.args.get("where")
+        for condition in conjuncts(where.this if where else None):
+            condition.meta[_TEXT] = _written(condition)
+
+
+def _written(node: exp.Expr) -> str:
+    text = PARAMETER.sub(r":\1", to_nearql(node))
+    return f"({text})" if isinstance(node, exp.Or) else text
+
+
 def _text(tree: exp.Expr) -> str:
-    """A filter's condition, or the whole query, as the user wrote it; parameters as `:q`."""
-    where = tree.args.get("where")
+    """A filter's conditions, or the whole query, as the user wrote it."""
     items = tree.expressions if isinstance(tree, exp.Select) else []
-    names_rows = (
-        bool(items) and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL)
-    )
-    shown = where.this if where is not None and names_rows else tree
-    return PARAMETER.sub(r":\1", to_nearql(shown))
+    where = tree.args.get("where")
+    if where and items and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL):
+        conditions = conjuncts(where.this)
+        return " AND ".join(one.meta.get(_TEXT) or _written(one) for one in conditions)
+    return str(tree.meta.get(_TEXT) or _written(tree))
 
 
 def _is_counted(node: exp.Expr) -> bool:

@@ -22,6 +22,8 @@ from nearql.engine.types import OnConflict
 from nearql.query import duck, guard, utility
 from nearql.query.bulk import BulkOutcome, run_bulk
 from nearql.query.changes import run_delete, run_update
+from nearql.query.create_as import run_create_as
+from nearql.query.ddl import run_ddl
 from nearql.query.dialect import parse
 from nearql.query.dml import run_insert, run_truncate
 from nearql.query.duck_errors import in_words_of
@@ -61,6 +63,7 @@ from nearql.query.watchdog import WATCHDOG, Stop
 from nearql.query.writes import Write
 
 _DDL = (CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex)
+_NO_GPU = "device = gpu: this node searches on the CPU; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate)
 
 
@@ -202,9 +205,10 @@ class _Request:
             self.wrote = True
             return self._ddl(statement)
         if isinstance(statement, Explain):
-            return explain(statement, catalog, self.execution, lambda inner: self._dispatch(
-                inner, place, Prepared((inner,), ()), catalog
-            ))  # fmt: skip
+            inner = Prepared((statement.statement,), ())
+            return explain(
+                statement, self.write(None), lambda one: self._dispatch(one, place, inner, catalog)
+            )
         return self._utility(statement, catalog)
 
     # ---- the kinds of statements ------------------------------------------------------
@@ -217,7 +221,10 @@ class _Request:
             plan = plan_query(statement.tree, catalog)
             prepared.plans[place] = catalog.version, plan
         with self.execution() as run:
-            return with_stats(run.run(plan), run, plan)
+            result = with_stats(run.run(plan), run, plan)
+        if self.variables.get("device") == "gpu" and run.trace.searches:
+            result = replace(result, notices=(*result.notices, _NO_GPU))
+        return result
 
     def _write(self, statement: Statement, place: int) -> Result:
         self.wrote = True
@@ -232,9 +239,6 @@ class _Request:
         return run_truncate(statement, write)
 
     def _ddl(self, statement: Statement) -> Result:
-        from nearql.query.create_as import run_create_as
-        from nearql.query.ddl import run_ddl
-
         if isinstance(statement, CreateTable) and statement.source is not None:
             return run_create_as(statement, self.write(None))
         return run_ddl(statement, self.database)

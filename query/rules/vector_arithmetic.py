@@ -45,6 +45,8 @@ def _is_aggregate(node: exp.Expr) -> bool:
 def is_vector(node: exp.Expr, binding: Binding) -> bool:
     """Whether an expression's value is a vector, as far as names and casts tell."""
     node = unwrapped(node)
+    if isinstance(node, exp.Window | exp.Filter):
+        return is_vector(node.this, binding)
     if isinstance(node, exp.Cast):
         return vector_type(node.to) is not None
     if isinstance(node, exp.Anonymous):
