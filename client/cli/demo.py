@@ -31,6 +31,7 @@ from nearql.client.cli.showpieces import CREATE, SHOWPIECES, Showpiece
 from nearql.client.cli.state import state_directory
 from nearql.client.errors import Error
 from nearql.client.format import text_table
+from nearql.client.result import Result
 from nearql.client.sync import Connection, connect
 
 PORT = 8470
@@ -111,8 +112,8 @@ def run(arguments: argparse.Namespace, directory: Path, lock: IO[str]) -> None:
             for number, showpiece in enumerate(SHOWPIECES, 1):
                 show(db, number, showpiece)
         print(f"\nDashboard  {running.url}/\nAPI docs   {running.url}/docs")
-        print(f'Ask        nearql sql --url {running.url} "SELECT count(*) FROM packages"')
         if not arguments.once:
+            print(f'Ask it     nearql sql --url {running.url} "SELECT count(*) FROM packages"')
             stay(running)
 
 
@@ -134,20 +135,28 @@ def load(db: Connection) -> None:
 
 
 def show(db: Connection, number: int, showpiece: Showpiece) -> None:
-    """Run one statement and print it with its answer and its times."""
+    """Run one statement, twice to show what a first time costs, and print it with its answer."""
     print(f"\n{number}. {showpiece.title}\n\n{showpiece.sql}\n", flush=True)
-    began = time.perf_counter()
     try:
-        result = db.sql(showpiece.sql)
+        result, first_ms = timed(db, showpiece.sql)
+        again, again_ms = timed(db, showpiece.sql)
     except Error as error:
         reason = cli.describe(error, showpiece.sql)
         raise DemoFailed(f"statement {number} failed: {reason}") from error
-    wall_ms = (time.perf_counter() - began) * 1000
     if not len(result):
         raise DemoFailed(f"statement {number} found nothing; it should find some packages.")
     print(text_table(result.columns, result.fetchall(), cell_width=52))
-    how = result.stats.get("strategy", "")
-    print(f"Time: {wall_ms:.1f} ms, of which {result.stats['elapsed_ms']:.1f} ms server; {how}")
+    server_ms, how = again.stats["elapsed_ms"], again.stats.get("strategy", "")
+    print(
+        f"Time: {first_ms:.1f} ms; again {again_ms:.1f} ms, {server_ms:.1f} ms on the server; {how}"
+    )
+
+
+def timed(db: Connection, sql: str) -> tuple[Result, float]:
+    """The answer, and the milliseconds until it was here."""
+    began = time.perf_counter()
+    result = db.sql(sql)
+    return result, (time.perf_counter() - began) * 1000
 
 
 def stay(running: Server) -> None:

@@ -77,7 +77,8 @@ def test_everything_is_shown(printed: str) -> None:
     for number, showpiece in enumerate(SHOWPIECES, 1):
         assert f"{number}. {showpiece.title}" in printed
         assert showpiece.sql in printed
-    assert len(re.findall(r"^Time: [\d.]+ ms, of which [\d.]+ ms server; \S+", printed, re.M)) == 5
+    times = r"^Time: [\d.]+ ms; again [\d.]+ ms, [\d.]+ ms on the server; \S+"
+    assert len(re.findall(times, printed, re.M)) == 5
     url = url_in(printed)
     assert f"API docs   {url}/docs" in printed
 
@@ -114,6 +115,7 @@ def first_column(part: str) -> list[str]:
     return [row.split(" | ")[0].strip() for row in rows]
 
 
+@pytest.mark.slow
 def test_it_can_be_run_again_in_the_same_place(tmp_path: Path) -> None:
     for _ in range(2):
         done = once(tmp_path, "--data-dir", str(tmp_path / "play"))
@@ -143,6 +145,7 @@ def test_a_port_in_use_is_no_obstacle(tmp_path: Path) -> None:
     assert f"Port {port} is in use; taking another one." in done.stdout
 
 
+@pytest.mark.slow
 def test_a_place_in_use_is_named(tmp_path: Path) -> None:
     play = str(tmp_path / "play")
     with running(tmp_path, "--data-dir", play) as first:
@@ -152,6 +155,7 @@ def test_a_place_in_use_is_named(tmp_path: Path) -> None:
     assert f"{play} is in use by another demo" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_demo_leaves_the_next_one_working(tmp_path: Path) -> None:
     """SIGKILL leaves its server behind; the server holds its place until it ends."""
     with running(tmp_path) as killed:
@@ -220,6 +224,7 @@ def test_a_server_that_does_not_start_is_explained(
     assert "the server ended with exit code" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_own_place_that_is_damaged_is_made_new(tmp_path: Path) -> None:
     place = tmp_path / "nearql" / "demo" / "data-1"
     place.parent.mkdir(parents=True)
