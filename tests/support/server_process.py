@@ -45,6 +45,7 @@ class ServerProcess:
 
     def start(self, *, ready: bool = True) -> ServerProcess:
         """Start the process and, unless told otherwise, wait until /readyz answers 200."""
+        assert self._process is None, "the server is running already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "nearql", "serve", "--port", str(self.port)]
