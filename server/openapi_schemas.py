@@ -82,6 +82,7 @@ _STATS = obj(
     },
     {
         "strategy": {**STRING, "description": "How a search was answered: `exact/faiss_cpu`."},
+        "search_ms": {**NUMBER, "description": "The time of vector searches alone."},
         "shards": array(
             obj({"table": STRING, "shard": INTEGER, "epoch": INTEGER, "lsn": INTEGER})
         ),
