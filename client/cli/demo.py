@@ -37,6 +37,7 @@ from nearql.client.sync import Connection, connect
 PORT = 8470
 PLACES = 100
 START_S = 60.0  # how long the server may take to listen
+PORT_TAKEN = "Can't listen on"  # what a server says whose port someone took since we looked
 STOP_S = 30.0  # how long it may take to stop before it is killed
 EXAMPLES = """  nearql demo                 stays up until Ctrl-C
   nearql demo --once          runs the statements and ends
@@ -188,10 +189,14 @@ def server(directory: Path, port: int, lock: IO[str], *, own_place: bool) -> Ite
         try:
             url = wait_until_listening(started)
         except DemoFailed as failure:
-            if not own_place or started.process.poll() is None:
+            port_taken = PORT_TAKEN in str(failure)
+            if started.process.poll() is None or not (own_place or port_taken):
                 raise
-            print(f"The demo's data can't be opened and is made new: {failure}", file=sys.stderr)
-            shutil.rmtree(directory, ignore_errors=True)
+            if not port_taken:
+                print(
+                    f"The demo's data can't be opened and is made new: {failure}", file=sys.stderr
+                )
+                shutil.rmtree(directory, ignore_errors=True)
             started = start(directory, 0, lock)
             url = wait_until_listening(started)
         yield started._replace(url=url)

@@ -145,6 +145,17 @@ def test_a_port_in_use_is_no_obstacle(tmp_path: Path) -> None:
     assert f"Port {port} is in use; taking another one." in done.stdout
 
 
+def test_a_port_taken_at_the_last_moment_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It looked free, and is not any more when the server binds it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(demo, "choose_port", lambda wanted: port)
+        code = demo.main(["--once", "--data-dir", str(tmp_path / "play")])
+    assert code == 0, capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_place_in_use_is_named(tmp_path: Path) -> None:
     play = str(tmp_path / "play")
