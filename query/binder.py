@@ -23,7 +23,8 @@ from nearql.query.duck_errors import nearest_name
 from nearql.query.plan import INTERNAL
 from nearql.query.ports import CatalogView
 
-META = "nearql_source"
+META = "nearql_source"  # in the meta of a table's node: its source's name
+TEXT = "nearql_text"  # in the meta of a SELECT or a condition: how it was written
 _NO_SCHEMA = TableSchema((), 0)  # a system table is known when it is read
 
 

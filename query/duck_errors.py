@@ -62,9 +62,11 @@ def translate(error: duckdb.Error) -> NearQLError:
     text = str(error)
     if ours := _OURS.search(text):
         return InvalidValue(ours[2].strip(), code=ours[1])
+    if (named := _named(text)) is not None:
+        return named
     for kind, ours_kind, code, sqlstate in _KINDS:
         if isinstance(error, kind):
-            return _named(text) or ours_kind(_clean(text), code=code, sqlstate=sqlstate)
+            return ours_kind(_clean(text), code=code, sqlstate=sqlstate)
     return SqlError(_clean(text), code="invalid_sql", sqlstate="42000")
 
 
@@ -73,6 +75,9 @@ def _named(text: str) -> NearQLError | None:
         name = next(group for group in match.groups() if group)
         detail = f"There is no column {name!r} here."
         return NotFound(detail, code="undefined_column", sqlstate="42703", name=name)
+    if "More than one row returned by a subquery" in text:
+        detail = "A sub-query that stands for one value returns more than one row; add LIMIT 1."
+        return InvalidValue(detail, code="cardinality_violation", sqlstate="21000")
     if match := _ALIAS.search(text):
         detail = f"Nothing in the FROM clause is named {match[1]!r}."
         return SqlError(detail, code="undefined_alias", sqlstate="42P01", name=match[1])

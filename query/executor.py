@@ -305,7 +305,7 @@ class Execution:
         query = self.vector(access.distance.query)
         view = self.view(step.table)
         if isinstance(access, Within):
-            radius = self.number(access.radius, "a radius")
+            radius = self.number(access.radius)
             if query is None or radius is None or math.isnan(radius):
                 return nothing()
             limit = float(np.nextafter(np.float32(radius), np.float32(np.inf)))
@@ -376,17 +376,13 @@ class Execution:
             assert isinstance(value.literal, np.ndarray)
             return value.literal
         where = f"the vector compared with {value.where}"
-        return vector(self._scalar(value.query, where), dimensions=value.dimensions, where=where)
+        return vector(self._scalar(value.query), dimensions=value.dimensions, where=where)
 
-    def _scalar(self, query: Query, where: str) -> Any:
+    def _scalar(self, query: Query) -> Any:
         table = self.query(query).table
-        if table.num_rows > 1:
-            raise InvalidValue(
-                f"{where} comes from a sub-query that returns more than one row.", sqlstate="21000"
-            )
         return table.column(0)[0].as_py() if table.num_rows else None
 
-    def number(self, value: Value, what: str) -> float | None:
+    def number(self, value: Value) -> float | None:
         """A number, None for NULL.
 
         Raises:
@@ -395,7 +391,7 @@ class Execution:
         if value.parameter is not None:
             given = self.parameters.scalars([value.parameter])[value.parameter]
         elif value.query is not None:
-            given = self._scalar(value.query, what)
+            given = self._scalar(value.query)
         else:
             given = value.literal
         if given is None:
@@ -418,7 +414,7 @@ class Execution:
         for value in (limit, offset):
             if value is None:
                 continue
-            number = self.number(value, value.where)
+            number = self.number(value)
             if number is None and value is offset:
                 number = 0.0
             if number is None or number < 0 or not number.is_integer():

@@ -19,6 +19,7 @@ from nearql.engine.errors import InvalidValue
 from nearql.engine.schema import Column, TableDef
 from nearql.query import duck
 from nearql.query.binder import (
+    TEXT,
     Binding,
     PendingDistance,
     PendingKnnJoin,
@@ -427,16 +428,13 @@ class Lowering:
         return tuple(outputs)
 
 
-_TEXT = "nearql_text"
-
-
 def mark_texts(tree: exp.Expr) -> None:
     """Remember how each SELECT and each of its conditions was written, before rules change them."""
     for select in tree.find_all(exp.Select):
-        select.meta[_TEXT] = _written(select)
+        select.meta[TEXT] = _written(select)
         where = select.args.get("where")
         for condition in conjuncts(where.this if where else None):
-            condition.meta[_TEXT] = _written(condition)
+            condition.meta[TEXT] = _written(condition)
 
 
 def _written(node: exp.Expr) -> str:
@@ -450,8 +448,8 @@ def _text(tree: exp.Expr) -> str:
     where = tree.args.get("where")
     if where and items and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL):
         conditions = conjuncts(where.this)
-        return " AND ".join(one.meta.get(_TEXT) or _written(one) for one in conditions)
-    return str(tree.meta.get(_TEXT) or _written(tree))
+        return " AND ".join(one.meta.get(TEXT) or _written(one) for one in conditions)
+    return str(tree.meta.get(TEXT) or _written(tree))
 
 
 def _is_counted(node: exp.Expr) -> bool:

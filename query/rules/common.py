@@ -12,6 +12,7 @@ from nearql.engine.schema import Column
 from nearql.engine.types import Metric
 from nearql.query.binder import (
     META,
+    TEXT,
     Binding,
     PendingDistance,
     PendingValue,
@@ -114,6 +115,18 @@ def nearest_first(select: exp.Select) -> exp.Expr | None:
     if not isinstance(node, exp.Neg):
         negated.parent = node.parent  # so that its columns resolve where the node stands
     return negated if distance_of(negated) else None
+
+
+def distance_in(node: exp.Expr) -> exp.Expr | None:
+    """The distance that a sort key is made of: itself, or a sum, difference or multiple of it."""
+    node = unwrapped(node)
+    if distance_of(node):
+        return node
+    if isinstance(node, exp.Neg):
+        return distance_in(node.this)
+    if isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Div):
+        return distance_in(node.this) or distance_in(node.expression)
+    return None
 
 
 def conjuncts(where: exp.Expr | None) -> list[exp.Expr]:
@@ -252,6 +265,7 @@ def pending_vector(found: Found, binding: Binding) -> PendingValue:
 def pending_value(expression: exp.Expr, where: str, dimensions: int | None = None) -> PendingValue:
     """A constant expression, taken out of the tree with the common table expressions it names."""
     select = exp.Select(expressions=[expression.copy()])
+    select.meta[TEXT] = to_nearql(unwrapped(expression))
     return PendingValue(with_ctes(expression, select), where, dimensions)
 
 

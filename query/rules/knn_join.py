@@ -20,6 +20,7 @@ from sqlglot import exp
 from nearql.engine.schema import TableDef, TableSchema
 from nearql.query.binder import (
     META,
+    TEXT,
     Binding,
     Entry,
     PendingKnnJoin,
@@ -28,6 +29,7 @@ from nearql.query.binder import (
     from_items,
     own_nodes,
 )
+from nearql.query.dialect import to_nearql
 from nearql.query.plan import INTERNAL
 from nearql.query.rules.common import (
     Found,
@@ -223,6 +225,7 @@ def _left_source(join: _Join, binding: Binding) -> Source:
     alias = join.item.alias_or_name
     kept = exp.select(_row_number(name), exp.Star())
     item = join.item.copy()
+    kept.meta[TEXT] = to_nearql(join.item)
     kept.set("from_", exp.From(this=item))
     with_ctes(join.item, kept)
     names = binding.entries(join.outer)[alias.lower()].names
@@ -261,6 +264,7 @@ def _left_query(join: _Join, left: Source, binding: Binding) -> exp.Select:
     own = binding.source_of(table)
     assert own is not None
     query.set("expressions", [own.row_reference(), other])
+    query.meta[TEXT] = f"{to_nearql(join.found.other)} of every row of {left.alias}"
     wanted = _left_conditions(join, left, binding)
     set_where(query, [one.copy() for one in wanted])
     return query

@@ -15,6 +15,7 @@ from nearql.query.rules.common import (
     Found,
     conjuncts,
     distance_column,
+    distance_in,
     distance_to,
     filter_query,
     limit_of,
@@ -26,6 +27,7 @@ from nearql.query.rules.common import (
     searchable,
     set_where,
     sort_by,
+    sort_key,
     ties_by_key,
 )
 from nearql.query.rules.range_search import upper_bound
@@ -35,6 +37,7 @@ def nearest(select: exp.Select, binding: Binding) -> None:
     """Restrict the table to the nearest rows, or note why not."""
     key = nearest_first(select)
     if key is None or not select.args.get("limit"):
+        _note_unsearched(select, binding)
         return
     found = searchable(key, binding)
     if found is None:
@@ -49,9 +52,22 @@ def nearest(select: exp.Select, binding: Binding) -> None:
     _push(select, found, binding)
 
 
+def _note_unsearched(select: exp.Select, binding: Binding) -> None:
+    """Why a distance among the sort keys asks for no search."""
+    key = sort_key(select)
+    distance = distance_in(key[0]) if key is not None else None
+    found = distance_to(distance, binding) if distance is not None else None
+    bounds = [upper_bound(one, binding) for one in conjuncts(_condition(select))]
+    if found is None or any(bounds):
+        return
+    why = "the order isn't that of rising distances" if select.args.get("limit") else "no LIMIT"
+    binding.note(f"{found.text}: {why}, so it is computed exactly for every row")
+
+
 def _note_other(select: exp.Select, key: exp.Expr, binding: Binding) -> None:
     found = distance_to(key, binding)
-    if found is not None and found.source.is_free:
+    noted = found is not None and any(note.startswith(found.text) for note in binding.notes)
+    if found is not None and found.source.is_free and not noted:
         binding.note(
             f"{found.text}: not pushed down, because the other side is no constant; "
             "computed exactly for every row"

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from sqlglot import exp
 
-from nearql.query.binder import Binding, PendingKnnJoin, PendingNearest, Source, unwrapped
-from nearql.query.dialect import distance_of
-from nearql.query.rules.common import conjuncts, distance_to, row_obstacle, set_where, sort_key
+from nearql.query.binder import Binding, PendingKnnJoin, PendingNearest, Source
+from nearql.query.rules.common import (
+    conjuncts,
+    distance_in,
+    distance_to,
+    row_obstacle,
+    set_where,
+    sort_key,
+)
 
 
 def order_unpushed(select: exp.Select, binding: Binding) -> None:
@@ -17,7 +23,7 @@ def order_unpushed(select: exp.Select, binding: Binding) -> None:
     key = sort_key(select)
     if key is None or not select.args.get("limit"):
         return
-    distance = _distance_in(key[0])
+    distance = distance_in(key[0])
     if distance is None or row_obstacle(select, binding) is not None:
         return
     found = distance_to(distance, binding)
@@ -28,18 +34,6 @@ def order_unpushed(select: exp.Select, binding: Binding) -> None:
     set_where(select, [*conjuncts(where.this if where else None), present])
     if found is not None and not found.source.opaque:
         _append_key(select, found.source)
-
-
-def _distance_in(node: exp.Expr) -> exp.Expr | None:
-    """The distance that a sort key is made of: itself, or a sum, difference or multiple of it."""
-    node = unwrapped(node)
-    if distance_of(node):
-        return node
-    if isinstance(node, exp.Neg):
-        return _distance_in(node.this)
-    if isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Div):
-        return _distance_in(node.this) or _distance_in(node.expression)
-    return None
 
 
 def _append_key(select: exp.Select, source: Source) -> None:

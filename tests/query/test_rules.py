@@ -1,0 +1,35 @@
+"""What each rule makes of statements: tests/scripts/rules/<rule>.sql, a statement and its plan.
+
+`NEARQL_REWRITE=1 pytest tests/query/test_rules.py` writes the plans anew; read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from support.sql import Sql
+
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "rules"
+COLUMNS = "id BIGINT PRIMARY KEY, title TEXT, price DOUBLE, cat TEXT, vec VECTOR(2)"
+
+
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """(statement, plan) of each block; a blank line ends a block, `----` comes before the plan."""
+    parts = [part.partition("\n----\n") for part in path.read_text().strip().split("\n\n")]
+    return [(statement.strip(), plan.strip()) for statement, _, plan in parts]
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.sql")), ids=lambda path: path.stem)
+def test_plans_are_those_of_the_script(path: Path, sql: Sql) -> None:
+    """EXPLAIN of every statement gives the lines below it."""
+    sql.run(
+        f"CREATE TABLE docs ({COLUMNS}); CREATE TABLE queries (id BIGINT PRIMARY KEY, v VECTOR(2))"
+    )
+    found = [(text, "\n".join(sql.explain(text))) for text, _ in blocks(path)]
+    if os.environ.get("NEARQL_REWRITE"):
+        path.write_text("\n\n".join(f"{text}\n----\n{plan}" for text, plan in found) + "\n")
+    assert found == blocks(path)
+    sql.database.close()
