@@ -1,10 +1,11 @@
 """Which functions a statement may call: an allow-list, reviewed by hand.
 
-It was made once from `duckdb_functions()` of DuckDB 2.0 by leaving out whatever reads or changes anything but
-its arguments (files, settings, variables, sequences, the catalog, logs, the clock's speed), whatever runs SQL
-that it is given as text (`query`, `json_execute_serialized_sql`), PostgreSQL's catalog look-alikes, collations'
-own functions, geometry, variants, and internals (`__...`, aggregate states). A function that a later DuckDB
-adds is refused until someone has looked at it and added it here; a test fails when a name here is gone.
+It was made once from `duckdb_functions()` of DuckDB 2.0 by leaving out whatever reads or changes
+anything but its arguments (files, settings, variables, sequences, the catalog, logs, the clock's
+speed), whatever runs SQL that it is given as text (`query`, `json_execute_serialized_sql`),
+PostgreSQL's catalog look-alikes, collations' own functions, geometry, variants, and internals
+(`__...`, aggregate states). A function that a later DuckDB adds is refused until someone has
+looked at it and added it here; a test fails when a name here is gone.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ generate_series generate_subscripts json_each json_tree range regexp_split_to_ta
 ALLOWED = SCALAR | AGGREGATE | WINDOW | SYNTAX | VECTOR
 AGGREGATES = AGGREGATE | _names("grouping grouping_id percentile_cont percentile_disc")
 
-# Functions whose result grows with a number they are given: name -> (argument, 0-based; what it counts).
+# Functions whose result grows with a number they are given: name -> (argument, 0-based; what it
+# counts).
 GROWING = {
     "repeat": (1, "repetitions"),
     "lpad": (1, "characters"),

@@ -1,12 +1,14 @@
-"""What a statement may touch: an allow-list over its tree, checked before anything is planned or run.
+"""What a statement may touch: an allow-list over its tree, checked before anything is planned or
+run.
 
-DuckDB is locked (no files, no extensions, no settings), and this is the second door: a statement reaches DuckDB
-only when every node in it is of a known kind, every table is in the catalog (or a system table, a CTE, a short
-list of table functions), and every function is in `query/functions.py`. DuckDB's own catalog (`sqlite_master`,
-`duckdb_settings()`, `information_schema`), and NearQL's internal names, can't be named.
+DuckDB is locked (no files, no extensions, no settings), and this is the second door: a statement
+reaches DuckDB only when every node in it is of a known kind, every table is in the catalog (or a
+system table, a CTE, a short list of table functions), and every function is in
+`query/functions.py`. DuckDB's own catalog (`sqlite_master`, `duckdb_settings()`,
+`information_schema`), and NearQL's internal names, can't be named.
 
-A CTE's name counts only where it is visible: in `WITH a AS (SELECT * FROM b), b AS (...)`, the `b` inside `a`
-is no CTE, and DuckDB would look it up in its catalog.
+A CTE's name counts only where it is visible: in `WITH a AS (SELECT * FROM b), b AS (...)`, the `b`
+inside `a` is no CTE, and DuckDB would look it up in its catalog.
 """
 
 from __future__ import annotations

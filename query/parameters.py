@@ -1,7 +1,8 @@
 """Values of a statement's parameters: who gave what, and how it binds.
 
-Where a vector is expected, a list of numbers, vector text (`[1, 2, 3]`), base64 of little-endian float32, a
-NumPy array or an Arrow value binds; elsewhere a value goes to DuckDB as it is, and a list is a DuckDB list.
+Where a vector is expected, a list of numbers, vector text (`[1, 2, 3]`), base64 of little-endian
+float32, a NumPy array or an Arrow value binds; elsewhere a value goes to DuckDB as it is, and a
+list is a DuckDB list.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _PLAIN = (
 
 
 def parameter_name(node: exp.Expr) -> str | None:
-    """The name of a parameter node (`q` for `:q` and `$q`, `1` for `$1` and the first `?`), else None."""
+    """The name of a parameter node (`q` for `:q` and `$q`, `1` for `$1` and the first `?`), else
+    None."""
     return str(node.this) if isinstance(node, exp.Placeholder) else None
 
 
@@ -149,7 +151,8 @@ def vector(value: Any, *, dimensions: int | None, where: str) -> Vector | None:
     """A vector from whatever a user may write for one; None for NULL.
 
     Args:
-        value: a list of numbers, `[..]` text, base64 of little-endian float32, bytes of the same, a NumPy
+        value: a list of numbers, `[..]` text, base64 of little-endian float32, bytes of the same,
+        a NumPy
             array or an Arrow value.
         dimensions: how many it must have; None = any.
         where: names the place in errors, as in "parameter :q" or "column 'vec', row 3".

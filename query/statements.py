@@ -43,7 +43,8 @@ class ConflictClause:
 
 @dataclass(frozen=True, kw_only=True)
 class Insert(Statement):
-    """INSERT INTO table [AS alias] [(columns)] [BY NAME] source [ON CONFLICT ...] [RETURNING ...]."""
+    """INSERT INTO table [AS alias] [(columns)] [BY NAME] source [ON CONFLICT ...] [RETURNING
+    ...]."""
 
     table: str
     alias: str | None = None

@@ -1,8 +1,8 @@
 """Statements that change the catalog: validated wholly, then proposed to metadata as one change.
 
-A statement that would change nothing (IF EXISTS, IF NOT EXISTS, a scalar index) says so in the answer's
-notices. Everything that can be told from the statement and the catalog is refused here; what only the rows can
-tell (NOT NULL on an added column) is refused by the table.
+A statement that would change nothing (IF EXISTS, IF NOT EXISTS, a scalar index) says so in the
+answer's notices. Everything that can be told from the statement and the catalog is refused here;
+what only the rows can tell (NOT NULL on an added column) is refused by the table.
 """
 
 from __future__ import annotations

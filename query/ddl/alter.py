@@ -1,8 +1,9 @@
 """ALTER TABLE: every action is applied to the schema in turn; metadata sees one new schema.
 
-A column's number marks its data in segments and is never given twice, not even after its column was dropped and
-the rows are still on disk. Schema versions never repeat either, so an added column takes its number from the
-version that adds it: version * 1024 + place, above every number that CREATE TABLE gives.
+A column's number marks its data in segments and is never given twice, not even after its column
+was dropped and the rows are still on disk. Schema versions never repeat either, so an added column
+takes its number from the version that adds it: version * 1024 + place, above every number that
+CREATE TABLE gives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What columns, defaults and checks may be; DuckDB itself tells whether an expression fits its type."""
+"""What columns, defaults and checks may be; DuckDB itself tells whether an expression fits its
+type."""
 
 from __future__ import annotations
 
@@ -138,7 +139,7 @@ def checked_conditions(
 
 def _bind(statement: Statement, condition: str, columns: Sequence[Column], table: str) -> None:
     items = ", ".join(f"CAST(NULL AS {c.type.duck}) AS {quoted(c.name)}" for c in columns)
-    sql = f"SELECT CAST(({condition}) AS BOOLEAN) FROM (SELECT {items}) AS {quoted(table)} LIMIT 0"
+    sql = f"SELECT CAST(({condition}) AS BOOLEAN) FROM (SELECT {items}) AS {quoted(table)}"
     try:
         with duck.shared().cursor() as cursor:
             cursor.query(sql)

@@ -1,6 +1,7 @@
 """Text of a request -> statements.
 
-`parse` is all that the rest needs; `distance_of`, `to_duckdb` and `nearest` help to work on the trees.
+`parse` is all that the rest needs; `distance_of`, `to_duckdb` and `nearest` help to work on the
+trees.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from nearql.query.dialect import dml, utility
 from nearql.query.dialect.alter import alter
 from nearql.query.dialect.create import create_table
 from nearql.query.dialect.cursor import Cursor, did_you_mean, nearest
-from nearql.query.dialect.grammar import retyped
-from nearql.query.dialect.index import create_index, drop_index, reindex
 from nearql.query.dialect.depth import DEFAULT_LIMITS, Limits
+from nearql.query.dialect.index import create_index, drop_index, reindex
 from nearql.query.dialect.lexer import Source, split
 from nearql.query.dialect.render import distance_of, to_duckdb, to_nearql
+from nearql.query.dialect.tokens import retyped
 from nearql.query.statements import DropTable, Explain, Statement
 
 __all__ = ["Limits", "did_you_mean", "distance_of", "nearest", "parse", "to_duckdb", "to_nearql"]

@@ -1,4 +1,5 @@
-"""CREATE TABLE: every column form of PostgreSQL that means something here, the others refused by name."""
+"""CREATE TABLE: every column form of PostgreSQL that means something here, the others refused by
+name."""
 
 from __future__ import annotations
 

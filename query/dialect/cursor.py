@@ -36,7 +36,8 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 class Cursor:
-    """Reads tokens from the left. Invariant: `at` is the next token's index, at most `len(tokens)`."""
+    """Reads tokens from the left. Invariant: `at` is the next token's index, at most
+    `len(tokens)`."""
 
     def __init__(
         self, source: Source, tokens: Sequence[Token] | None = None, end: int | None = None
@@ -59,7 +60,8 @@ class Cursor:
         return self.end
 
     def _words(self, index: int) -> list[str]:
-        """A token in upper case; several words where sqlglot makes one token of them (PRIMARY KEY)."""
+        """A token in upper case; several words where sqlglot makes one token of them (PRIMARY
+        KEY)."""
         if index >= len(self.tokens):
             return []
         token = self.tokens[index]
@@ -68,7 +70,8 @@ class Cursor:
         return str(token.text).upper().split()
 
     def word(self, ahead: int = 0) -> str:
-        """A coming token's first word in upper case; "" at the end and for strings and quoted names."""
+        """A coming token's first word in upper case; "" at the end and for strings and quoted
+        names."""
         return next(iter(self._words(self.at + ahead)), "")
 
     def _end_of(self, words: Sequence[str]) -> int | None:

@@ -1,12 +1,14 @@
 """How deep a statement nests, measured on its tokens before a parser recurses into it.
 
-sqlglot's parser and generator recurse on brackets, on prefix operators (`NOT NOT ...`), on chains that lean one
-way (`a ** b ** ...`, `a[1][1]...`) and on CASE. In Python that ends as RecursionError; in sqlglot's compiled
-build it ends the process. In two places it also tries both ways at each level, 2^n steps for n of them: a
-type's name before a bracket, `DATE(DATE(...`, and a JOIN that no ON follows.
+sqlglot's parser and generator recurse on brackets, on prefix operators (`NOT NOT ...`), on chains
+that lean one way (`a ** b ** ...`, `a[1][1]...`) and on CASE. In Python that ends as
+RecursionError; in sqlglot's compiled build it ends the process. In two places it also tries both
+ways at each level, 2^n steps for n of them: a type's name before a bracket, `DATE(DATE(...`, and a
+JOIN that no ON follows.
 
-So every open bracket counts one, and every token that deepens what it stands in counts one more until the next
-comma, AND, OR or ON on its level. The sum over the open levels must stay below `Limits.nesting`.
+So every open bracket counts one, and every token that deepens what it stands in counts one more
+until the next comma, AND, OR or ON on its level. The sum over the open levels must stay below
+`Limits.nesting`.
 
     SELECT f(NOT NOT (1))
             1  2   3 4        levels: [SELECT: 0] [f(: 1 + 2 for NOT] [(: 1] -> 4
@@ -22,9 +24,8 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError
 from nearql.query.dialect.grammar import CARRIER_TOKENS
+from nearql.query.dialect.tokens import CLOSES, OPENS, ends_operand
 
-OPENS = {TokenType.L_PAREN: ")", TokenType.L_BRACKET: "]", TokenType.L_BRACE: "}"}
-CLOSES = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
 _DEEPENS = frozenset(
     {
         TokenType.NOT, TokenType.CASE, TokenType.ELSE, TokenType.INTERVAL, TokenType.DSTAR,
@@ -41,12 +42,6 @@ _BINARY = (
     TokenType.DASH, TokenType.PLUS, TokenType.STAR, TokenType.SLASH, TokenType.DIV, TokenType.MOD,
     TokenType.DPIPE, TokenType.EQ, TokenType.NEQ, TokenType.LT, TokenType.GT, TokenType.LTE, TokenType.GTE,
 )  # fmt: skip
-_OPERANDS = (TokenType.IDENTIFIER, TokenType.NUMBER, TokenType.STRING)
-_BEFORE_OPERAND = frozenset(
-    """ALL AND ANY AS ASC BETWEEN BY CASE DEFAULT DISTINCT ELSE ESCAPE EXCEPT FILTER FROM GLOB HAVING IF
-    ILIKE IN INTERVAL IS LIKE LIMIT NOT OFFSET ON OR QUALIFY RETURNING SAMPLE SELECT SET SIMILAR SOME THEN
-    TIMEOUT TO UNION USING VALUES WAIT WHEN WHERE XOR ZONE""".split()
-)
 _SEPARATES = (
     TokenType.COMMA, TokenType.AND, TokenType.OR, TokenType.ON, TokenType.SELECT, TokenType.FROM,
     TokenType.WHERE, TokenType.USING, TokenType.WHEN, TokenType.THEN,
@@ -133,14 +128,6 @@ def _open_joins(joins: int, token: Token, before: Token | None) -> int:
     if token.token_type is TokenType.JOIN:
         return joins + (before is None or str(before.text).upper() not in _ON_FREE)
     return joins
-
-
-def ends_operand(token: Token) -> bool:
-    """Whether a value may end with this token, so that an operator may follow."""
-    if token.token_type in CLOSES or token.token_type in _OPERANDS:
-        return True
-    words = str(token.text).upper().split()
-    return bool(words) and words[-1].isidentifier() and words[-1] not in _BEFORE_OPERAND
 
 
 def _closed(levels: list[_Level], token: Token) -> _Level:

@@ -1,19 +1,21 @@
 """The NearQL dialect for sqlglot: DuckDB's grammar, pgvector's operators, and no translation.
 
-sqlglot is a transpiler: its DuckDB parser turns `LIST_SORT(x)` into a dialect-neutral node and its generator
-turns that node into what it believes DuckDB calls it, which is not always what was written. NearQL must not
-change what a statement means, so three things differ from `sqlglot.dialects.duckdb`:
+sqlglot is a transpiler: its DuckDB parser turns `LIST_SORT(x)` into a dialect-neutral node and its
+generator turns that node into what it believes DuckDB calls it, which is not always what was
+written. NearQL must not change what a statement means, so three things differ from
+`sqlglot.dialects.duckdb`:
 
-* The names of ordinary functions are marked in the token stream (`mark_functions`), which makes the parser
-  keep each call as written (`exp.Anonymous`); the marks are taken off the tree again (`unmark`). Only what has
-  its own syntax (CAST, EXTRACT, SUBSTRING ... FROM) keeps its own node.
+* The names of ordinary functions are marked in the token stream (`mark_functions`), which makes
+the parser
+  keep each call as written (`exp.Anonymous`); the marks are taken off the tree again (`unmark`).
+  Only what has its own syntax (CAST, EXTRACT, SUBSTRING ... FROM) keeps its own node.
 * JSON paths stay the text they are (`to_json_path`).
 * The distance operators are tokens that the DuckDB dialect has no use for, parsed at the level of
   PostgreSQL's "other operators": below + and -, above comparisons.
 
-With sqlglot's compiled build (`sqlglotc`) parsers and generators can't be subclassed, so the operator tokens
-are added to `DuckDBParser.BITWISE` in place. That is visible to others in the process, but only to text that
-contains those tokens, which no other dialect's tokenizer makes.
+With sqlglot's compiled build (`sqlglotc`) parsers and generators can't be subclassed, so the
+operator tokens are added to `DuckDBParser.BITWISE` in place. That is visible to others in the
+process, but only to text that contains those tokens, which no other dialect's tokenizer makes.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.generators.duckdb import DuckDBGenerator
 from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.tokenizer_core import Token, TokenType
+
+from nearql.query.dialect.tokens import ends_operand, retyped
 
 # Operator -> (token that DuckDB's dialect never makes, carrier node that it never builds).
 # The compiled parser only takes node classes that it knows, hence sqlglot's own.
@@ -49,12 +53,14 @@ _OWN_SYNTAX = frozenset(
      "ALL", "SOME", "CASE", "STRUCT", "ROW", "ARRAY", "VALUES", "COLUMNS", "LIKE", "ILIKE",
      "GLOB", "COLLATE"}
 )  # fmt: skip
-# `j -> 'a'` inside a call would be a lambda to sqlglot; DuckDB 2 writes lambdas `lambda x: ...` and `->` is JSON.
+# `j -> 'a'` inside a call would be a lambda to sqlglot; DuckDB 2 writes lambdas `lambda x: ...`
+# and `->` is JSON.
 _ARROW = TokenType.SOUNDS_LIKE
 _MARK = "nq\N{MIDDLE DOT}"
 
 
-# On some malformed text sqlglot's parser doesn't complain but breaks, its compiled build more often.
+# On some malformed text sqlglot's parser doesn't complain but breaks, its compiled build more
+# often.
 BROKEN = (TypeError, AttributeError, ValueError, LookupError, AssertionError)
 
 
@@ -102,7 +108,6 @@ _TEMPORAL = frozenset(
     }
 )
 _BEFORE_TYPES = (TokenType.DCOLON, TokenType.ALIAS)
-_BEFORE_REPLACE = (TokenType.STAR, TokenType.R_PAREN, TokenType.VAR, TokenType.IDENTIFIER)
 _NAMES = (
     frozenset(DuckDBParser.FUNCTIONS)
     | frozenset(DuckDBParser.FUNCTION_PARSERS)
@@ -134,24 +139,30 @@ def _is_call(stream: list[Token], at: int) -> bool:
         return before is not TokenType.R_PAREN
     if token.token_type in DuckDBParser.TYPE_TOKENS:
         return token.token_type not in _TEMPORAL and before not in _BEFORE_TYPES
-    if before in _BEFORE_REPLACE and token.token_type is TokenType.REPLACE:
-        return False  # SELECT * REPLACE (...), * EXCLUDE (id) REPLACE (...)
+    if token.token_type is TokenType.REPLACE and _replaces_columns(stream, at):
+        return False
     return token.token_type in _FUNCTION_TOKENS
 
 
+def _replaces_columns(stream: list[Token], at: int) -> bool:
+    """`SELECT * REPLACE (...)`, `* EXCLUDE (id) REPLACE (...)`; but `2 * replace(...)` is a
+    call."""
+    if at == 0:
+        return False
+    if stream[at - 1].token_type is TokenType.STAR:
+        return at < 2 or not ends_operand(stream[at - 2])
+    return ends_operand(stream[at - 1])
+
+
 def _has_in(stream: list[Token], opening: int) -> bool:
-    """Whether the brackets that open here hold IN, as in POSITION('a' IN b); DuckDB's position(b, 'a') has none."""
+    """Whether the brackets that open here hold IN, as in POSITION('a' IN b); DuckDB's position(b,
+    'a') has none."""
     depth = 0
     for token in stream[opening:]:
         depth += {TokenType.L_PAREN: 1, TokenType.R_PAREN: -1}.get(token.token_type, 0)
         if depth == 0 or depth == 1 and token.token_type is TokenType.IN:
             return depth == 1
     return False
-
-
-def retyped(token: Token, kind: TokenType, text: str) -> Token:
-    """A token of another kind and text in the same place."""
-    return Token(kind, text, token.line, token.col, token.start, token.end, token.comments)
 
 
 def unmark(tree: exp.Expr) -> exp.Expr:

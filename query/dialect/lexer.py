@@ -10,9 +10,10 @@ from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, TooLarge, Unsupported
-from nearql.query.dialect.depth import CLOSES, DEFAULT_LIMITS, Limits, check_depth, ends_operand
-from nearql.query.dialect.grammar import DIALECT, OPERATORS, retyped
+from nearql.query.dialect.depth import DEFAULT_LIMITS, Limits, check_depth
+from nearql.query.dialect.grammar import DIALECT, OPERATORS
 from nearql.query.dialect.literals import lift, put_back
+from nearql.query.dialect.tokens import ends_operand, retyped
 
 _PARAMETER = re.compile(r"[A-Za-z_]\w*$")
 _LATER = (OPERATORS["<~>"][0], OPERATORS["<%>"][0])
@@ -126,8 +127,8 @@ def _check_neighbours(text: str, tokens: list[Token]) -> None:
 def _bracket_literals(tokens: list[Token]) -> list[Token]:
     """Brackets where sqlglot would read a literal together with the wrong neighbour.
 
-    `DATE '2024-01-01'::TEXT` casts a date to text; sqlglot would cast the text and then make a date of it.
-    `INTERVAL 1 DAY + 1` adds a number; sqlglot would make an interval of it.
+    `DATE '2024-01-01'::TEXT` casts a date to text; sqlglot would cast the text and then make a
+    date of it. `INTERVAL 1 DAY + 1` adds a number; sqlglot would make an interval of it.
     """
     made: list[Token] = []
     for at, token in enumerate(tokens):
@@ -158,10 +159,11 @@ def _adds_to_interval(tokens: list[Token], at: int) -> bool:
 
 
 def _spell_parameters(tokens: list[Token]) -> list[Token]:
-    """`?` (numbered through the request) and `:name` as `$name`, which is all that the grammar knows.
+    """`?` (numbered through the request) and `:name` as `$name`, which is all that the grammar
+    knows.
 
-    A colon after an operand is DuckDB's: a slice (`a[1:n]`), a struct's key or a prefix alias; so is one that
-    starts a slice (`a[:n]`).
+    A colon after an operand is DuckDB's: a slice (`a[1:n]`), a struct's key or a prefix alias; so
+    is one that starts a slice (`a[:n]`).
     """
     spelled: list[Token] = []
     questions = 0
@@ -189,7 +191,8 @@ def _spell_parameters(tokens: list[Token]) -> list[Token]:
 
 
 def _is_array_word(tokens: list[Token], at: int) -> bool:
-    """The ARRAY of `ARRAY[...]`: `[...]` means the same, and sqlglot takes 2^n steps for n nested ones."""
+    """The ARRAY of `ARRAY[...]`: `[...]` means the same, and sqlglot takes 2^n steps for n nested
+    ones."""
     if tokens[at].token_type is not TokenType.ARRAY or at + 1 >= len(tokens):
         return False
     bracket = tokens[at + 1].token_type is TokenType.L_BRACKET

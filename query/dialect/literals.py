@@ -1,9 +1,9 @@
 """Vector literals written as arrays, lifted out of the text before it is tokenised.
 
-`vec <-> ARRAY[0.1, ...]` with 384 numbers is 770 tokens to sqlglot (9 ms); as the text `'[0.1, ...]'` it is one.
-Beside a distance operator both mean the same vector, so there, and only there, a long array of plain numbers is
-blanked to a string literal of the same length (every position in the request stays right) and its text is
-put back into the token that the blank becomes.
+`vec <-> ARRAY[0.1, ...]` with 384 numbers is 770 tokens to sqlglot (9 ms); as the text `'[0.1,
+...]'` it is one. Beside a distance operator both mean the same vector, so there, and only there, a
+long array of plain numbers is blanked to a string literal of the same length (every position in
+the request stays right) and its text is put back into the token that the blank becomes.
 """
 
 from __future__ import annotations

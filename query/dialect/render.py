@@ -4,18 +4,19 @@ What `to_duckdb` emits (the executor's part of the bargain is to register these 
 
 | in NearQL | in DuckDB |
 |---|---|
-| `a <-> b`, `a <#> b`, `a <=> b`, `a <+> b`, and the functions of the same meaning | `nq_l2(a, b)`, `nq_ip`, `nq_cos`, `nq_l1` |
+| `a <-> b`, `a <#> b`, `a <=> b`, `a <+> b`, and the functions of the same meaning | `nq_l2(a,
+b)`, `nq_ip`, `nq_cos`, `nq_l1` |
 | `inner_product(a, b)`, positive as in pgvector, unless negated | as it is |
 | `vector_dims, vector_norm, l2_normalize, subvector` | as they are |
 | `x::vector(3)`, `x::vector` | `CAST(x AS FLOAT[3])`, `CAST(x AS FLOAT[])` |
 | `'[..]'::halfvec(3)` of literal text | the same with its elements rounded to float16 |
 | `:q`, `$q`, `?`, `$1` | `$q`, `$q`, `$1`, `$1` |
 
-`+ - *` and `avg`, `sum` look the same for numbers and vectors, so only the executor, which knows types, can tell
-them apart (`nq_add, nq_subtract, nq_multiply, nq_avg, nq_sum`).
+`+ - *` and `avg`, `sum` look the same for numbers and vectors, so only the executor, which knows
+types, can tell them apart (`nq_add, nq_subtract, nq_multiply, nq_avg, nq_sum`).
 
-sqlglot's generator is right for nearly every node once functions are kept as written; the few that it would
-change (`IGNORE NULLS`, `WITHIN GROUP`) are rendered here and put back as plain text nodes.
+sqlglot's generator is right for nearly every node once functions are kept as written; the few that
+it would change (`IGNORE NULLS`, `WITHIN GROUP`) are rendered here and put back as plain text nodes.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ CANONICAL = {
 def distance_of(node: exp.Expr) -> tuple[Metric, exp.Expr, exp.Expr] | None:
     """(metric, left, right) where the node's value is that metric's distance; else None.
 
-    `inner_product(a, b)` is positive, so it is the negated call, `-inner_product(a, b)`, that is the
-    distance of `<#>`.
+    `inner_product(a, b)` is positive, so it is the negated call, `-inner_product(a, b)`, that is
+    the distance of `<#>`.
     """
     operator = CARRIERS.get(type(node))
     if operator is not None and operator in _OPERATOR_METRIC:

@@ -1,4 +1,5 @@
-"""SET, SHOW, EXPLAIN, WAIT, transactions and the other small statements; and what is refused by name."""
+"""SET, SHOW, EXPLAIN, WAIT, transactions and the other small statements; and what is refused by
+name."""
 
 from __future__ import annotations
 

@@ -409,8 +409,8 @@ def kinds(text: str) -> list[str]:
 def test_every_statement_has_a_class() -> None:
     """What the product offers, in one request."""
     text = """
-        SELECT 1; WITH a AS (SELECT 1) SELECT * FROM a; VALUES (1); FROM docs; TABLE docs; (SELECT 1);
-        INSERT INTO t VALUES (1); UPDATE t SET a = 1; DELETE FROM t; TRUNCATE t;
+        SELECT 1; WITH a AS (SELECT 1) SELECT * FROM a; VALUES (1); FROM docs; TABLE docs; (SELECT
+        1); INSERT INTO t VALUES (1); UPDATE t SET a = 1; DELETE FROM t; TRUNCATE t;
         CREATE TABLE t (a INT); CREATE TABLE t AS SELECT 1; DROP TABLE t; ALTER TABLE t RENAME TO u;
         CREATE INDEX ON t USING hnsw (v); DROP INDEX i; REINDEX INDEX i; CREATE EXTENSION vector;
         SET a = 1; RESET a; SHOW TABLES; DESCRIBE t; EXPLAIN SELECT 1; BEGIN; COMMIT; ROLLBACK;

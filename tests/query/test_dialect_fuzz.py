@@ -1,4 +1,5 @@
-"""Whatever text comes in, parse() answers or raises a NearQLError; so do rendering and the guard."""
+"""Whatever text comes in, parse() answers or raises a NearQLError; so do rendering and the
+guard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A statement's meaning is DuckDB's: what NearQL renders gives what DuckDB gives for the text as written."""
+"""A statement's meaning is DuckDB's: what NearQL renders gives what DuckDB gives for the text as
+written."""
 
 from __future__ import annotations
 
@@ -130,10 +131,10 @@ def normal(node: Any) -> Any:
 
 
 def test_random_expressions_are_the_same_tree(con: duckdb.DuckDBPyConnection) -> None:
-    """Of 3,000 random expressions, those that DuckDB takes are rendered as the same expression."""
+    """Of 800 random expressions, those that DuckDB takes are rendered as the same expression."""
     chance = random.Random(20260801)
     compared = refused = 0
-    for _ in range(3_000):
+    for _ in range(800):
         text = f"SELECT {expression(chance, chance.choice((1, 2, 3)))} FROM t"
         written = duckdb_tree(con, text)
         if written is None:
@@ -145,5 +146,5 @@ def test_random_expressions_are_the_same_tree(con: duckdb.DuckDBPyConnection) ->
             continue
         assert duckdb_tree(con, rendered) == written, f"{text}\n{rendered}"
         compared += 1
-    assert compared > 2_500
-    assert refused < 15
+    assert compared > 700
+    assert refused < 5
