@@ -1,8 +1,9 @@
-"""The segment that takes writes: vectors in doubling arrays, scalars as a few record batches.
+"""The segment that takes writes: vectors in arrays with room, scalars as a few record batches.
 
 A read view holds slices of the vector arrays up to the length that was published to it. Appending
-writes beyond that length, so no view notices; when an array is full, its rows move to one twice as
-large and old views keep the old one.
+writes beyond that length, so no view notices; when an array is full, its rows move to a larger one
+and old views keep the old one. A small array doubles; beyond `_SMALL` rows the next one has room
+for a whole segment, which costs address space, but no memory before rows come.
 
 Scalar batches of similar size are merged as in a log-structured tree (`_FAN_IN` at a time), so that
 n single-row inserts leave O(log n) batches and copy each row O(log n) times.
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 
 from nearql.engine.segment.data import SegmentData, VectorBlock
 from nearql.engine.segment.rows import Rows
+from nearql.engine.settings import EngineSettings
 
 _FAN_IN = 8
 _FIRST_CAPACITY = 64
+_SMALL = 4096
 
 
 class GrowingSegment:
@@ -29,24 +32,20 @@ class GrowingSegment:
     Invariant: rows already published by `data` never change.
     """
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: int, settings: EngineSettings) -> None:
         self.base = base
+        self._settings = settings
         self.rows = 0
         self.nbytes = 0  # of vectors and scalars, as given
-        self._expected = 0  # rows that this segment is known to get
         self._chunks: list[pa.RecordBatch] = []
         self._vectors: dict[int, _VectorBuffer] = {}
-
-    def expect(self, rows: int) -> None:
-        """Make room for that many more rows at once, where more room is needed at all."""
-        self._expected = self.rows + rows
 
     def append(self, rows: Rows) -> None:
         """Add rows, which must have the columns of those before."""
         if rows.count == 0:
             return
         for number, block in rows.vectors.items():
-            self._buffer(number, block).append(self.rows, block, self._expected)
+            self._buffer(number, block).append(self.rows, block)
         self._chunks.append(rows.scalars)
         self._merge()
         self.rows += rows.count
@@ -60,8 +59,9 @@ class GrowingSegment:
     def _buffer(self, number: int, block: VectorBlock) -> _VectorBuffer:
         found = self._vectors.get(number)
         if found is None:
-            capacity = max(_FIRST_CAPACITY, len(block.data), self._expected)
-            found = self._vectors[number] = _VectorBuffer(block, capacity)
+            full = self._settings.seal_bytes // block.data.strides[0]
+            found = _VectorBuffer(block, min(full, self._settings.seal_rows))
+            self._vectors[number] = found
         return found
 
     def _merge(self) -> None:
@@ -76,17 +76,22 @@ class GrowingSegment:
 
 
 class _VectorBuffer:
-    """One vector column's arrays; capacity doubles."""
+    """One vector column's arrays. full: rows that a whole segment has at most."""
 
-    def __init__(self, like: VectorBlock, capacity: int) -> None:
+    def __init__(self, like: VectorBlock, full: int) -> None:
+        self._full = full
+        capacity = self._room(like.data.shape[0])
         self._data = np.empty((capacity, like.data.shape[1]), like.data.dtype)
         self._norms = np.empty(capacity, np.float32)
         self._valid: NDArray[np.bool_] | None = None  # made by the first NULL
 
-    def append(self, at: int, block: VectorBlock, expected: int) -> None:
+    def _room(self, rows: int) -> int:
+        return max(2 * rows, _FIRST_CAPACITY) if rows <= _SMALL else max(rows, self._full)
+
+    def append(self, at: int, block: VectorBlock) -> None:
         end = at + block.data.shape[0]
         if end > self._data.shape[0]:
-            self._grow(at, max(end, 2 * self._data.shape[0], expected))
+            self._grow(at, self._room(end))
         self._data[at:end] = block.data
         self._norms[at:end] = block.norms
         if block.valid is not None and self._valid is None:

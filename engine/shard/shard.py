@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,7 @@ class Shard:
         self._state = ShardState(meta.shard, key[0], context.settings)
         self._store = CheckpointStore(context.fs, directory, context.settings.seal_rows)
         self._tail: deque[Pending] = deque()  # invariant: in log order, none applied
+        self._oldest_pending: float = inf  # LSN of the tail's first; read without the lock
         self._tail_keys: dict[Key, tuple[bool, int]] = {}  # key -> (exists, LSN of who says so)
         self._in_flight: dict[bytes, Pending] = {}
         self._checkpoint_lock = threading.Lock()
@@ -220,7 +222,7 @@ class Shard:
 
         Applies what a writer that gave up waiting left in the tail, if nobody else writes.
         """
-        if self._tail and self._tail[0].statement.lsn <= self.wal.durable_lsn:
+        if self._oldest_pending <= self.wal.durable_lsn:
             self._apply_abandoned()
         return self._view
 
@@ -346,6 +348,7 @@ class Shard:
         nbytes = sum(memoryview(part).nbytes for p in payloads for part in p.parts)
         pending = Pending(statement, keys, nbytes)
         self._tail.append(pending)
+        self._oldest_pending = min(self._oldest_pending, statement.lsn)
         for key, exists in keys.items():
             self._tail_keys[key] = exists, statement.lsn
         if statement.request_id != NO_REQUEST:
@@ -394,6 +397,7 @@ class Shard:
             # Half-applied state must not be served, and the log holds the truth.
             self._context.on_fatal(f"shard {self.directory}: applying the log failed: {error!r}")
             raise
+        self._oldest_pending = self._tail[0].statement.lsn if self._tail else inf
         self._view = self._state.view()
 
     def _apply(self, pending: Pending) -> None:

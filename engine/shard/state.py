@@ -79,7 +79,7 @@ class ShardState:
         self.settings = settings
         self.index = KeyIndex()
         self.closed: list[SegmentView] = []  # invariant: none is empty
-        self.growing = GrowingSegment(0)
+        self.growing = GrowingSegment(0, settings)
         self.growing_live: NDArray[np.bool_] | None = None  # invariant: None or growing.rows long
         self.growing_dead = 0
         self.dedup = Dedup(settings.dedup_entries)
@@ -113,11 +113,8 @@ class ShardState:
             self.version = statement.lsn
         for keys in statement.deletes:
             self._kill(self.index.remove(keys))
-        coming = sum(rows.count for rows in statement.puts)
         for rows in statement.puts:
-            self.growing.expect(min(coming, self.settings.seal_rows))
             self._put(rows)
-            coming -= rows.count
         self.applied_lsn, self.epoch = statement.lsn, statement.epoch
         recorded = Recorded(statement.lsn, statement.epoch, statement.counts)
         self.dedup.add(statement.request_id, recorded)
@@ -168,13 +165,13 @@ class ShardState:
         """Close the growing segment, if it has rows, and begin another."""
         if self.growing.rows:
             self.closed.append(self._growing_view())
-            self.growing = GrowingSegment(self.next_position)
+            self.growing = GrowingSegment(self.next_position, self.settings)
             self.growing_live, self.growing_dead = None, 0
 
     def _truncate(self) -> None:
         self.index.clear()
         self.closed = []
-        self.growing = GrowingSegment(0)
+        self.growing = GrowingSegment(0, self.settings)
         self.growing_live, self.growing_dead = None, 0
 
     def _kill(self, positions: NDArray[np.int64]) -> None:
@@ -219,7 +216,7 @@ class ShardState:
         self.closed = segments
         for segment in segments:
             self._load_keys(segment)
-        self.growing = GrowingSegment(next_position)
+        self.growing = GrowingSegment(next_position, self.settings)
 
     def _load_keys(self, segment: SegmentView) -> None:
         keys = segment.data.column(self.key_number)

@@ -13,6 +13,7 @@ from nearql.engine.segment.data import SegmentData, VectorBlock
 from nearql.engine.segment.growing import GrowingSegment
 from nearql.engine.segment.rows import Rows
 from nearql.engine.segment.sealed import join, joinable, open_segment, write_segment
+from nearql.engine.settings import EngineSettings
 from nearql.engine.storage.files import LocalFileSystem
 from support.tables import SCHEMA, row, table_of
 
@@ -21,7 +22,7 @@ FS = LocalFileSystem()
 
 def segment(base: int, keys: range, schema: TableSchema = SCHEMA) -> SegmentData:
     """Rows in several chunks, every fifth vector NULL."""
-    growing = GrowingSegment(base)
+    growing = GrowingSegment(base, EngineSettings())
     for key in keys:
         values = row(key) | ({"vec": None} if key % 5 == 0 else {})
         growing.append(Rows.of(schema, table_of([values], schema)))
