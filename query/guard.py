@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from sqlglot import exp
 
 from nearql.engine.errors import NearQLError, NotFound, SqlError, TooLarge, Unsupported
-from nearql.query import functions
+from nearql.query import functions, nodes
 from nearql.query.dialect import did_you_mean
-from nearql.query.dialect.grammar import CARRIERS
 from nearql.query.ports import CatalogView
 from nearql.query.statements import (
     ConflictClause,
@@ -39,49 +38,6 @@ SYSTEM_TABLES = (
     "tables", "columns", "indexes", "shards", "nodes", "segments", "queries", "devices", "settings",
 )  # fmt: skip
 RESERVED = re.compile(r"nq\d*_|__row$|__key$", re.I)
-
-_NODES: frozenset[type[exp.Expr]] = frozenset(
-    {
-        # queries
-        exp.Select, exp.Subquery, exp.Union, exp.Except, exp.Intersect, exp.With, exp.CTE, exp.From,
-        exp.Join, exp.Lateral, exp.Values, exp.Table, exp.TableAlias, exp.TableSample, exp.Where,
-        exp.Group, exp.GroupingSets, exp.Cube, exp.Rollup, exp.Having, exp.Qualify, exp.Order,
-        exp.Ordered, exp.Limit, exp.LimitOptions, exp.Offset, exp.Fetch, exp.Distinct, exp.Window,
-        exp.WindowSpec, exp.Pivot, exp.UnpivotColumns, exp.PivotAlias, exp.PivotAny,
-
-        # names, values, types
-        exp.Column, exp.Identifier, exp.Star, exp.Columns, exp.PositionalColumn, exp.Alias,
-        exp.Aliases, exp.Literal, exp.RawString, exp.ByteString, exp.Null, exp.Boolean,
-        exp.Placeholder, exp.Var, exp.DataType, exp.DataTypeParam, exp.ColumnDef, exp.Interval,
-        exp.Array, exp.Struct, exp.Map, exp.ToMap, exp.Tuple, exp.Paren, exp.PropertyEQ, exp.Kwarg,
-        exp.Slice, exp.Bracket, exp.Dot, exp.Lambda, exp.Comprehension, exp.Collate,
-        # conditions
-        exp.And, exp.Or, exp.Not, exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Between,
-        exp.In, exp.Is, exp.NullSafeEQ, exp.NullSafeNEQ, exp.Like, exp.ILike, exp.SimilarTo, exp.Glob,
-        exp.Escape, exp.RegexpLike, exp.RegexpFullMatch, exp.StartsWith, exp.Exists, exp.Any, exp.All,
-        exp.ArrayContainsAll, exp.ArrayContainedBy, exp.ArrayOverlaps,
-        # arithmetic
-        exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.Pow, exp.Neg, exp.Abs,
-        exp.DPipe, exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseXor, exp.BitwiseNot,
-        exp.BitwiseLeftShift, exp.BitwiseRightShift, exp.JSONExtract, exp.JSONExtractScalar,
-        # calls
-        exp.Anonymous, exp.Cast, exp.TryCast, exp.Case, exp.If, exp.Extract, exp.Substring, exp.Trim,
-        exp.StrPosition, exp.Overlay, exp.AtTimeZone, exp.Filter, exp.WithinGroup,
-        exp.IgnoreNulls, exp.RespectNulls, exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp,
-        exp.Localtime, exp.Localtimestamp,
-    }
-) | frozenset(CARRIERS)  # fmt: skip
-_REFUSED: dict[type[exp.Expr], str] = {
-    exp.Into: "SELECT INTO is not offered; write CREATE TABLE ... AS SELECT.",
-    exp.Lock: "FOR UPDATE is not offered: every statement commits by itself.",
-    exp.HistoricalData: "Reading a table as of a time is not offered.",
-    exp.Insert: "A write inside a query is not offered; send it as a statement of its own.",
-    exp.Update: "A write inside a query is not offered; send it as a statement of its own.",
-    exp.Delete: "A write inside a query is not offered; send it as a statement of its own.",
-    exp.CurrentUser: "current_user is not offered; GET /v1/whoami answers it.",
-    exp.Describe: "DESCRIBE is a statement of its own.",
-    exp.Show: "SHOW is a statement of its own.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +174,7 @@ class _Guard:
     def check(self, tree: exp.Expr) -> None:
         """Every node of the tree."""
         for node in tree.walk():
-            if type(node) not in _NODES:
+            if type(node) not in nodes.ALLOWED:
                 raise _unknown_node(node)
             if isinstance(node, exp.Table):
                 self._table(node)
@@ -233,7 +189,8 @@ class _Guard:
         """No internal name."""
         if RESERVED.match(name):
             raise Unsupported(
-                f"The name {name!r} is internal; names may not start with nq_, nor be __row or __key.",
+                f"The name {name!r} is internal; names may not start with nq_, nor be "
+                f"__row or __key.",
                 position=position_of(node) if node is not None else None,
                 code="reserved_name", sqlstate="42939",
             )  # fmt: skip
@@ -313,16 +270,20 @@ def is_cte(node: exp.Table) -> bool:
     inside: exp.Expr = node
     parent = node.parent
     while parent is not None:
-        if isinstance(parent, exp.With):
-            if name in _before(parent, inside):
-                return True
-        else:
-            found = parent.args.get("with_")
-            if isinstance(found, exp.With) and found is not inside:
-                if name in [cte.alias.lower() for cte in found.expressions]:
-                    return True
+        if name in _ctes_seen(parent, inside):
+            return True
         inside, parent = parent, parent.parent
     return False
+
+
+def _ctes_seen(parent: exp.Expr, inside: exp.Expr) -> list[str]:
+    """The names that a node's own WITH gives to `inside`, one of its parts."""
+    if isinstance(parent, exp.With):
+        return _before(parent, inside)
+    ctes = parent.args.get("with_")
+    if not isinstance(ctes, exp.With) or ctes is inside:
+        return []
+    return [cte.alias.lower() for cte in ctes.expressions]
 
 
 def _before(ctes: exp.With, inside: exp.Expr) -> list[str]:
@@ -347,7 +308,8 @@ def _no_schema(node: exp.Table) -> NearQLError:
         part.name for part in (node.args.get("catalog"), node.args.get("db"), node.this) if part
     )
     return Unsupported(
-        f"There is no schema for {qualified!r}: tables have no schema, and system tables are nearql.<name>.",
+        f"There is no schema for {qualified!r}: tables have no schema, and system "
+        f"tables are nearql.<name>.",
         position=position_of(node), code="undefined_table", sqlstate="3F000",
     )  # fmt: skip
 
@@ -362,7 +324,7 @@ def _undefined_function(node: exp.Anonymous, name: str) -> SqlError:
 
 
 def _unknown_node(node: exp.Expr) -> NearQLError:
-    refused = _REFUSED.get(type(node))
+    refused = nodes.REFUSED.get(type(node))
     if refused:
         return Unsupported(refused, position=position_of(node))
     if isinstance(node, exp.Func):

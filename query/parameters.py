@@ -107,7 +107,8 @@ class Parameters:
         highest = max((int(name) for name in used if name.isdigit()), default=0)
         if len(self.values) > highest:
             raise SqlError(
-                f"{len(self.values)} positional values were given, but the statements use only {highest}.",
+                f"{len(self.values)} positional values were given, but the statements "
+                f"use only {highest}.",
                 code="surplus_parameter", sqlstate="08P01",
             )  # fmt: skip
 

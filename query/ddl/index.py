@@ -56,7 +56,10 @@ OPTIONS: Mapping[str, Mapping[str, _Range]] = {
     "ivfrabitq": _IVF,
     "cagra": _GRAPH,
 }
-_EXACT = "Index {name!r} is recorded; this version answers every search exactly, with or without an index."
+_EXACT = (
+    "Index {name!r} is recorded; this version answers every search exactly, "
+    "with or without an index."
+)
 
 
 def create_index(statement: CreateIndex, database: Database) -> Result:
@@ -88,7 +91,8 @@ def create_index(statement: CreateIndex, database: Database) -> Result:
 def _scalar(statement: CreateIndex, column: Column) -> Result:
     if statement.kind is not None:
         raise Unsupported(
-            f"Column {column.name!r} is no vector: USING {statement.kind} indexes VECTOR and HALFVEC "
+            f"Column {column.name!r} is no vector: USING {statement.kind} indexes "
+            f"VECTOR and HALFVEC "
             "columns.", position=at(statement, column.name),
         )  # fmt: skip
     return done(*statement.notices)

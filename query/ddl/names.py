@@ -50,7 +50,8 @@ def check_new_name(statement: Statement, kind: str, name: str) -> None:
     if not name.strip() or _UNPRINTABLE.search(name) or len(name) > LIMITS.name_chars:
         shown = name if len(name) <= 40 else name[:37] + "..."
         raise SqlError(
-            f"{shown!r} can't be the name of a {kind}: 1 to {LIMITS.name_chars} printable characters.",
+            f"{shown!r} can't be the name of a {kind}: 1 to {LIMITS.name_chars} "
+            f"printable characters.",
             code="invalid_name", sqlstate="42602", position=at(statement, name),
         )  # fmt: skip
     if RESERVED.match(name) or (kind == "table" and name.lower() in _TABLE_WORDS):

@@ -16,7 +16,8 @@ _REFUSED = {
     "FOREIGN": "FOREIGN KEY is not offered.",
 }
 _ALTER = (
-    "ALTER TABLE adds, drops and renames columns and renames the table; to change a type, a default or "
+    "ALTER TABLE adds, drops and renames columns and renames the table; to change a "
+    "type, a default or "
     "NOT NULL, create a new table AS SELECT and rename it."
 )
 

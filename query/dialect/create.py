@@ -14,13 +14,28 @@ from nearql.query.dialect.render import to_nearql
 from nearql.query.statements import CreateTable
 
 _SERIAL = {
-    "SMALLSERIAL": "SMALLINT", "SERIAL2": "SMALLINT", "SERIAL": "INTEGER", "SERIAL4": "INTEGER",
-    "BIGSERIAL": "BIGINT", "SERIAL8": "BIGINT",
-}  # fmt: skip
+    "SMALLSERIAL": "SMALLINT",
+    "SERIAL2": "SMALLINT",
+    "SERIAL": "INTEGER",
+    "SERIAL4": "INTEGER",
+    "BIGSERIAL": "BIGINT",
+    "SERIAL8": "BIGINT",
+}
 _AFTER_TYPE = (
-    "PRIMARY KEY", "PRIMARY", "NOT", "NULL", "DEFAULT", "CHECK", "UNIQUE", "REFERENCES", "GENERATED", "CONSTRAINT",
-    "COLLATE", "AS", "USING",
-)  # fmt: skip
+    "PRIMARY KEY",
+    "PRIMARY",
+    "NOT",
+    "NULL",
+    "DEFAULT",
+    "CHECK",
+    "UNIQUE",
+    "REFERENCES",
+    "GENERATED",
+    "CONSTRAINT",
+    "COLLATE",
+    "AS",
+    "USING",
+)
 _TABLE_CONSTRAINTS = ("PRIMARY", "UNIQUE", "FOREIGN", "CHECK", "CONSTRAINT", "EXCLUDE", "LIKE")
 
 
@@ -48,10 +63,17 @@ def create_table(cursor: Cursor) -> CreateTable:
     if source is None and not made.columns:
         raise cursor.unexpected("columns in brackets, or AS and a query")
     return CreateTable(
-        table=table, columns=tuple(made.columns), key=_one_key(cursor, made), checks=tuple(made.checks),
-        if_not_exists=if_not_exists, options=options, source=source, notices=tuple(made.notices),
-        text=cursor.source.text, offset=cursor.source.offset,
-    )  # fmt: skip
+        table=table,
+        columns=tuple(made.columns),
+        key=_one_key(cursor, made),
+        checks=tuple(made.checks),
+        if_not_exists=if_not_exists,
+        options=options,
+        source=source,
+        notices=tuple(made.notices),
+        text=cursor.source.text,
+        offset=cursor.source.offset,
+    )
 
 
 def _read_items(inside: Cursor, made: Parts) -> None:
@@ -68,16 +90,19 @@ def _one_key(cursor: Cursor, made: Parts) -> str | None:
     if len(made.keys) > 1:
         raise Unsupported(
             f"A table has one primary key column, not {len(made.keys)} ({', '.join(made.keys)}); "
-            "make one column of them.", position=cursor.source.offset + 1,
-        )  # fmt: skip
+            "make one column of them.",
+            position=cursor.source.offset + 1,
+        )
     if not made.keys:
         return None
     name = made.keys[0]
     if all(column.name.lower() != name.lower() for column in made.columns):
         raise SqlError(
             f"The primary key names column {name!r}, which the table doesn't have.",
-            position=cursor.source.offset + 1, code="undefined_column", sqlstate="42703",
-        )  # fmt: skip
+            position=cursor.source.offset + 1,
+            code="undefined_column",
+            sqlstate="42703",
+        )
     return name
 
 
@@ -102,10 +127,17 @@ def _check(item: Cursor, made: Parts, name: str | None) -> tuple[str, str]:
 def _refused_constraint(item: Cursor) -> Unsupported | SqlError:
     refused = {
         "UNIQUE": "UNIQUE is not offered: only the primary key is unique.",
-        "FOREIGN": "FOREIGN KEY is not offered; check references when you load rows, or join to find them.",
-        "REFERENCES": "REFERENCES is not offered; check references when you load rows, or join to find them.",
+        "FOREIGN": (
+            "FOREIGN KEY is not offered; check references when you load rows, or join to find them."
+        ),
+        "REFERENCES": (
+            "REFERENCES is not offered; check references when you load rows, or join to find them."
+        ),
         "EXCLUDE": "EXCLUDE constraints are not offered.",
-        "LIKE": "CREATE TABLE (LIKE ...) is not offered; write the columns, or CREATE TABLE ... AS SELECT.",
+        "LIKE": (
+            "CREATE TABLE (LIKE ...) is not offered; write the columns, or CREATE "
+            "TABLE ... AS SELECT."
+        ),
         "COLLATE": "A column can't have a COLLATE of its own; write COLLATE in the query.",
         "USING": "USING is not offered in a column.",
         "AS": "Generated columns are not offered; compute the value in the query.",

@@ -39,13 +39,32 @@ _DEEPENS = frozenset(
 _SIGNS = (TokenType.DASH, TokenType.PLUS)  # deepen as prefixes
 _POSTFIX = (TokenType.DOT, TokenType.DCOLON, TokenType.L_BRACKET)  # deepen in a row
 _BINARY = (
-    TokenType.DASH, TokenType.PLUS, TokenType.STAR, TokenType.SLASH, TokenType.DIV, TokenType.MOD,
-    TokenType.DPIPE, TokenType.EQ, TokenType.NEQ, TokenType.LT, TokenType.GT, TokenType.LTE, TokenType.GTE,
-)  # fmt: skip
+    TokenType.DASH,
+    TokenType.PLUS,
+    TokenType.STAR,
+    TokenType.SLASH,
+    TokenType.DIV,
+    TokenType.MOD,
+    TokenType.DPIPE,
+    TokenType.EQ,
+    TokenType.NEQ,
+    TokenType.LT,
+    TokenType.GT,
+    TokenType.LTE,
+    TokenType.GTE,
+)
 _SEPARATES = (
-    TokenType.COMMA, TokenType.AND, TokenType.OR, TokenType.ON, TokenType.SELECT, TokenType.FROM,
-    TokenType.WHERE, TokenType.USING, TokenType.WHEN, TokenType.THEN,
-)  # fmt: skip
+    TokenType.COMMA,
+    TokenType.AND,
+    TokenType.OR,
+    TokenType.ON,
+    TokenType.SELECT,
+    TokenType.FROM,
+    TokenType.WHERE,
+    TokenType.USING,
+    TokenType.WHEN,
+    TokenType.THEN,
+)
 _ON_FREE = ("CROSS", "NATURAL", "POSITIONAL")
 
 
@@ -112,9 +131,7 @@ def _weigh(level: _Level, token: Token, before: Token | None) -> None:
     kind = token.token_type
     if kind in _SEPARATES:
         level.weight, level.run = int(level.token is not None), 0
-    elif kind in _SIGNS and (before is None or not ends_operand(before)):
-        level.weight += 1
-    elif kind in _DEEPENS:
+    elif kind in _SIGNS and (before is None or not ends_operand(before)) or kind in _DEEPENS:
         level.weight += 1
     elif kind in _POSTFIX:
         level.run += 1
@@ -148,6 +165,8 @@ def _closed(levels: list[_Level], token: Token) -> _Level:
 
 def _too_deep(token: Token, limits: Limits) -> SqlError:
     return SqlError(
-        f"The statement is nested more than {limits.nesting} deep.", position=int(token.start) + 1,
-        code="statement_too_complex", sqlstate="54001",
-    )  # fmt: skip
+        f"The statement is nested more than {limits.nesting} deep.",
+        position=int(token.start) + 1,
+        code="statement_too_complex",
+        sqlstate="54001",
+    )

@@ -53,7 +53,8 @@ def with_statement(cursor: Cursor) -> Statement:
     ctes = probe.until("SELECT", "FROM", "VALUES", "INSERT", "UPDATE", "DELETE", "PIVOT", "UNPIVOT")
     if probe.word() in ("UPDATE", "DELETE"):
         raise probe.refuse(
-            f"WITH before {probe.word()} is not offered; write the CTE as a sub-query of its FROM or USING."
+            f"WITH before {probe.word()} is not offered; write the CTE as a sub-query "
+            f"of its FROM or USING."
         )
     if probe.word() != "INSERT":
         return select(cursor)
@@ -77,9 +78,16 @@ def _insert(cursor: Cursor, ctes: Cursor | None) -> Insert:
     source = None if cursor.accept("DEFAULT", "VALUES") else _source(cursor, ctes)
     conflict = _conflict(cursor) or (ConflictClause(None) if ignore else None)
     return Insert(
-        table=table, alias=alias, columns=columns, by_name=by_name, source=source, conflict=conflict,
-        returning=_returning(cursor), text=cursor.source.text, offset=cursor.source.offset,
-    )  # fmt: skip
+        table=table,
+        alias=alias,
+        columns=columns,
+        by_name=by_name,
+        source=source,
+        conflict=conflict,
+        returning=_returning(cursor),
+        text=cursor.source.text,
+        offset=cursor.source.offset,
+    )
 
 
 def _or_ignore(cursor: Cursor) -> bool:
@@ -87,7 +95,8 @@ def _or_ignore(cursor: Cursor) -> bool:
         return True
     if cursor.word() == "OR":
         raise cursor.refuse(
-            "INSERT OR REPLACE is not offered; write ON CONFLICT (key) DO UPDATE SET column = EXCLUDED.column."
+            "INSERT OR REPLACE is not offered; write ON CONFLICT (key) DO UPDATE SET "
+            "column = EXCLUDED.column."
         )
     return False
 
@@ -229,9 +238,15 @@ def update(cursor: Cursor) -> Update:
     sources = _sources(cursor, "WHERE", _RETURNING) if cursor.accept("FROM") else ()
     where = _where(cursor, _RETURNING)
     return Update(
-        table=table, alias=alias, assignments=assignments, sources=sources, where=where,
-        returning=_returning(cursor), text=cursor.source.text, offset=cursor.source.offset,
-    )  # fmt: skip
+        table=table,
+        alias=alias,
+        assignments=assignments,
+        sources=sources,
+        where=where,
+        returning=_returning(cursor),
+        text=cursor.source.text,
+        offset=cursor.source.offset,
+    )
 
 
 def delete(cursor: Cursor) -> Delete:
@@ -242,9 +257,14 @@ def delete(cursor: Cursor) -> Delete:
     sources = _sources(cursor, "WHERE", _RETURNING) if cursor.accept("USING") else ()
     where = _where(cursor, _RETURNING)
     return Delete(
-        table=table, alias=alias, sources=sources, where=where,
-        returning=_returning(cursor), text=cursor.source.text, offset=cursor.source.offset,
-    )  # fmt: skip
+        table=table,
+        alias=alias,
+        sources=sources,
+        where=where,
+        returning=_returning(cursor),
+        text=cursor.source.text,
+        offset=cursor.source.offset,
+    )
 
 
 def _aliased(cursor: Cursor, *follow: str) -> tuple[str, str | None]:

@@ -49,10 +49,31 @@ CARRIER_TOKENS = frozenset(token for token, _ in OPERATORS.values())
 
 # Calls with a syntax of their own inside the parentheses; everything else is kept as written.
 _OWN_SYNTAX = frozenset(
-    {"CAST", "TRY_CAST", "EXTRACT", "SUBSTRING", "TRIM", "POSITION", "OVERLAY", "EXISTS", "MAP", "ANY",
-     "ALL", "SOME", "CASE", "STRUCT", "ROW", "ARRAY", "VALUES", "COLUMNS", "LIKE", "ILIKE",
-     "GLOB", "COLLATE"}
-)  # fmt: skip
+    {
+        "CAST",
+        "TRY_CAST",
+        "EXTRACT",
+        "SUBSTRING",
+        "TRIM",
+        "POSITION",
+        "OVERLAY",
+        "EXISTS",
+        "MAP",
+        "ANY",
+        "ALL",
+        "SOME",
+        "CASE",
+        "STRUCT",
+        "ROW",
+        "ARRAY",
+        "VALUES",
+        "COLUMNS",
+        "LIKE",
+        "ILIKE",
+        "GLOB",
+        "COLLATE",
+    }
+)
 # `j -> 'a'` inside a call would be a lambda to sqlglot; DuckDB 2 writes lambdas `lambda x: ...`
 # and `->` is JSON.
 _ARROW = TokenType.SOUNDS_LIKE

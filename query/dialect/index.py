@@ -129,7 +129,8 @@ def _options(cursor: Cursor) -> tuple[tuple[str, Any], ...]:
 def _refuse_rest(cursor: Cursor) -> None:
     if cursor.word() == "WHERE":
         raise cursor.refuse(
-            "Partial indexes are not offered: a filter in the query never costs recall, so index the "
+            "Partial indexes are not offered: a filter in the query never costs recall, "
+            "so index the "
             "whole column."
         )
     if cursor.word() == "TABLESPACE":

@@ -8,9 +8,54 @@ OPENS = {TokenType.L_PAREN: ")", TokenType.L_BRACKET: "]", TokenType.L_BRACE: "}
 CLOSES = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
 _OPERANDS = (TokenType.IDENTIFIER, TokenType.NUMBER, TokenType.STRING)
 _BEFORE_OPERAND = frozenset(
-    """ALL AND ANY AS ASC BETWEEN BY CASE DEFAULT DISTINCT ELSE ESCAPE EXCEPT FILTER FROM GLOB
-    HAVING IF ILIKE IN INTERVAL IS LIKE LIMIT NOT OFFSET ON OR QUALIFY RETURNING SAMPLE SELECT SET
-    SIMILAR SOME THEN TIMEOUT TO UNION USING VALUES WAIT WHEN WHERE XOR ZONE""".split()
+    {
+        "ALL",
+        "AND",
+        "ANY",
+        "AS",
+        "ASC",
+        "BETWEEN",
+        "BY",
+        "CASE",
+        "DEFAULT",
+        "DISTINCT",
+        "ELSE",
+        "ESCAPE",
+        "EXCEPT",
+        "FILTER",
+        "FROM",
+        "GLOB",
+        "HAVING",
+        "IF",
+        "ILIKE",
+        "IN",
+        "INTERVAL",
+        "IS",
+        "LIKE",
+        "LIMIT",
+        "NOT",
+        "OFFSET",
+        "ON",
+        "OR",
+        "QUALIFY",
+        "RETURNING",
+        "SAMPLE",
+        "SELECT",
+        "SET",
+        "SIMILAR",
+        "SOME",
+        "THEN",
+        "TIMEOUT",
+        "TO",
+        "UNION",
+        "USING",
+        "VALUES",
+        "WAIT",
+        "WHEN",
+        "WHERE",
+        "XOR",
+        "ZONE",
+    }
 )
 
 

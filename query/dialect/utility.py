@@ -32,7 +32,10 @@ REFUSED = {
     "FORCE": "FORCE is not offered: DuckDB extensions are locked.",
     "PRAGMA": "PRAGMA is not offered; SHOW SETTINGS lists what SET can change.",
     "CALL": "CALL is not offered: there are no procedures.",
-    "EXPORT": "EXPORT is not offered; read tables with SELECT as an Arrow stream, or back up with `nearql backup`.",
+    "EXPORT": (
+        "EXPORT is not offered; read tables with SELECT as an Arrow stream, or "
+        "back up with `nearql backup`."
+    ),
     "IMPORT": "IMPORT is not offered; load files with `nearql load`.",
     "PREPARE": "PREPARE is not needed: send parameters with each request; plans are cached.",
     "EXECUTE": "EXECUTE is not offered: send parameters with each request.",
@@ -71,7 +74,10 @@ REFUSED_OBJECTS = {
     "TEMPORARY": "Temporary tables are not offered; put the query into a CTE.",
     "UNLOGGED": "Unlogged tables are not offered: every write is durable.",
     "OR": "CREATE OR REPLACE is not offered; DROP TABLE IF EXISTS first.",
-    "VECTOR": "CREATE VECTOR INDEX is not offered; write CREATE INDEX ON table USING hnsw (column vector_l2_ops).",
+    "VECTOR": (
+        "CREATE VECTOR INDEX is not offered; write CREATE INDEX ON table USING "
+        "hnsw (column vector_l2_ops)."
+    ),
     "POLICY": "Row policies are not offered.",
     "COLLECTION": "A collection is a table here: CREATE TABLE.",
 }
@@ -203,7 +209,10 @@ def create_extension(cursor: Cursor) -> CreateExtension:
     name = cursor.name("an extension's name")
     if name.lower() not in ("vector", "pgvector"):
         raise Unsupported(
-            f"There are no extensions to create; {name!r} is none that is built in, as `vector` is.",
+            (
+                f"There are no extensions to create; {name!r} is none that is built in, as "
+                f"`vector` is."
+            ),
             position=position,
         )
     cursor.until()
@@ -226,9 +235,20 @@ def explain_options(cursor: Cursor) -> tuple[bool, bool]:
 
 
 _EXPLAIN = (
-    "ANALYZE", "ANALYSE", "VERBOSE", "FORMAT", "BUFFERS", "COSTS", "TIMING", "SETTINGS", "SUMMARY", "WAL",
-    "MEMORY", "GENERIC_PLAN", "SERIALIZE",
-)  # fmt: skip
+    "ANALYZE",
+    "ANALYSE",
+    "VERBOSE",
+    "FORMAT",
+    "BUFFERS",
+    "COSTS",
+    "TIMING",
+    "SETTINGS",
+    "SUMMARY",
+    "WAL",
+    "MEMORY",
+    "GENERIC_PLAN",
+    "SERIALIZE",
+)
 
 
 def _explain_option(item: Cursor) -> tuple[str, bool]:

@@ -50,7 +50,10 @@ def failure(text: str) -> NearQLError:
 @pytest.mark.parametrize("style", STYLES)
 def test_operator_with_parameter_round_trips(operator: str, style: str) -> None:
     """Each operator takes each style of parameter and comes out as itself and as its function."""
-    text = f"SELECT id, vec {operator} {style} AS d FROM docs WHERE p < 3 ORDER BY vec {operator} x LIMIT 5"
+    text = (
+        f"SELECT id, vec {operator} {style} AS d FROM docs WHERE p < 3 ORDER BY vec "
+        f"{operator} x LIMIT 5"
+    )
     shown, name = STYLES[style]
     tree = select(text)
     assert to_nearql(tree) == text.replace(style, shown)

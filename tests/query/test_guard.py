@@ -186,16 +186,14 @@ def test_escape_is_refused(text: str) -> None:
     assert not isinstance(caught.value, Forbidden)
 
 
-NOT_OFFERED = ("error", "current_user", "divide", "setseed", "can_cast_implicitly")
+NOT_OFFERED = ("error(", "current_user", "divide", "setseed", "can_cast_implicitly")
 
 
 def test_what_duckdb_can_do_passes() -> None:
     """The corpus of features is offered, but for the functions that were left out on purpose."""
     for text in CORPUS:
-        try:
+        if not any(name in text for name in NOT_OFFERED):
             guard(text)
-        except NearQLError as error:
-            assert any(name in error.detail for name in NOT_OFFERED), text
 
 
 @pytest.mark.parametrize(
@@ -205,14 +203,23 @@ def test_what_duckdb_can_do_passes() -> None:
         "SELECT * FROM DOCS JOIN main.notes USING (id) JOIN public.docs AS d USING (id)",
         "SELECT * FROM nearql.tables, nearql.columns",
         "WITH a AS (SELECT 1), b AS (SELECT * FROM a) SELECT * FROM b, (SELECT * FROM a) AS c",
-        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) SELECT * FROM t",
+        (
+            "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t WHERE n < 5) "
+            "SELECT * FROM t"
+        ),
         "WITH docs2 AS (SELECT * FROM docs) SELECT (SELECT max(id) FROM docs2) FROM docs2",
         "INSERT INTO docs WITH a AS (SELECT 1) SELECT * FROM a",
-        "SELECT l2_distance(v, [1]), -inner_product(v, [1]), vector_dims(v), l2_normalize(v) FROM docs",
+        (
+            "SELECT l2_distance(v, [1]), -inner_product(v, [1]), vector_dims(v), "
+            "l2_normalize(v) FROM docs"
+        ),
         "SELECT v <-> :q, avg(v), subvector(v, 1, 2) FROM docs",
         "SELECT * FROM range(10) AS r(i), generate_series(1, 5), json_each('{}')",
         "UPDATE docs SET a = n.b FROM notes AS n WHERE n.id = docs.id",
-        "SELECT * FROM docs AS d CROSS JOIN LATERAL (SELECT * FROM notes ORDER BY v <-> d.v LIMIT 3) AS n",
+        (
+            "SELECT * FROM docs AS d CROSS JOIN LATERAL (SELECT * FROM notes ORDER BY v <-> "
+            "d.v LIMIT 3) AS n"
+        ),
     ],
 )
 def test_what_is_offered_passes(text: str) -> None:
@@ -323,10 +330,33 @@ def test_check_may_read_columns() -> None:
 # ---- The list of functions --------------------------------------------------------------
 
 DANGEROUS = (
-    "read_", "scan", "glob", "getenv", "setting", "variable", "pragma", "duckdb", "sniff", "copy",
-    "secret", "http", "nextval", "currval", "txid", "log_", "query", "serialize", "sleep", "system",
-    "attach", "install", "seed", "checkpoint", "file_", "logging",
-)  # fmt: skip
+    "read_",
+    "scan",
+    "glob",
+    "getenv",
+    "setting",
+    "variable",
+    "pragma",
+    "duckdb",
+    "sniff",
+    "copy",
+    "secret",
+    "http",
+    "nextval",
+    "currval",
+    "txid",
+    "log_",
+    "query",
+    "serialize",
+    "sleep",
+    "system",
+    "attach",
+    "install",
+    "seed",
+    "checkpoint",
+    "file_",
+    "logging",
+)
 
 
 def test_no_allowed_function_has_a_dangerous_name() -> None:
@@ -341,7 +371,7 @@ def test_every_allowed_function_exists() -> None:
     with duckdb.connect() as connection:
         rows = connection.execute("SELECT DISTINCT lower(function_name) FROM duckdb_functions()")
         known = {name for (name,) in rows.fetchall()}
-    assert (functions.ALLOWED | functions.TABLE) - functions.SYNTAX - functions.VECTOR <= known
+    assert known >= (functions.ALLOWED | functions.TABLE) - functions.SYNTAX - functions.VECTOR
     with duck.shared().cursor() as cursor:
         answer = cursor.query("SELECT DISTINCT lower(function_name) AS n FROM duckdb_functions()")
         assert set(answer.table.column("n").to_pylist()) >= functions.VECTOR
