@@ -52,7 +52,7 @@ def nature_of(text: str) -> Nature:
 def split(text: str) -> tuple[list[str], str]:
     """The statements that `;` ends, and what follows the last; without comments before them.
 
-    >>> split("SELECT ';'; -- one; two\n SELECT 2")
+    >>> split("SELECT ';'; /* one; two */ SELECT 2")
     (["SELECT ';'"], 'SELECT 2')
     """
     statements, start = [], 0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+import nearql
 from nearql.client import errors
 from nearql.client.http import Failure, HttpTransport, Limits
+from nearql.client.network import Link
 from nearql.client.transport import Call
 from support.clients import Connect
 from support.scripted_server import (
@@ -371,6 +375,48 @@ def test_a_closed_connection_says_so(connect: Connect) -> None:
             with pytest.raises(errors.UsageError, match="closed"):
                 use()
         assert not node.received
+
+
+def test_a_cancelled_call_leaves_no_half_read_connection() -> None:
+    """Its answer must never be taken for the next call's."""
+    gate = threading.Event()
+
+    def late(request: Received) -> Reply:
+        if b"slow" in request.body:
+            gate.wait(20)
+            return rows(pa.table({"n": [666]}))
+        return rows()
+
+    async def main() -> None:
+        async with await nearql.aconnect(node.url) as db:
+            await db.sql("SELECT 1")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(db.sql("SELECT 'slow'"), 0.1)
+            gate.set()
+            for _ in range(3):
+                assert (await db.sql("SELECT 1")).fetchall() == [(1,)]
+
+    with ScriptedServer(late) as node:
+        asyncio.run(main())
+        assert node.connections == 2
+
+
+def test_an_interrupted_call_leaves_no_half_read_connection() -> None:
+    with ScriptedServer(in_turn(rows())) as node, nearql.connect(node.url) as db:
+        db.sql("SELECT 1")
+        transport = db.transport
+        assert isinstance(transport, HttpTransport)
+        receive = transport._blocking.receive
+
+        def interrupted(link: Link) -> bytes:
+            raise KeyboardInterrupt
+
+        transport._blocking.receive = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            db.sql("SELECT 2")
+        transport._blocking.receive = receive  # type: ignore[method-assign]
+        assert db.sql("SELECT 3").fetchall() == [(1,)]
+        assert node.connections == 2
 
 
 # ---- bulk -----------------------------------------------------------------------------------
