@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 
 from nearql.engine.admission import Admission
 from nearql.engine.context import EngineContext
+from nearql.engine.deadline import Deadline
 from nearql.engine.defaults import literal_default
 from nearql.engine.errors import Conflict, InternalError, InvalidValue, Unavailable
 from nearql.engine.keys import Key, keys_of
 from nearql.engine.maintenance import RETRY_BYTES, Maintenance
 from nearql.engine.schema import Column, TableDef, TableSchema
 from nearql.engine.segment.rows import Rows
+from nearql.engine.shard.plan import duplicate_key
 from nearql.engine.shard.records import NO_REQUEST, Counts, SchemaChange, Statement
-from nearql.engine.shard.shard import Deadline, Shard, duplicate_key
+from nearql.engine.shard.shard import Shard
 from nearql.engine.statistics import TableStats, table_stats
 from nearql.engine.storage.wal import RecordKind
 from nearql.engine.types import SHARD_SHIFT, Change, OnConflict, WriteOutcome

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nearql.engine.deadline import Deadline
 from nearql.engine.errors import StorageFull
 from nearql.engine.keys import Key, shard_of
 from nearql.engine.segment.rows import Rows
 from nearql.engine.shard.dedup import Recorded
 from nearql.engine.shard.records import NO_REQUEST, Statement
-from nearql.engine.shard.shard import Deadline, Pending, Shard
+from nearql.engine.shard.shard import Pending, Shard
 from nearql.engine.storage.wal import RecordKind
 from nearql.engine.types import ShardPosition, WriteOutcome
 

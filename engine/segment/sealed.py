@@ -4,8 +4,8 @@ Its parts:
 
     "meta"       msgpack {base, rows, vectors: [[number, dtype, dimensions, has_null], ...]}
     "scalars"    Arrow IPC stream, columns named by number
-    "v<n>"       raw vectors of column n, row after row; with it "v<n>.norms", and "v<n>.valid" where
-                 some are NULL
+    "v<n>"       raw vectors of column n, row after row; with it "v<n>.norms", and "v<n>.valid"
+                 where some are NULL
 """
 
 from __future__ import annotations

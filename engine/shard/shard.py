@@ -31,8 +31,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nearql.engine.context import EngineContext
+from nearql.engine.deadline import Deadline
 from nearql.engine.errors import (
-    Conflict,
     Corruption,
     StatementTimeout,
     StorageFull,
@@ -42,6 +42,7 @@ from nearql.engine.keys import Key
 from nearql.engine.shard.checkpoint import WAL_DIRECTORY, CheckpointStore, Image
 from nearql.engine.shard.dedup import Recorded
 from nearql.engine.shard.meta import ShardMeta, new_meta, read_meta, write_meta
+from nearql.engine.shard.plan import InsertPlan, plan_insert
 from nearql.engine.shard.records import (
     NO_REQUEST,
     Payload,
@@ -56,19 +57,6 @@ from nearql.engine.types import SHARD_SHIFT, OnConflict
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class InsertPlan:
-    """Which of the given rows an insert puts.
-
-    keep: offsets to put, int64; None = all. skipped: offsets left out by OnConflict.NOTHING.
-    """
-
-    keep: NDArray[np.int64] | None
-    inserted: int
-    updated: int
-    skipped: NDArray[np.int64] | None = None
-
-
 @dataclass(slots=True)
 class Pending:
     """A statement in the tail. applied: set, under the lock, when read views show it."""
@@ -77,30 +65,6 @@ class Pending:
     keys: dict[Key, bool]  # whether each key that it touches exists after it
     nbytes: int
     applied: bool = False
-
-
-class Deadline:
-    """A point in time by the monotonic clock, or never."""
-
-    def __init__(self, timeout_ms: int | None) -> None:
-        self._at = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
-
-    @property
-    def left_s(self) -> float:
-        """Seconds left, at least 0; -1 = no limit, as locks take it."""
-        return -1 if self._at is None else max(0.0, self._at - time.monotonic())
-
-    def check(self, what: str) -> None:
-        """Raise StatementTimeout if the time is up; only before anything was written."""
-        if self.left_s == 0:
-            raise StatementTimeout(
-                f"The statement's time was up after {what}; nothing was written."
-            )
-
-    @property
-    def left_ms(self) -> int | None:
-        """Milliseconds left; None = no limit."""
-        return None if self._at is None else int(self.left_s * 1000)
 
 
 class Shard:
@@ -272,28 +236,7 @@ class Shard:
         """
         if len(set(keys)) == len(keys) and not self._overlaps(keys):
             return InsertPlan(None, len(keys), 0)
-        if on_conflict is OnConflict.REPLACE:
-            return self._plan_replace(keys)
-        kept: list[int] = []
-        skipped: list[int] = []
-        new: set[Key] = set()
-        for row, key in enumerate(keys):
-            if key not in new and not self._exists(key):
-                new.add(key)
-                kept.append(row)
-            elif on_conflict is OnConflict.ERROR:
-                given = row if offsets is None else int(offsets[row])
-                raise duplicate_key(key, given, twice=key in new)
-            else:
-                skipped.append(row)
-        return InsertPlan(_offsets(kept), len(kept), 0, _offsets(skipped))
-
-    def _plan_replace(self, keys: Sequence[Key]) -> InsertPlan:
-        """The last row of each key is put; one that replaces a row before it is an update."""
-        last = {key: row for row, key in enumerate(keys)}
-        inserted = sum(not self._exists(key) for key in last)
-        keep = None if len(last) == len(keys) else _offsets(sorted(last.values()))
-        return InsertPlan(keep, inserted, len(keys) - inserted)
+        return plan_insert(keys, on_conflict, self._exists, offsets)
 
     def _exists(self, key: Key) -> bool:
         pending = self._tail_keys.get(key)
@@ -467,16 +410,3 @@ class Shard:
             assert not lsns or lsns[0] > self._state.applied_lsn
             assert set(self._tail_keys) <= {key for p in self._tail for key in p.keys}
             assert self._state.applied_lsn <= self.wal.durable_lsn <= self.wal.last_lsn
-
-
-def duplicate_key(key: Key, row: int, *, twice: bool) -> Conflict:
-    """The error for a key that exists already or that the rows bring twice."""
-    what = "is in the rows twice" if twice else "exists already"
-    return Conflict(
-        f"Row {row}: the primary key {key!r} {what}. Use ON CONFLICT to replace or skip such rows.",
-        code="duplicate_key", key=key, row=row,
-    )  # fmt: skip
-
-
-def _offsets(rows: list[int]) -> NDArray[np.int64]:
-    return np.array(rows, np.int64)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nearql.engine.deadline import Deadline
 from nearql.engine.errors import (
     Conflict,
     Overloaded,
@@ -20,6 +21,8 @@ from nearql.engine.errors import (
     WriteUnknown,
 )
 from nearql.engine.table import Table
+from nearql.engine.types import Change
+from nearql.engine.view import TableView
 from support.disks import WatchedFileSystem
 from support.tables import (
     SMALL,
@@ -179,6 +182,20 @@ def test_a_statement_that_gets_no_turn_was_certainly_not_done(tmp_path: Path) ->
     assert caught.value.definite
     go_on.set()
     table.close()
+
+
+def test_a_statement_evaluated_too_long_was_certainly_not_done(table: Table) -> None:
+    insert(table, [1])
+
+    def evaluate(view: TableView) -> Change:
+        wait_for(lambda: deadline.left_s == 0, "the time is up")
+        return delete(view, 1)
+
+    deadline = Deadline(30)
+    with pytest.raises(StatementTimeout, match="nothing was written") as caught:
+        table.modify(evaluate, timeout_ms=20)
+    assert caught.value.definite
+    assert keys(table) == {1}
 
 
 def test_a_full_write_queue_answers_overloaded(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue, NotFound
+from nearql.engine.schema import Column, ColumnType, TableSchema
 from nearql.engine.table import Table
 from nearql.engine.types import (
     ROW_COLUMN,
@@ -194,6 +195,26 @@ def test_searches_equal_brute_force(view: TableView, metric: Metric, filtered: b
         within = view.search_range("vec", metric, QUERY, radius, inclusive=inclusive, rows=rows)
         inside = [k for d, k in expected if d < radius or (inclusive and d == radius)]
         assert view.take(["id"], within.rows[0])["id"].to_pylist() == inside
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_half_vectors_are_searched_with_the_distances_of_what_is_stored(
+    tmp_path: Path, metric: Metric
+) -> None:
+    schema = TableSchema(
+        (Column(1, "id", ColumnType("BIGINT")), Column(2, "h", ColumnType("HALFVEC(3)"))), 1
+    )
+    made = create(tmp_path / "t", definition=definition(schema))
+    stored = np.random.default_rng(1).standard_normal((40, 3)).astype(np.float16)
+    rows = [{"id": key, "h": list(vector)} for key, vector in enumerate(stored)]
+    made.insert(table_of(rows, schema), OnConflict.ERROR)
+    view = made.read_view()
+    distances = canonical_distances(stored, QUERY, metric)
+    expected = sorted(zip(distances.tolist(), range(40), strict=True))[:7]
+    hits = view.search(SearchRequest("h", metric, QUERY[None], 7))
+    assert hits.rows[0].tolist() == [key for _, key in expected]
+    assert hits.distances[0].tolist() == [distance for distance, _ in expected]
+    made.close()
 
 
 def test_distances_are_columns_of_a_scan_and_null_where_the_vector_is(view: TableView) -> None:
