@@ -51,13 +51,13 @@ def plan_change(statement: Update | Delete, write: Write) -> Plan:
 
 
 class _Changing:
-    """One UPDATE or DELETE. written: the rows that RETURNING shows."""
+    """One UPDATE or DELETE."""
 
     def __init__(self, statement: Update | Delete, write: Write) -> None:
         self.statement = statement
         self.write = write
         self.table: TableDef = write.target(statement.table)
-        self.written = self.table.schema.storage_schema().empty_table()
+        self.returning = write.returning(self.table, statement.alias, statement.returning)
 
     def run(self) -> Result:
         """Evaluate and write; the answer."""
@@ -69,11 +69,7 @@ class _Changing:
             request_id=self.write.request_id, timeout_ms=self.write.timeout_ms(),
         )  # fmt: skip
         count = outcome.inserted + outcome.updated + outcome.deleted
-        result = self.write.result(self.table, outcome, count)
-        statement = self.statement
-        return self.write.returning(
-            self.table, statement.alias, statement.returning, self.written, result
-        )
+        return self.returning.answer(self.write.result(self.table, outcome, count))
 
     def plan(self) -> Plan:
         """The query for the rows that change, with the assigned values after the row number."""
@@ -114,7 +110,7 @@ class _Deleting(_Changing):
         """Delete the rows found."""
         rows = self.affected(view, plan).column(0).to_numpy()
         if self.statement.returning:
-            self.written = self.take(view, rows)
+            self.returning.evaluate(self.take(view, rows))
         return Change(rows, None, deleted=len(rows))
 
 
@@ -154,7 +150,7 @@ class _Updating(_Changing):
             after = after.set_column(at, column.name, array)
         refuse(violations(self.table, after), numbered=False)
         moved = self._moved(view, rows, before, after)
-        self.written = after
+        self.returning.evaluate(after)
         return Change(moved, after, updated=len(rows))
 
     def _values(self, found: pa.Table) -> list[tuple[Column, pa.Array]]:

@@ -23,7 +23,15 @@ from nearql.query.planner import plan_rows
 from nearql.query.ports import TableView
 from nearql.query.rows import violations
 from nearql.query.statements import ConflictClause
-from nearql.query.writes import RowsView, Write, check_schema, column_of, refuse, stored, table_node
+from nearql.query.writes import (
+    Returning,
+    RowsView,
+    check_schema,
+    column_of,
+    refuse,
+    stored,
+    table_node,
+)
 
 _EXCLUDED = "excluded"
 
@@ -50,28 +58,26 @@ def _excluded_column(value: exp.Expr) -> str | None:
 
 
 def upsert(
-    conflict: ConflictClause, alias: str | None, table: TableDef, rows: pa.Table, write: Write
-) -> tuple[WriteOutcome, pa.Table]:
-    """Write the rows; also which rows were written, in the end form, for RETURNING.
+    conflict: ConflictClause, alias: str | None, rows: pa.Table, returning: Returning
+) -> WriteOutcome:
+    """Write the rows.
 
     Raises:
         InvalidRequest: code `row_affected_twice`, two of the rows have the same key.
     """
+    table, write = returning.table, returning.write
     keys = rows.column(table.schema.key.name)
     _refuse_twice(keys)
     for name, _ in conflict.assignments:
         column_of(table, name)
     handle = write.database.table(table.uuid)
     if is_replacement(conflict, table):
-        outcome = handle.insert(
+        returning.evaluate(rows)
+        return handle.insert(
             rows, OnConflict.REPLACE, request_id=write.request_id, timeout_ms=write.timeout_ms()
         )
-        return outcome, rows
-    merge = _Merge(conflict, alias, table, rows, write)
-    outcome = handle.modify(
-        merge.evaluate, request_id=write.request_id, timeout_ms=write.timeout_ms()
-    )
-    return outcome, merge.written
+    merge = _Merge(conflict, alias, rows, returning)
+    return handle.modify(merge.evaluate, request_id=write.request_id, timeout_ms=write.timeout_ms())
 
 
 def _refuse_twice(keys: pa.ChunkedArray) -> None:
@@ -96,16 +102,15 @@ class _Merge:
         self,
         conflict: ConflictClause,
         alias: str | None,
-        table: TableDef,
         rows: pa.Table,
-        write: Write,
+        returning: Returning,
     ) -> None:
         self.conflict = conflict
         self.alias = alias
-        self.table = table
+        self.table = returning.table
         self.rows = rows
-        self.write = write
-        self.written = rows.slice(0, 0)
+        self.write = returning.write
+        self.returning = returning
 
     def evaluate(self, view: TableView) -> Change:
         """New rows as given; of the conflicting ones, those that WHERE lets through, updated."""
@@ -119,10 +124,9 @@ class _Merge:
             updated = updated.set_column(at, name, array)
         self._check_keys(updated, existing)
         refuse(violations(self.table, updated))
-        self.written = pa.concat_tables([self.rows.take(pa.array(new)), updated])
-        return Change(
-            np.empty(0, np.int64), self.written, inserted=len(new), updated=updated.num_rows
-        )
+        put = pa.concat_tables([self.rows.take(pa.array(new)), updated])
+        self.returning.evaluate(put)
+        return Change(np.empty(0, np.int64), put, inserted=len(new), updated=updated.num_rows)
 
     def _matched(
         self, view: TableView

@@ -32,7 +32,7 @@ from nearql.query.result import Result
 from nearql.query.rows import Filler, violations
 from nearql.query.statements import ConflictClause, Insert, Truncate
 from nearql.query.vector_types import vector_type
-from nearql.query.writes import Write, column_of, refuse
+from nearql.query.writes import Returning, Write, column_of, refuse
 
 
 class _Default:
@@ -56,10 +56,10 @@ def run_insert(statement: Insert, write: Write) -> Result:
     _check_conflict_column(statement.conflict, table)
     rows = insert_rows_of(statement, table, write)
     refuse(violations(table, rows))
-    outcome, written = _store(statement, table, rows, write)
-    count = outcome.inserted + outcome.updated
-    result = write.result(table, outcome, count)
-    return write.returning(table, statement.alias, statement.returning, written, result)
+    returning = write.returning(table, statement.alias, statement.returning)
+    outcome = _store(statement, rows, returning)
+    result = write.result(table, outcome, outcome.inserted + outcome.updated)
+    return returning.answer(result)
 
 
 def insert_rows_of(statement: Insert, table: TableDef, write: Write) -> pa.Table:
@@ -96,13 +96,11 @@ def _check_conflict_column(conflict: ConflictClause | None, table: TableDef) -> 
         )  # fmt: skip
 
 
-def _store(
-    statement: Insert, table: TableDef, rows: pa.Table, write: Write
-) -> tuple[WriteOutcome, pa.Table]:
-    """Write the rows; also which rows were written, for RETURNING."""
-    conflict = statement.conflict
+def _store(statement: Insert, rows: pa.Table, returning: Returning) -> WriteOutcome:
+    conflict, write, table = statement.conflict, returning.write, returning.table
     if conflict is not None and conflict.assignments:
-        return upsert(conflict, statement.alias, table, rows, write)
+        return upsert(conflict, statement.alias, rows, returning)
+    returning.evaluate(rows)
     handle = write.database.table(table.uuid)
     mode = OnConflict.ERROR if conflict is None else OnConflict.NOTHING
     try:
@@ -111,11 +109,11 @@ def _store(
         )
     except Conflict as error:
         raise _counted_from_one(error) from error.__cause__
-    if outcome.skipped is None or not len(outcome.skipped):
-        return outcome, rows
-    kept = np.ones(rows.num_rows, np.bool_)
-    kept[outcome.skipped] = False
-    return outcome, rows.filter(pa.array(kept))
+    if outcome.skipped is not None:
+        kept = np.ones(rows.num_rows, np.bool_)
+        kept[outcome.skipped] = False
+        returning.keep(kept)
+    return outcome
 
 
 def _counted_from_one(error: Conflict) -> Conflict:

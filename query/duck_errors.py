@@ -16,10 +16,10 @@ from nearql.engine.errors import (
     InternalError,
     InvalidValue,
     NearQLError,
-    NotFound,
     SqlError,
     StatementTimeout,
     TooLarge,
+    UndefinedColumn,
     Unsupported,
 )
 
@@ -74,7 +74,7 @@ def _named(text: str) -> NearQLError | None:
     if match := _COLUMN.search(text):
         name = next(group for group in match.groups() if group)
         detail = f"There is no column {name!r} here."
-        return NotFound(detail, code="undefined_column", sqlstate="42703", name=name)
+        return UndefinedColumn(detail, name=name)
     if "More than one row returned by a subquery" in text:
         detail = "A sub-query that stands for one value returns more than one row; add LIMIT 1."
         return InvalidValue(detail, code="cardinality_violation", sqlstate="21000")

@@ -24,7 +24,7 @@ from nearql.query.bulk import BulkOutcome, run_bulk
 from nearql.query.changes import run_delete, run_update
 from nearql.query.create_as import run_create_as
 from nearql.query.ddl import run_ddl
-from nearql.query.dialect import parse
+from nearql.query.dialect import Limits, parse
 from nearql.query.dml import run_insert, run_truncate
 from nearql.query.duck_errors import in_words_of
 from nearql.query.executor import Execution
@@ -111,7 +111,7 @@ class Session:
         """
         request = self._request(params, settings, request_id)
         request.stop = stop
-        prepared = self._plans.get(text, _prepare)
+        prepared = self._plans.get(text, lambda new: _prepare(new, self._settings))
         request.parameters.check_used(prepared.parameters)
         result = empty("utility")
         for place, statement in enumerate(prepared.statements):
@@ -156,8 +156,9 @@ class Session:
         duck.close()
 
 
-def _prepare(text: str) -> Prepared:
-    statements = tuple(parse(text))
+def _prepare(text: str, settings: SessionSettings) -> Prepared:
+    limits = Limits(text_chars=settings.sql_chars, nesting=settings.sql_depth)
+    statements = tuple(parse(text, limits))
     if not statements:
         raise SqlError("The request holds no statement.", position=1)
     names = names_in(tree for statement in statements for tree in trees_of(statement))

@@ -19,6 +19,8 @@ MIB = 1 << 20
 class SessionSettings:
     """The node's limits for statements. Sizes are bytes, times milliseconds."""
 
+    sql_chars: int = 16 << 20  # longest text of a request
+    sql_depth: int = 32  # deepest nesting in a statement; see `dialect.depth`
     statement_timeout_ms: int = 30_000
     write_timeout_ms: int = 5_000
     max_limit: int = 16_384  # largest LIMIT + OFFSET of a search

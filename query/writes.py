@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from nearql.engine.errors import (
     NotFound,
     SqlError,
     Unavailable,
+    UndefinedColumn,
     Unsupported,
 )
 from nearql.engine.schema import Column, TableDef, TableSchema
@@ -31,11 +32,13 @@ from nearql.engine.types import (
     ShardPosition,
     WriteOutcome,
 )
+from nearql.query import duck
 from nearql.query.casting import RowFailure
 from nearql.query.duck_errors import nearest_name
 from nearql.query.executor import Execution, dense
 from nearql.query.filters import FilterCache
 from nearql.query.parameters import Parameters
+from nearql.query.plan import Plan
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database, TableView
 from nearql.query.result import Result, ResultColumn, empty
@@ -117,24 +120,62 @@ class Write:
         write = {"concern": self.concern(table), "committed": True, "copies": outcome.copies}
         return empty("dml", row_count=count, shards=shards, write=write)
 
-    def returning(
-        self,
-        table: TableDef,
-        alias: str | None,
-        items: Sequence[exp.Expr],
-        rows: pa.Table,
-        result: Result,
-    ) -> Result:
-        """The answer of a write with RETURNING: its items over the rows written."""
-        if not items:
-            return result
+    def returning(self, table: TableDef, alias: str | None, items: Sequence[exp.Expr]) -> Returning:
+        """What the write's RETURNING gives.
+
+        Raises:
+            Unsupported: a sub-query in it.
+        """
+        if any(_beyond_a_row(node) for item in items for node in item.walk()):
+            raise Unsupported(
+                "RETURNING takes expressions over the row's columns: no sub-queries, no aggregates."
+            )
         tree = exp.Select(expressions=[item.copy() for item in items])
         tree.set("from_", exp.From(this=table_node(table, alias)))
-        if tree.find(exp.Subquery) or any(item.find(exp.Select) for item in items):
-            raise Unsupported("RETURNING takes expressions over the row's columns, no sub-queries.")
-        with self.execution({table.uuid: RowsView(table.schema, rows)}) as run:
-            answer = run.run(plan_query(tree, self.catalog))
-        return Result(answer.columns, answer.table, result.row_count, "dml", result.stats)
+        return Returning(self, table, plan_query(tree, self.catalog) if items else None)
+
+
+@dataclass
+class Returning:
+    """RETURNING, evaluated over the rows before they are written: if it fails, nothing is.
+
+    Invariant: it gives one row for each.
+    """
+
+    write: Write
+    table: TableDef
+    plan: Plan | None
+    _answer: Result | None = None
+
+    def evaluate(self, rows: pa.Table) -> None:
+        """Compute it for these rows, in storage types."""
+        if self.plan is None:
+            return
+        with self.write.execution({self.table.uuid: RowsView(self.table.schema, rows)}) as run:
+            self._answer = run.run(self.plan)
+        assert self._answer.row_count == rows.num_rows
+
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Leave out rows that were not written."""
+        if self._answer is not None:
+            table = self._answer.table.filter(pa.array(kept))
+            self._answer = replace(self._answer, table=table)
+
+    def answer(self, result: Result) -> Result:
+        """The write's answer, with what it returns."""
+        if self.plan is None:
+            return result
+        if self._answer is None:  # a repeated request: nothing was evaluated this time
+            self.evaluate(self.table.schema.storage_schema().empty_table())
+        assert self._answer is not None
+        return replace(result, columns=self._answer.columns, table=self._answer.table)
+
+
+def _beyond_a_row(node: exp.Expr) -> bool:
+    if isinstance(node, exp.Query | exp.Window | exp.AggFunc | exp.Unnest):
+        return True
+    name = str(node.this).lower() if isinstance(node, exp.Anonymous) else ""
+    return name == "unnest" or name in duck.shared().aggregates
 
 
 def table_node(table: TableDef, alias: str | None) -> exp.Table:
@@ -149,18 +190,13 @@ def column_of(table: TableDef, name: str) -> Column:
     """The visible column of this name.
 
     Raises:
-        NotFound: with the nearest name.
+        UndefinedColumn: with the nearest name.
     """
     column = table.schema.by_name.get(name.lower())
     if column is None or column.hidden:
         near = nearest_name(name, [one.name for one in table.schema.visible])
         hint = f" Did you mean {near!r}?" if near else ""
-        raise NotFound(
-            f"Table {table.name!r} has no column {name!r}.{hint}",
-            code="undefined_column",
-            sqlstate="42703",
-            name=name,
-        )
+        raise UndefinedColumn(f"Table {table.name!r} has no column {name!r}.{hint}", name=name)
     return column
 
 
