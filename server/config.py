@@ -134,7 +134,7 @@ class LimitsSection:
     result_bytes: int = _key(1 << 30, "Bytes of one answer (413 beyond).", size=True)
     statement_timeout_ms: int = _key(30_000, "Default time of one statement; 0 = none.", low=0)
     sql_length: int = _key(16 << 20, "Characters of SQL text in one request.", size=True)
-    sql_depth: int = _key(100, "Nesting of brackets in one statement.", low=8, high=400)
+    sql_depth: int = _key(32, "Nesting of brackets in one statement.", low=8, high=64)
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,8 @@ class Config:
         """The query layer's own form of these settings."""
         limits, engine = self.limits, self.engine
         return SessionSettings(
+            sql_chars=limits.sql_length,
+            sql_depth=limits.sql_depth,
             statement_timeout_ms=limits.statement_timeout_ms,
             max_limit=limits.max_limit,
             result_rows=limits.result_rows,

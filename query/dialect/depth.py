@@ -74,7 +74,7 @@ class Limits:
 
     text_chars: int = 16 << 20
     statements: int = 1_000
-    nesting: int = 64  # brackets within brackets, and what else deepens
+    nesting: int = 32  # brackets within brackets, and what else deepens
     type_nesting: int = 4  # open brackets after a type's name
     open_joins: int = 8  # JOINs before the ON or USING of the first of them
 

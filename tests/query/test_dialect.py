@@ -13,7 +13,9 @@ from nearql.engine.errors import NearQLError, SqlError, TooLarge, Unsupported
 from nearql.engine.types import Metric
 from nearql.query.dialect import Limits, distance_of, parse, to_duckdb, to_nearql
 from nearql.query.parameters import names_in
+from nearql.query.settings import SessionSettings
 from nearql.query.statements import Explain, Select, Statement
+from support.sql import Sql
 
 OPERATORS = {
     "<->": Metric.L2, "<#>": Metric.INNER_PRODUCT, "<=>": Metric.COSINE, "<+>": Metric.L1,
@@ -291,6 +293,17 @@ def test_statements_are_limited() -> None:
     assert len(parse("SELECT 1;" * 3, Limits(statements=3))) == 3
     with pytest.raises(TooLarge):
         parse("SELECT 1;" * 4, Limits(statements=3))
+
+
+def test_limits_of_text_are_the_nodes_settings() -> None:
+    """A session takes them from its node's configuration."""
+    sql = Sql(SessionSettings(sql_chars=20, sql_depth=8))
+    assert sql.rows("SELECT (((1))) AS a") == [(1,)]
+    with pytest.raises(TooLarge):
+        sql.run("SELECT 1 AS too_long_x")
+    with pytest.raises(SqlError, match="nested more than 8 deep"):
+        sql.run("SELECT (((((((((1")
+    sql.database.close()
 
 
 def test_nesting_is_limited() -> None:
