@@ -56,6 +56,7 @@ class Table:
         self._context = context
         self._admission = Admission(definition.name, context.settings)
         self._maintenance = Maintenance(definition.name, self._shards, context)
+        self._view: TableView | None = None  # the last one given out; kept for its directories
         self._closed = False
 
     # ---- Life ------------------------------------------------------------------------------
@@ -99,6 +100,7 @@ class Table:
         if self._closed:
             return
         self._closed = True
+        self._view = None
         self._maintenance.close()
         for shard in self._shards:
             shard.close(checkpoint_bytes=_CLOSE_CHECKPOINT_BYTES)
@@ -111,10 +113,14 @@ class Table:
         return self._definition
 
     def read_view(self) -> TableView:
-        """The newest read view; nothing is copied."""
+        """The newest read view; nothing is copied. The same object while nothing changes."""
         self._check_open()
         schema = self._definition.schema  # before the rows: they may know more columns, never fewer
-        return TableView(schema, tuple(shard.read_view() for shard in self._shards), self._context)
+        shards = tuple(shard.read_view() for shard in self._shards)
+        view = self._view
+        if view is None or not view.shows(schema, shards):
+            view = self._view = TableView(schema, shards, self._context)
+        return view
 
     def stats(self) -> TableStats:
         """Sizes and positions now."""

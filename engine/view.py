@@ -71,6 +71,11 @@ class TableView:
         self._shards = shards
         self._context = context
 
+    def shows(self, schema: TableSchema, shards: tuple[ShardView, ...]) -> bool:
+        """Whether this is the view of just these."""
+        same = all(mine is other for mine, other in zip(self._shards, shards, strict=True))
+        return same and self._schema is schema
+
     @property
     def schema(self) -> TableSchema:
         """The schema as of this view."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearql.engine.distance import canonical_distances
-from nearql.engine.errors import InternalError, InvalidValue, NotFound
+from nearql.engine.errors import InternalError, InvalidValue, UndefinedColumn
 from nearql.engine.schema import Column, ColumnType, TableSchema
 from nearql.engine.table import Table
 from nearql.engine.types import (
@@ -82,7 +82,7 @@ def test_columns_are_found_whatever_their_case_and_named_as_asked(view: TableVie
 
 
 def test_an_unknown_column_is_named(view: TableView) -> None:
-    with pytest.raises(NotFound, match="nope"):
+    with pytest.raises(UndefinedColumn, match="nope"):
         view.scan(["nope"])
 
 
@@ -239,6 +239,17 @@ def test_a_query_of_another_dimension_is_refused(view: TableView) -> None:
         view.scan([], distances=[DistanceSpec("d", "vec", Metric.L2, short[0])])
     with pytest.raises(InvalidValue, match="needs a vector column"):
         view.search_range("id", Metric.L2, QUERY, 1.0, inclusive=True)
+
+
+def test_a_view_is_the_same_object_while_nothing_changes(tmp_path: Path) -> None:
+    made = create(tmp_path / "t", definition=definition(shards=2))
+    insert(made, range(5))
+    view = made.read_view()
+    assert made.read_view() is view
+    insert(made, [7])
+    assert made.read_view() is not view
+    assert (view.row_count, made.read_view().row_count) == (5, 6)
+    made.close()
 
 
 def test_the_data_version_changes_exactly_with_the_rows(tmp_path: Path) -> None:
