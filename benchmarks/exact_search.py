@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nearql.engine.backends import choose_backend
+from nearql.engine.backends.blas import use_one_blas_thread
 from nearql.engine.distance import canonical_distances
 from nearql.engine.search import Searcher, VectorSlice, row_norms
 from nearql.engine.settings import EngineSettings
@@ -147,6 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     vectors = load(options.vectors)
     queries = load_queries(options.queries, vectors)
+    use_one_blas_thread()  # NumPy's, as a node does; FAISS has its own BLAS
     print(f"{len(vectors)} x {vectors.shape[1]} float32; ratio = time / best bare FAISS; ", end="")
     print(f"{os.cpu_count()} cores, FAISS {faiss.__version__}, NumPy {np.__version__}")
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):

@@ -249,7 +249,9 @@ class _Run:
         return rows, distances
 
     def _nearest(self, unit: _Unit, queries: NDArray[np.float32]) -> tuple[Candidates, _Part]:
-        candidates = self.searcher.backend.nearest(unit.block, queries, self.metric, self.k)
+        candidates = self.searcher.backend.nearest(
+            unit.block, queries, self.metric, self.k, team=self.searcher.team
+        )
         query_of, column = np.nonzero(candidates.positions >= 0)
         positions = candidates.positions[query_of, column]
         distances = candidate_distances(

@@ -108,11 +108,11 @@ class Backend(Protocol):
         """Whether to ask `nearest` for so many queries rather than `contenders` for each."""
 
     def nearest(
-        self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int
+        self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int, *, team: Team
     ) -> Candidates:
         """The k nearest rows to each query, and some more for safety; not for l1.
 
-        queries: float32, shape (nq, d), C-contiguous; k >= 1.
+        queries: float32, shape (nq, d), C-contiguous; k >= 1. team: threads to share the work with.
         """
 
     def contenders(

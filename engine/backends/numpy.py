@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.backends.base import Block
+from nearql.engine.backends.blas import blas_threads
 from nearql.engine.backends.scan import ScanBackend, copied
 from nearql.engine.distance import widen
 from nearql.engine.types import Metric
@@ -24,17 +25,19 @@ class NumpyBackend(ScanBackend):
         return metric is Metric.L2 or (metric is not Metric.L1 and query_count > 1)
 
     def splits(self, block: Block, metric: Metric) -> bool:
-        """Not where BLAS alone does the work: it uses every core by itself."""
-        return copied(block) or metric in (Metric.L2, Metric.L1)
+        """Not where BLAS alone does the work and uses every core by itself."""
+        return _takes_chunks(block, metric) or blas_threads() == 1
 
     def part_scores(
         self, block: Block, query: NDArray[np.float32], metric: Metric, out: NDArray[np.float32]
     ) -> Callable[[tuple[int, int]], None]:
         """See `ScanBackend.part_scores`; BLAS takes rows that need no copy all at once."""
-        if self.splits(block, metric):
+        if _takes_chunks(block, metric):
             return super().part_scores(block, query, metric, out)
         vectors = widen(block.vectors)
-        return lambda part: self.chunk_scores(vectors[slice(*part)], query, metric, out)
+        return lambda part: self.chunk_scores(
+            vectors[slice(*part)], query, metric, out[slice(*part)]
+        )
 
     def chunk_scores(
         self,
@@ -52,3 +55,8 @@ class NumpyBackend(ScanBackend):
             np.einsum("ij,ij->i", differences, differences, out=out)
         else:
             np.add.reduce(np.abs(differences, out=differences), axis=1, out=out)
+
+
+def _takes_chunks(block: Block, metric: Metric) -> bool:
+    """Whether rows are copied, or differences taken, in pieces that fit a cache."""
+    return copied(block) or metric in (Metric.L2, Metric.L1)

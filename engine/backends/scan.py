@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from nearql.engine.backends.base import (
     loss,
     scaled,
 )
+from nearql.engine.backends.blas import blas_threads
 from nearql.engine.distance import widen
 from nearql.engine.team import Team
 from nearql.engine.types import Metric
@@ -144,27 +146,32 @@ class ScanBackend(ABC):
         pieces = 1
         if team.threads > 1 and self.splits(block, metric):
             pieces = strategy.pieces(count, block.dimensions)
-        step = max(1, -(-count // pieces))
-        team.map(fill, [(low, min(low + step, count)) for low in range(0, count, step)])
+
+        def fill_quietly(part: tuple[int, int]) -> None:
+            with np.errstate(all="ignore"):  # which a thread doesn't inherit
+                fill(part)
+
+        team.map(fill_quietly, ranges(count, pieces))
         return out
 
     def nearest(
-        self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int
+        self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int, *, team: Team
     ) -> Candidates:
         """See `Backend.nearest`. An untamed query has no candidates and a floor of -inf."""
         if not block.tame:
             return _whole(block, len(queries))
         length = lengths(queries)
-        best = _Best(len(queries), strategy.overfetch(k))
-        with np.errstate(all="ignore"):  # rows outside the mask may hold anything
+        with np.errstate(all="ignore"):
             left = queries * -2 if metric is Metric.L2 else scaled(queries, metric, length)
-            step, first = _steps(block, len(queries), k)
-            for chunk in chunks(block, step, first=first):
-                best.add(_product_scores(chunk, left, metric), chunk)
-            error = _product_error(block, metric, length)
-            floor = best.cut(k, 3 * error) - error
-            if metric is Metric.L2:
-                floor += length * length
+        parts = [(0, visited(block))]
+        if team.threads > 1 and blas_threads() == 1:
+            pieces = strategy.pieces(visited(block), block.dimensions)
+            parts = ranges(visited(block), min(pieces, 2 * team.threads))
+        best = _Best.merged(team.map(partial(_best_of, block, left, metric, k), parts))
+        error = _product_error(block, metric, length)
+        floor = best.cut(k, 3 * error) - error
+        if metric is Metric.L2:
+            floor += length * length
         floor[~is_tame(metric, length)] = -np.inf
         return Candidates(best.positions, floor)
 
@@ -232,6 +239,24 @@ def _whole(block: Block, query_count: int) -> Candidates:
     return Candidates(positions, np.full(query_count, np.inf))
 
 
+def _best_of(
+    block: Block, left: NDArray[np.float32], metric: Metric, k: int, part: tuple[int, int]
+) -> _Best:
+    """The best of a range of rows, or of positions, for queries scaled for products."""
+    best = _Best(len(left), strategy.overfetch(k))
+    step, first = _steps(block, len(left), k)
+    with np.errstate(all="ignore"):  # rows outside the mask may hold anything
+        for chunk in chunks(block, step, first=first, part=part):
+            best.add(_product_scores(chunk, left, metric), chunk)
+    return best
+
+
+def ranges(count: int, pieces: int) -> list[tuple[int, int]]:
+    """Cut range(count) into about equal pieces, none of them empty."""
+    step = max(1, -(-count // pieces))
+    return [(low, min(low + step, count)) for low in range(0, count, step)]
+
+
 def _steps(block: Block, query_count: int, k: int) -> tuple[int, int]:
     """Rows of a chunk at most, and of the first chunk."""
     step = _SCORES // query_count
@@ -283,6 +308,16 @@ class _Best:
         self.scores = np.empty((query_count, 0), np.float32)
         self.positions = np.empty((query_count, 0), np.int64)
         self.threshold = np.full(query_count, np.inf, np.float32)
+
+    @classmethod
+    def merged(cls, parts: list[_Best]) -> _Best:
+        """The best of several, at least one, for the same queries and k."""
+        if len(parts) == 1:
+            return parts[0]
+        best = cls(len(parts[0].scores), parts[0].k)
+        scores = np.concatenate([part.scores for part in parts], axis=1)
+        best._keep(scores, np.concatenate([part.positions for part in parts], axis=1))
+        return best
 
     def add(self, scores: NDArray[np.float32], chunk: Chunk) -> None:
         """Merge a chunk's scores, (nq, r); NaN never enters."""

@@ -89,7 +89,7 @@ def _check_contenders(backend: Backend, case: _Case, query: NDArray[np.float32])
 
 def _check_nearest(backend: Backend, case: _Case) -> str | None:
     rows = case.block.matching
-    candidates = backend.nearest(case.block, case.queries, case.metric, _K)
+    candidates = backend.nearest(case.block, case.queries, case.metric, _K, team=Team(1))
     for query, named, floor in zip(
         case.queries, candidates.positions, candidates.floor, strict=True
     ):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from nearql.engine import strategy
-from nearql.engine.backends import scan
+from nearql.engine.backends import numpy, scan
 from nearql.engine.search import Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchRequest
 from support.search_cases import (
@@ -48,6 +48,8 @@ def sizes(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(scan, "_FULL_NAMES", 3)
             patch.setattr(strategy, "PIECE_ELEMENTS", 16)
             patch.setattr(strategy, "BATCH_QUERIES", 3)
+            patch.setattr(scan, "blas_threads", lambda: 1)
+            patch.setattr(numpy, "blas_threads", lambda: 1)
         yield
 
 

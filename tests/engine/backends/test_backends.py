@@ -50,7 +50,7 @@ def test_floors_hold(backend: Backend, metric: Metric, kind: str) -> None:
     """No row that `nearest` leaves out has a canonical distance below the floor."""
     vectors = make_vectors(np.random.default_rng(3), kind, ROWS, DIMENSIONS)
     queries = vectors[:8] + make_vectors(np.random.default_rng(4), "unit", 8, DIMENSIONS)
-    candidates = backend.nearest(block_of(vectors), queries, metric, 10)
+    candidates = backend.nearest(block_of(vectors), queries, metric, 10, team=TEAM)
     for query, named, floor in zip(queries, candidates.positions, candidates.floor, strict=True):
         others = np.delete(np.arange(ROWS), named[named >= 0])
         if len(others):
@@ -63,7 +63,7 @@ def test_a_floor_decides_most_batches(backend: Backend) -> None:
     vectors = make_vectors(np.random.default_rng(5), "unit", ROWS, DIMENSIONS)
     queries = make_vectors(np.random.default_rng(6), "unit", 64, DIMENSIONS)
     for metric in (Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE):
-        candidates = backend.nearest(block_of(vectors), queries, metric, 10)
+        candidates = backend.nearest(block_of(vectors), queries, metric, 10, team=TEAM)
         for query, floor in zip(queries, candidates.floor, strict=True):
             kth = np.sort(canonical_distances(vectors, query, metric))[9]
             assert floor > score_limit(metric, float(kth))

@@ -17,6 +17,7 @@ from nearql.engine.backends.numpy import NumpyBackend
 from nearql.engine.backends.selftest import self_test
 from nearql.engine.errors import InvalidValue, Unavailable
 from nearql.engine.settings import EngineSettings
+from nearql.engine.team import Team
 from nearql.engine.types import Metric
 from support.search_cases import BACKENDS, make_backend
 
@@ -36,9 +37,9 @@ class Boastful(NumpyBackend):
     """Claims a floor that does not hold."""
 
     def nearest(
-        self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int
+        self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int, *, team: Team
     ) -> Candidates:
-        found = super().nearest(block, queries, metric, k)
+        found = super().nearest(block, queries, metric, k, team=team)
         return Candidates(found.positions[:, :3], found.floor)
 
 
