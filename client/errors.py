@@ -4,6 +4,7 @@
     ├── ServerError               the node answered with a problem; the class follows its `code`
     │   ├── InvalidRequest        400  the request is wrong and will stay wrong
     │   │   ├── SqlError          400  wrong SQL, with the position
+    │   │   │   └── UndefinedColumn
     │   │   ├── InvalidValue      400  a value does not fit its column or parameter
     │   │   └── Unsupported       400  understood, but not offered
     │   ├── Unauthenticated       401
@@ -142,6 +143,10 @@ class SqlError(InvalidRequest):
     """Wrong SQL text; `position` is where."""
 
 
+class UndefinedColumn(SqlError):
+    """A statement names a column that is not there."""
+
+
 class InvalidValue(InvalidRequest):
     """A value does not fit its column or parameter."""
 
@@ -159,7 +164,7 @@ class Forbidden(ServerError, PermissionError):
 
 
 class NotFound(ServerError, LookupError):
-    """No such table, column, index or job."""
+    """No such table, index or job."""
 
 
 class Conflict(ServerError):
@@ -205,6 +210,7 @@ class InternalError(ServerError):
 _BY_CODE: dict[str, type[ServerError]] = {
     "invalid_request": InvalidRequest,
     "syntax_error": SqlError,
+    "undefined_column": UndefinedColumn,
     "invalid_value": InvalidValue,
     "unsupported": Unsupported,
     "statement_timeout": StatementTimeout,

@@ -3,11 +3,12 @@
     NearQLError
     ├── InvalidRequest            400  the request is wrong and will stay wrong
     │   ├── SqlError              400  SQL text, with the position of the mistake
+    │   │   └── UndefinedColumn   400  no such column, with the nearest name
     │   ├── InvalidValue          400  a value does not fit its column or parameter
     │   └── Unsupported           400  understood, but not offered; names the alternative
     ├── Unauthenticated           401
     ├── Forbidden                 403
-    ├── NotFound                  404  no such table, column, index, job
+    ├── NotFound                  404  no such table, index, job
     ├── Conflict                  409  duplicate key, object exists, rolled-back session
     ├── TooLarge                  413  body, result, LIMIT beyond a setting
     ├── UnsupportedMediaType      415
@@ -88,6 +89,14 @@ class SqlError(InvalidRequest):
     title = "SQL error"
 
 
+class UndefinedColumn(SqlError):
+    """A statement names a column that is not there: wrong SQL, where a missing table is a 404."""
+
+    code = "undefined_column"
+    sqlstate = "42703"
+    title = "No such column"
+
+
 class InvalidValue(InvalidRequest):
     """A value does not fit its column or parameter."""
 
@@ -123,7 +132,7 @@ class Forbidden(NearQLError):
 
 
 class NotFound(NearQLError):
-    """No such table, column, index or job."""
+    """No such table, index or job."""
 
     code = "not_found"
     sqlstate = "42P01"

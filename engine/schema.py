@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from nearql.engine.errors import InvalidValue, NotFound, Unsupported
+from nearql.engine.errors import InvalidValue, UndefinedColumn, Unsupported
 from nearql.engine.types import KEY_COLUMN, Metric
 
 MAX_DIMENSIONS = 16_384
@@ -218,13 +218,11 @@ class TableSchema:
         """The column of this name, whatever its case.
 
         Raises:
-            NotFound: with code `undefined_column`.
+            UndefinedColumn: there is none.
         """
         found = self.by_name.get(name.lower())
         if found is None:
-            raise NotFound(
-                f"There is no column {name!r}.", code="undefined_column", sqlstate="42703"
-            )
+            raise UndefinedColumn(f"There is no column {name!r}.")
         return found
 
     def storage_schema(self) -> pa.Schema:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from nearql.engine.errors import Conflict, NotFound, SqlError
+from nearql.engine.errors import Conflict, NotFound, SqlError, UndefinedColumn
 from nearql.engine.schema import IndexDef, TableDef
 from nearql.query.dialect import did_you_mean
 from nearql.query.guard import RESERVED, undefined_table
@@ -74,13 +74,14 @@ def find_table(statement: Statement, catalog: CatalogView, name: str) -> TableDe
     return found
 
 
-def undefined_column(statement: Statement, table: TableDef, name: str) -> NotFound:
+def undefined_column(statement: Statement, table: TableDef, name: str) -> UndefinedColumn:
     """The error for a column that a table doesn't have."""
     known = [column.name for column in table.schema.visible]
-    return NotFound(
+    return UndefinedColumn(
         f"Table {table.name!r} has no column {name!r}.{did_you_mean(name, known)}",
-        code="undefined_column", sqlstate="42703", position=at(statement, name), name=name,
-    )  # fmt: skip
+        position=at(statement, name),
+        name=name,
+    )
 
 
 def all_indexes(catalog: CatalogView) -> dict[str, tuple[TableDef, IndexDef]]:

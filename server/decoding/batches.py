@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types as t
 
-from nearql.engine.errors import InvalidRequest, InvalidValue, TooLarge
+from nearql.engine.errors import InvalidRequest, InvalidValue, TooLarge, UndefinedColumn
 from nearql.engine.schema import TableSchema
 
 MERGED_BYTES = 8 << 20  # small batches are stored together up to about this size
@@ -61,17 +61,15 @@ def check_columns(names: Sequence[str], schema: TableSchema, first: int = 0) -> 
     """Refuse unknown and repeated columns before anything is stored.
 
     Raises:
-        InvalidRequest: code `undefined_column` with the nearest name, or `duplicate_column`.
+        UndefinedColumn: with the nearest name. InvalidRequest: code `duplicate_column`.
     """
     known = {column.name.lower(): column.name for column in schema.visible}
     seen: set[str] = set()
     where = f" (from row {first})" if first else ""
     for name in names:
         if name.lower() not in known:
-            raise InvalidRequest(
-                f"The table has no column {name[:200]!r}{where}{_nearest(name, known)}",
-                code="undefined_column",
-                sqlstate="42703",
+            raise UndefinedColumn(
+                f"The table has no column {name[:200]!r}{where}{_nearest(name, known)}"
             )
         if name.lower() in seen:
             raise InvalidRequest(

@@ -41,8 +41,7 @@ def test_each_class_of_the_engine_has_its_twin(engine_class: Any) -> None:
     [
         (409, "duplicate_key", "23505", errors.Conflict),
         (404, "undefined_table", "42P01", errors.NotFound),
-        (404, "undefined_column", "42703", errors.NotFound),
-        (400, "undefined_column", "42703", errors.SqlError),
+        (400, "undefined_column", "42703", errors.UndefinedColumn),
         (400, "wrong_dimensions", "22000", errors.InvalidValue),
         (400, "newer_feature", "0A000", errors.Unsupported),
         (400, "anything", "99999", errors.InvalidRequest),

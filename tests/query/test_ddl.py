@@ -15,6 +15,7 @@ from nearql.engine.errors import (
     NearQLError,
     NotFound,
     SqlError,
+    UndefinedColumn,
     Unsupported,
 )
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
@@ -242,8 +243,8 @@ def test_replicas(nodes: int, options: str, replicas: int, notice: str | None) -
         ("CREATE TABLE t (a INT DEFAULT (SELECT 1))", SqlError, "may not hold a query"),
         ("CREATE TABLE t (a INT DEFAULT :p)", SqlError, "default of column 'a'"),
         ("CREATE TABLE t (a TEXT DEFAULT getenv('HOME'))", SqlError, "getenv"),
-        ("CREATE TABLE t (a INT CHECK (b > 1))", NotFound, "'b'"),
-        ("CREATE TABLE t (price INT CHECK (prize > 1))", NotFound, "Did you mean 'price'?"),
+        ("CREATE TABLE t (a INT CHECK (b > 1))", UndefinedColumn, "'b'"),
+        ("CREATE TABLE t (price INT CHECK (prize > 1))", UndefinedColumn, "Did you mean 'price'?"),
         ("CREATE TABLE t (a INT CHECK (a > (SELECT 1)))", SqlError, "may not hold a query"),
         ("CREATE TABLE t (a INT CHECK (sum(a) > 1))", SqlError, "aggregate sum"),
         ("CREATE TABLE t (a INT CHECK (lower(a) = 'x'))", SqlError, "CHECK"),

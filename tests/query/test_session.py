@@ -13,11 +13,11 @@ from nearql.engine.errors import (
     Conflict,
     InvalidValue,
     NearQLError,
-    NotFound,
     SqlError,
     StatementTimeout,
     TooLarge,
     Unavailable,
+    UndefinedColumn,
 )
 from nearql.query.settings import SessionSettings
 from support.sql import Sql
@@ -30,7 +30,7 @@ def test_several_statements_answer_the_last(sql: Sql) -> None:
 
 def test_statements_before_a_wrong_one_stand(sql: Sql) -> None:
     sql.run("CREATE TABLE t (id INT PRIMARY KEY)")
-    with pytest.raises(NotFound):
+    with pytest.raises(UndefinedColumn):
         sql.run("INSERT INTO t VALUES (1); SELECT nope FROM t; INSERT INTO t VALUES (2)")
     assert sql.rows("SELECT id FROM t") == [(1,)]
 
@@ -320,7 +320,7 @@ def test_plans_are_kept_until_the_catalog_changes(docs: Sql) -> None:
         docs.rows(text, {"p": price, "q": [0, 0]})
     assert docs.session.plans.hits >= 1
     docs.run("ALTER TABLE docs ADD COLUMN extra INT; ALTER TABLE docs DROP COLUMN price")
-    with pytest.raises(NotFound, match="price"):
+    with pytest.raises(UndefinedColumn, match="price"):
         docs.rows(text, {"p": 1, "q": [0, 0]})
     assert docs.rows("SELECT count(extra) FROM docs") == [(0,)]
 
