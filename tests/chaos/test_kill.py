@@ -135,7 +135,7 @@ def check_batches_are_whole(keys: set[int] | object) -> None:
     assert set(counts.tolist()) <= {BATCH_ROWS}, "a batch is there in part"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(max(600, 30 * ROUNDS))
 def test_kill_at_random_moments(tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
