@@ -12,6 +12,7 @@ from sqlglot import exp
 from nearql.engine.errors import NearQLError, SqlError, TooLarge, Unsupported
 from nearql.engine.types import Metric
 from nearql.query.dialect import Limits, distance_of, parse, to_duckdb, to_nearql
+from nearql.query.dialect.literals import lift
 from nearql.query.parameters import names_in
 from nearql.query.settings import SessionSettings
 from nearql.query.statements import Explain, Select, Statement
@@ -206,6 +207,43 @@ def test_arrays_beside_an_operator_become_text(literal: str, text: str) -> None:
 def test_other_arrays_stay(text: str) -> None:
     """In strings, elsewhere in an expression, and with anything but numbers in them."""
     assert to_duckdb(item(text)).count("'[") == 0
+
+
+LONG = ", ".join(f"{at}.5" for at in range(16))
+
+
+@pytest.mark.parametrize(
+    ("text", "lifted"),
+    [
+        (f"INSERT INTO t VALUES (1, ARRAY[{LONG}]), (2, [{LONG}])", 2),
+        (f"INSERT INTO t (v) VALUES ([{LONG}]) ON CONFLICT DO NOTHING", 1),
+        (f"SELECT 1; INSERT INTO t VALUES ((1), [{LONG}]); SELECT [{LONG}]", 1),
+        (f"INSERT INTO t VALUES (1, list_sum([{LONG}]))", 0),  # text has no sum
+        (f"INSERT INTO t VALUES (l2_distance(v, [{LONG}]), [{LONG}])", 2),
+        (f"INSERT INTO t SELECT [{LONG}]", 0),
+        (f"SELECT * FROM (VALUES ([{LONG}]))", 0),
+        (f"SELECT cosine_distance(t.v, ARRAY[{LONG}]) FROM t", 1),
+        (f"SELECT f(t.v, ARRAY[{LONG}]) FROM t", 0),
+        (f"INSERT INTO t VALUES (1, [{', '.join('1' * 30)}])", 0),  # perhaps a list of integers
+    ],
+)
+def test_arrays_of_inserts_and_distance_functions(text: str, lifted: int) -> None:
+    """Long ones that can only be vectors or lists become text; nothing else does."""
+    blanked, found = lift(text)
+    assert len(blanked) == len(text)
+    assert len(found) == lifted
+    for at, written in found.items():
+        assert written in text[at:]
+    parse(text)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "piece", ["/*", "[1", "1,", "'", "$a$", "(", "l2_distance(", "<->", "ARRAY "]
+)
+def test_lifting_takes_one_pass(piece: str) -> None:
+    """Whatever is opened and never closed, twice the text takes about twice the time."""
+    lift("INSERT VALUES <-> [" + piece * 200_000)
 
 
 def test_arrays_in_comments_stay() -> None:
