@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearql._connect import aconnect, connect
+    from nearql.client import AsyncConnection, Connection, Result
 
     __version__: str
 
-__all__ = ["__version__", "aconnect", "connect"]
+__all__ = ["AsyncConnection", "Connection", "Result", "__version__", "aconnect", "connect"]
 
 
 def __getattr__(name: str) -> object:
@@ -20,9 +21,10 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("nearql")
-    if name in __all__:
-        return getattr(import_module("nearql._connect"), name)
-    raise AttributeError(f"module 'nearql' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'nearql' has no attribute {name!r}")
+    home = "nearql._connect" if name.endswith("connect") else "nearql.client"
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:
