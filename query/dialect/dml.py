@@ -7,6 +7,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError
 from nearql.query.dialect.cursor import Cursor, parse_tokens
+from nearql.query.dialect.values import literal_values
 from nearql.query.statements import (
     ConflictClause,
     Delete,
@@ -116,7 +117,8 @@ def _source(cursor: Cursor, ctes: Cursor | None) -> exp.Query:
         body = Cursor(cursor.source, [*ctes.tokens, *body.tokens])
     if body.done:
         raise cursor.unexpected("VALUES, a query or DEFAULT VALUES")
-    tree = parse_tokens(cursor.source, body.tokens)
+    values = literal_values(body.tokens) if body.word() == "VALUES" else None
+    tree = values or parse_tokens(cursor.source, body.tokens)
     if not isinstance(tree, exp.Values | exp.Query):
         raise SqlError("Expected VALUES or a query.", position=body.position)
     return tree  # type: ignore[return-value]
