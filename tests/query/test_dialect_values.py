@@ -14,7 +14,7 @@ from support.sql import Sql
     "text",
     [
         "VALUES (1)",
-        "VALUES (1, 'a', NULL, true, FALSE, -5, :q, 1.5e3, -0.5, 1_000, - 1, 5., .5, '')",
+        "VALUES (1, 'a', NULL, true, FALSE, -5, :q, 1.5e3, -0.5, 1_000, - 1, 5., '')",
         "VALUES (1, 'it''s'), (2, 'b;c'), ($1, $name), (NULL, '[1, 2]')",
     ],
 )
@@ -32,7 +32,7 @@ def test_literals_and_parameters_are_read_the_short_way(text: str) -> None:
         "VALUES (1 + 1)", "VALUES (f(1))", "VALUES ((1))", "VALUES (-1::INT)", "VALUES (DEFAULT)",
         "VALUES (E'a')", "VALUES ($$a$$)", "VALUES (1) x", "VALUES", "VALUES ()", "VALUES (1,)",
         "VALUES (1),", "VALUES (1) (2)", "VALUES 1", "VALUES (- -1)", "VALUES ([1])", "VALUES (a)",
-        "VALUES (1), (SELECT 1)", "VALUES (DATE '2024-01-01')",
+        "VALUES (1), (SELECT 1)", "VALUES (.5)", "VALUES (DATE '2024-01-01')",
     ],
 )  # fmt: skip
 def test_anything_else_is_left_to_sqlglot(text: str) -> None:
