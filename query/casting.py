@@ -8,6 +8,7 @@ through DuckDB.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -108,9 +109,6 @@ def _uuid_texts(array: pa.Array) -> pa.Array:
     return pa.array(texts, pa.string())
 
 
-_EXACT = (t.is_integer, t.is_floating, t.is_boolean)
-
-
 def _is_safe(kind: pa.DataType, column: Column) -> bool:
     """Whether Arrow's checked cast means the same as SQL's, as long as it succeeds."""
     target = column.type.storage
@@ -145,8 +143,6 @@ def _inferred(values: list[Any], column: Column) -> pa.Array:
 
 
 def _json_text(value: Any) -> str | None:
-    import json
-
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
