@@ -41,6 +41,7 @@ from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 __all__ = ["Searcher", "VectorSlice", "row_norms"]
 
 Masks = Sequence["NDArray[np.bool_] | None"]
+_ALONE = Team(1)  # for searches too small to share
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ class _Run:
     def _rank_one(self, query: NDArray[np.float32], limit: float) -> Ranking:
         named = partial(self._named, query=query, limit=limit)
         elements = sum(unit.block.vectors.size for unit in self.units)
-        team = self.searcher.team if elements > strategy.PIECE_ELEMENTS else Team(1)
+        team = self.searcher.team if elements > strategy.PIECE_ELEMENTS else _ALONE
         parts = team.map(named, self.units)
         self.reranked += sum(len(part.rows) for part in parts)
         return _ranked(parts, 1)
