@@ -42,6 +42,7 @@ from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.search import Searcher
 from nearql.engine.storage.files import DirectoryLock, LocalFileSystem, ensure_format
 from nearql.engine.table import Table
+from nearql.query import duck
 from nearql.query.ports import CatalogView
 from nearql.query.session import Session
 from nearql.server import system_tables
@@ -110,6 +111,7 @@ class Node:
                 node = cls(config, metadata, lock)
                 node._register()
                 node._reconcile()
+                node._warm_up()
             except BaseException:
                 metadata.close()
                 raise
@@ -351,6 +353,10 @@ class Node:
                 directory.rename(self._trash() / f"orphan-{directory.name}-{uuid.uuid4().hex[:8]}")
         for row in owned.values():
             self._open_table(row)
+
+    def _warm_up(self) -> None:
+        """Start DuckDB beside the first requests rather than inside one of them."""
+        self._context.background.submit(duck.shared)
 
     def _open_table(self, row: TableRow) -> None:
         directory = self._directory(row.table.uuid)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 import uvicorn
 
+from nearql.engine.backends.blas import use_one_blas_thread
 from nearql.server.app import Server, create_app, uvicorn_config
 from nearql.server.config import Config
 from nearql.server.logs import configure_logs
@@ -26,6 +27,7 @@ def serve(config: Config, listener: socket.socket) -> int:
         log.warning(
             "insecure", text="--insecure: anybody who reaches this address may do everything"
         )
+    use_one_blas_thread()  # this process is ours: batches are cut over the search team instead
     node = Node.open(config)
     try:
         server = _AnnouncingServer(
