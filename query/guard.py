@@ -310,7 +310,8 @@ def _no_schema(node: exp.Table) -> NearQLError:
     return Unsupported(
         f"There is no schema for {qualified!r}: tables have no schema, and system "
         f"tables are nearql.<name>.",
-        position=position_of(node), code="undefined_table", sqlstate="3F000",
+        position=position_of(node),
+        sqlstate="3F000",
     )  # fmt: skip
 
 
