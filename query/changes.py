@@ -62,7 +62,7 @@ class _Changing:
     def run(self) -> Result:
         """Evaluate and write; the answer."""
         self.write.check_concern(self.table)
-        plan = self.plan()
+        plan = self.write.plan("rows", self.plan)
         handle = self.write.database.table(self.table.uuid)
         outcome = handle.modify(
             lambda view: self.evaluate(view, plan),

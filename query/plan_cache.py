@@ -25,8 +25,17 @@ class Prepared:
 
     statements: tuple[Statement, ...]
     parameters: tuple[str, ...]
-    plans: dict[int, tuple[int, Plan]] = field(default_factory=dict)
+    plans: dict[tuple[int, str], tuple[int, Plan]] = field(default_factory=dict)
     checked: dict[int, int] = field(default_factory=dict)
+
+    def plan(self, place: int, part: str, version: int, make: Callable[[], Plan]) -> Plan:
+        """The plan of a part of a statement for this catalog version, made on first use."""
+        kept = self.plans.get((place, part))
+        if kept is not None and kept[0] == version:
+            return kept[1]
+        plan = make()
+        self.plans[place, part] = version, plan
+        return plan
 
 
 class PlanCache:

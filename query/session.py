@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -201,7 +202,7 @@ class _Request:
         if isinstance(statement, Select):
             return self._select(statement, place, prepared, catalog)
         if isinstance(statement, _WRITES):
-            return self._write(statement, place)
+            return self._write(statement, place, prepared)
         if isinstance(statement, _DDL):
             self.wrote = True
             return self._ddl(statement)
@@ -217,19 +218,19 @@ class _Request:
     def _select(
         self, statement: Select, place: int, prepared: Prepared, catalog: CatalogView
     ) -> Result:
-        version, plan = prepared.plans.get(place, (None, None))
-        if plan is None or version != catalog.version:
-            plan = plan_query(statement.tree, catalog)
-            prepared.plans[place] = catalog.version, plan
+        plan = prepared.plan(
+            place, "select", catalog.version, lambda: plan_query(statement.tree, catalog)
+        )
         with self.execution() as run:
             result = with_stats(run.run(plan), run, plan)
         if self.variables.get("device") == "gpu" and run.trace.searches:
             result = replace(result, notices=(*result.notices, _NO_GPU))
         return result
 
-    def _write(self, statement: Statement, place: int) -> Result:
+    def _write(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         self.wrote = True
         write = self.write(_request_id(self.request_id, place))
+        write = replace(write, planned=partial(prepared.plan, place))
         if isinstance(statement, Insert):
             return run_insert(statement, write)
         if isinstance(statement, Update):

@@ -45,12 +45,17 @@ from nearql.query.result import Result, ResultColumn, empty
 from nearql.query.settings import SessionSettings, Variables
 
 
+def _make_plan(part: str, version: int, make: Callable[[], Plan]) -> Plan:
+    return make()
+
+
 @dataclass(frozen=True)
 class Write:
     """One write statement's context.
 
     deadline: time.monotonic() at which evaluating must have ended.
     started: called with each execution, so that a timeout can interrupt it.
+    planned: looks up a kept plan by part and catalog version, or makes it.
     """
 
     database: Database
@@ -62,6 +67,11 @@ class Write:
     request_id: bytes | None
     deadline: float
     started: Callable[[Execution], None]
+    planned: Callable[[str, int, Callable[[], Plan]], Plan] = _make_plan
+
+    def plan(self, part: str, make: Callable[[], Plan]) -> Plan:
+        """A plan that this statement needs, kept with its text where that is kept."""
+        return self.planned(part, self.catalog.version, make)
 
     def execution(self, views: Mapping[str, TableView] | None = None) -> Execution:
         """A run of a query that the write needs; given views stand in for the tables' own."""
@@ -132,7 +142,8 @@ class Write:
             )
         tree = exp.Select(expressions=[item.copy() for item in items])
         tree.set("from_", exp.From(this=table_node(table, alias)))
-        return Returning(self, table, plan_query(tree, self.catalog) if items else None)
+        plan = self.plan("returning", lambda: plan_query(tree, self.catalog)) if items else None
+        return Returning(self, table, plan)
 
 
 @dataclass
