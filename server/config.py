@@ -86,12 +86,16 @@ class EngineSection:
 
     device: str = _key("auto", "auto, cpu or gpu. gpu refuses to start without a working device.")
     backend: str = _key("auto", "auto, numpy or faiss_cpu: what runs searches on the CPU.")
-    memory_limit: str = _key("80%", "Bytes, or share of the cgroup's or machine's memory.")
+    memory_limit: str = _key(
+        "80%", "Bytes, or share of the cgroup's or machine's memory. Not enforced yet."
+    )
     duckdb_memory_limit: str = _key(
         "25%", "The part of memory that DuckDB may use before it spills."
     )
     duckdb_threads: int = _key(0, "Threads of one DuckDB statement; 0 = one per core.", low=0)
-    gpu_memory_limit: str = _key("90%", "Bytes, or share of the GPU's memory.")
+    gpu_memory_limit: str = _key(
+        "90%", "Bytes, or share of the GPU's memory. Unused: the CPU answers."
+    )
     search_threads: int = _key(0, "Threads of searches; 0 = one per core.", low=0)
     seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
     seal_bytes: int = _key(

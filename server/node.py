@@ -142,7 +142,8 @@ class Node:
         found = self._tables.get(uuid)
         if found is None:
             if uuid in self._failed:
-                raise self._failed[uuid]
+                stored = self._failed[uuid]  # a fresh one: a raised error keeps its traceback
+                raise Corruption(stored.detail, code=stored.code, **stored.extra)
             raise NotFound(f"There is no table {uuid}.", code="undefined_table")
         return found
 
