@@ -113,3 +113,64 @@ WHERE {F}
 
 -- ordered
 SELECT * EXCLUDE (vec) FROM docs WHERE {F} AND {present:vec} ORDER BY {D}, id LIMIT :k
+
+-- ordered
+SELECT DISTINCT cat, {D} AS d FROM docs WHERE {F} AND {present:vec} ORDER BY d, cat LIMIT :k
+
+-- ordered
+SELECT id, n FROM (SELECT id, vec, count(*) OVER () AS n FROM docs WHERE {F}) s WHERE {present:vec}
+ORDER BY {D}, id LIMIT :k
+
+-- any order
+SELECT id, {D}, {l2:vec|:q2} FROM docs WHERE {D} < :r AND {l2:vec|:q2} <= 2 AND {F}
+
+-- any order
+WITH docs AS (SELECT * FROM docs WHERE price < 6) SELECT id FROM docs WHERE {F} AND {present:vec}
+ORDER BY {D}, id LIMIT :k
+
+-- ordered
+SELECT s.id FROM (SELECT * FROM docs WHERE price < 6) s WHERE {present:vec} ORDER BY {D}, s.id LIMIT :k
+
+-- any order
+SELECT w.i, x.id FROM (VALUES (1, [1,0,1]), (2, NULL), (3, [0,0,0])) w(i, v), LATERAL (SELECT d.id
+FROM docs d WHERE {present:d.vec} AND {present:w.v} ORDER BY {l2:d.vec|w.v}, d.id LIMIT 3) x
+
+-- any order
+SELECT a.id, e.id, x.id FROM asked a JOIN docs e ON e.id = a.id, LATERAL (SELECT d.id FROM docs d WHERE
+{present:d.vec} AND {present:a.v} ORDER BY {l1:d.vec|a.v}, d.id LIMIT 2) x WHERE e.price > 1
+
+-- any order
+SELECT a.id, x.id, y.id FROM asked a, LATERAL (SELECT d.id FROM docs d WHERE {present:d.vec} AND
+{present:a.v} ORDER BY {l2:d.vec|a.v}, d.id LIMIT 2) x, LATERAL (SELECT d.id FROM docs d WHERE
+{present:d.vec} AND {present:a.v} ORDER BY {ip:d.vec|a.v}, d.id LIMIT 1) y
+
+-- any order
+SELECT a.id FROM asked a WHERE EXISTS (SELECT 1 FROM docs WHERE docs.id = a.id AND {D} < :r)
+
+-- any order
+SELECT a.id, (SELECT min({D}) FROM docs WHERE docs.id > a.id) FROM asked a
+
+-- any order
+SELECT a.id FROM asked a WHERE a.id IN (WITH z AS (SELECT id FROM docs WHERE price > 2) SELECT docs.id
+FROM docs WHERE docs.id IN (SELECT id FROM z) AND {present:vec} ORDER BY {D}, docs.id LIMIT 5)
+
+-- any order
+WITH RECURSIVE t(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM t WHERE n < 3) SELECT t.n, (SELECT count(*)
+FROM (SELECT id FROM docs WHERE {F} AND {present:vec} ORDER BY {D}, id LIMIT 7) s WHERE s.id > t.n) FROM t
+
+-- any order
+SELECT docs.id, n.id FROM docs NATURAL JOIN (SELECT id, price FROM docs WHERE {present:vec} ORDER BY
+{D}, id LIMIT :k) n
+
+-- any order
+SELECT id FROM docs JOIN asked USING (id) WHERE {D} < :r
+
+-- ordered
+SELECT id, {D} d, d * 2 AS e FROM docs WHERE {F} AND {present:vec} ORDER BY d, id LIMIT :k
+
+-- any order
+SELECT count(*) FROM docs x, docs y WHERE {l2:x.vec|y.vec} < 1 AND x.id < y.id
+
+-- any order
+SELECT d.cat, min(x.id) FROM docs d, LATERAL (SELECT e.id FROM docs e WHERE e.id > d.id AND
+{present:e.vec} AND {present:d.vec} ORDER BY {l2:e.vec|d.vec}, e.id LIMIT 1) x GROUP BY d.cat
