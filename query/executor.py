@@ -32,6 +32,7 @@ from nearql.query import duck
 from nearql.query.duck import Answer, Cursor
 from nearql.query.duck_errors import nearest_name
 from nearql.query.filters import FilterCache
+from nearql.query.guard import SYSTEM_TABLES
 from nearql.query.knn import knn_rows
 from nearql.query.parameters import Parameters, vector
 from nearql.query.plan import (
@@ -462,17 +463,6 @@ def shown(number: float | None) -> str:
     return "NULL" if number is None else f"{number:g}"
 
 
-SYSTEM_TABLES = (
-    "tables",
-    "columns",
-    "indexes",
-    "shards",
-    "nodes",
-    "segments",
-    "queries",
-    "devices",
-    "settings",
-)
 _NOTHING = SearchStats("exact", "none")
 
 

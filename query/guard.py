@@ -35,7 +35,7 @@ from nearql.query.statements import (
 )
 
 SYSTEM_TABLES = (
-    "tables", "columns", "indexes", "shards", "nodes", "segments", "queries", "devices", "settings",
+    "tables", "columns", "indexes", "shards", "nodes", "segments", "devices", "settings",
 )  # fmt: skip
 RESERVED = re.compile(r"nq\d*_|__row$|__key$", re.I)
 
