@@ -90,7 +90,6 @@ _SHOWS = (
     "COLUMNS",
     "NODES",
     "SEGMENTS",
-    "QUERIES",
     "DEVICES",
 )
 
