@@ -280,7 +280,10 @@ class Wal:
             reserve //= 2
         free = self._fs.free_bytes(self._directory)
         if free < reserve:
-            need = f"a record of {size} bytes ({free} bytes are free, disk_reserve_bytes={reserve})"
+            need = (
+                f"a record of {size} bytes: {free} bytes are free, and engine.disk_reserve "
+                f"keeps {reserve} of them"
+            )
             raise storage_full(self._directory, need)
 
     def _mark_open(self) -> None:
