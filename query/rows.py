@@ -108,7 +108,8 @@ def _check_violations(table: TableDef, rows: pa.Table) -> list[RowFailure]:
     if not table.schema.checks or not rows.num_rows:
         return found
     with duck.shared().cursor() as cursor:
-        numbered = rows.append_column("nq0_row", pa.array(np.arange(rows.num_rows)))
+        known = _without_halves(rows, table.schema)
+        numbered = known.append_column("nq0_row", pa.array(np.arange(rows.num_rows)))
         cursor.register("nq0_rows", numbered)
         source = rows_source(table.schema, "nq0_rows", ["nq0_row"])
         for name, condition in table.schema.checks:
@@ -120,11 +121,21 @@ def _check_violations(table: TableDef, rows: pa.Table) -> list[RowFailure]:
     return found
 
 
+def _without_halves(rows: pa.Table, schema: TableSchema) -> pa.Table:
+    """HALFVEC columns as float32: DuckDB knows no float16."""
+    for column in schema.vectors:
+        if column.type.element == "float16":
+            at = rows.schema.get_field_index(column.name)
+            kind = pa.list_(pa.float32(), column.type.dimensions)
+            rows = rows.set_column(at, column.name, rows.column(at).cast(kind))
+    return rows
+
+
 def rows_source(schema: TableSchema, relation: str, helpers: list[str]) -> str:
     """A sub-query over a registered relation of complete rows, columns as SQL sees them."""
     items = [
         f"CAST({quoted(c.name)} AS {c.type.duck}) AS {quoted(c.name)}"
-        if c.type.name.startswith(("UUID", "JSON", "HALFVEC"))
+        if c.type.name.startswith(("UUID", "JSON"))
         else quoted(c.name)
         for c in schema.visible
     ]

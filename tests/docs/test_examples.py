@@ -2,11 +2,12 @@
 
 How a page is written:
 
-- `sql` blocks run in order, one database in this process per page. A comment `-- :q = [1, 0, 0]` at the head of
-  a block gives a parameter. The last statement's answer, its notices or its error are the output.
+- `sql` blocks run in order, one database in this process per page. A comment `-- :q = [1, 0, 0]`
+  in a block gives a parameter. The last statement's answer, its notices or its error are the
+  output.
 - `python` blocks run in order with one set of names per page; what they print is the output.
-- `sh` blocks are run by bash, `console` blocks command by command (`$ `), with a real server at localhost:8470,
-  which here has another port. The output of a console command stands below it.
+- `sh` blocks are run by bash, `console` blocks command by command (`$ `), with a real server at
+  localhost:8470, which here has another port. The output of a console command stands below it.
 - A `text` block below a block is its output; `...` stands for what differs from run to run.
 - `<!-- not run: reason -->` above a block says why it isn't run; `NOT_RUN` counts these.
 """
@@ -105,7 +106,8 @@ class Runner:
         parameters = {name: orjson.loads(value) for name, value in PARAMETER.findall(block.text)}
         text = PARAMETER.sub("", block.text)
         statements, rest = split(text if text.rstrip().endswith(";") else text + ";")
-        assert statements and not rest, text
+        assert statements, text
+        assert not rest, text
         for statement in statements[:-1]:
             self.db.execute(statement, used(parameters, statement))
         got = self._answer(statements[-1], used(parameters, statements[-1]), block)
@@ -155,7 +157,7 @@ class Runner:
     def _shell(self, text: str, codes: tuple[int, ...] = (0,)) -> str:
         """What bash prints on stdout and stderr."""
         assert self._server is not None
-        script = "curl() { python -m support.curl \"$@\"; }\n" * (shutil.which("curl") is None)
+        script = 'curl() { python -m support.curl "$@"; }\n' * (shutil.which("curl") is None)
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -184,7 +186,7 @@ def used(parameters: dict[str, Any], statement: str) -> Any:
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
-    """(command, expected output) of each `$ ` line; a command goes on until its quotes are closed."""
+    """(command, expected output) of each `$ ` line; a command ends when its quotes are closed."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         lines = part.splitlines()
         end = next(n for n in range(1, len(lines) + 1) if is_whole("\n".join(lines[:n])))

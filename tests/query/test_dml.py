@@ -382,6 +382,21 @@ def test_checks_see_every_column(sql: Sql) -> None:
     assert sql.rows("SELECT count(*) FROM t") == [(1,)]
 
 
+def test_checks_of_a_table_with_half_vectors(sql: Sql) -> None:
+    """DuckDB, which evaluates them, knows no float16."""
+    sql.run(
+        "CREATE TABLE t (id INT PRIMARY KEY, n INT CHECK (n > 0), h HALFVEC(2), "
+        "CHECK (vector_norm(h) <= 1))"
+    )
+    sql.run("INSERT INTO t VALUES (1, 1, '[1,0]'), (2, 1, NULL)")
+    sql.run("INSERT INTO t VALUES (1, 2, '[0,1]') ON CONFLICT (id) DO UPDATE SET n = EXCLUDED.n")
+    sql.run("UPDATE t SET n = n + 1, h = '[0,1]' WHERE id = 1")
+    for row in ("3, 0, NULL", "3, 1, '[1,1]'"):
+        with pytest.raises(InvalidValue, match="CHECK"):
+            sql.run(f"INSERT INTO t VALUES ({row})")
+    assert sql.rows("SELECT * FROM t ORDER BY id") == [(1, 3, [0.0, 1.0]), (2, 1, None)]
+
+
 def test_create_table_as_select(docs: Sql) -> None:
     docs.run(
         "CREATE TABLE near AS SELECT id, vec, vec <-> '[0,0]' AS d FROM docs ORDER BY d LIMIT 5"

@@ -1,4 +1,4 @@
-"""The part of curl that the documentation uses, for machines that have none: `python -m support.curl`."""
+"""The part of curl that the documentation uses, for machines without: `python -m support.curl`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The documentation as data: pages, their fenced blocks, and how printed output is compared.
 
-A block stands between fences and has a language. An HTML comment right above it, `<!-- not run: reason -->`,
-says why a test doesn't run it. A `text` block right below one holds the output of it.
+A block stands between fences and has a language. An HTML comment right above it,
+`<!-- not run: reason -->`, says why a test doesn't run it. A `text` block right below one holds the
+output of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _NOT_RUN = re.compile(r"^ *<!-- not run: (.+) -->$")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block. line: of its first fence, from 1. output: of the `text` block below it, if any."""
+    """One fenced block. line: of its first fence, from 1. output: the `text` block below it."""
 
     language: str
     text: str
