@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sqlglot import exp
 
-from nearql.engine.errors import Conflict
+from nearql.engine.errors import Conflict, Unsupported
 from nearql.engine.schema import Column, TableDef
 from nearql.engine.types import Change
 from nearql.query.binder import unwrapped
@@ -125,6 +125,10 @@ class _Updating(_Changing):
 
     def _assign(self, column: Column, value: exp.Expr) -> None:
         if isinstance(value, exp.Column | exp.Var) and value.name.upper() == "DEFAULT":
+            if column.identity:  # numbers come from metadata, which must not be asked under a lock
+                raise Unsupported(
+                    f"UPDATE can't set {column.name!r} to DEFAULT: give the number itself."
+                )
             self.defaults.append(column)
         elif (
             column.type.is_vector and (given := _plain_vector(value, self.write)) is not _NOT_PLAIN

@@ -310,6 +310,7 @@ class Lowering:
         for cast in list(tree.find_all(exp.Cast)):
             kind = vector_type(cast.to)
             if kind is not None:
+                _check_literal(unwrapped(cast.this), kind[1])
                 cast.set("to", duck_type(kind[1]))
                 if isinstance(unwrapped(cast.this), exp.Placeholder):
                     self._bind_vector(unwrapped(cast.this), kind[1], vectors)
@@ -508,6 +509,12 @@ def _dimensions_beside(node: exp.Expr, binding: Binding) -> int | None:
     sides = list(parent.iter_expressions()) if parent is not None else []
     found = [binding.column(side) for side in sides if side is not node]
     return found[0][1].type.dimensions if len(found) == 1 and found[0] else None
+
+
+def _check_literal(node: exp.Expr, dimensions: int | None) -> None:
+    """Vector text in a cast is read here already, for its message: DuckDB would show our types."""
+    if isinstance(node, exp.Literal) and node.is_string:
+        vector(node.name, dimensions=dimensions, where="the vector")
 
 
 def _literal(node: exp.Expr, pending: PendingValue) -> np.ndarray | None:

@@ -83,9 +83,12 @@ class Write:
         return run
 
     def timeout_ms(self) -> int:
-        """How long the write may be waited for."""
+        """How long the write may be waited for: the statement's time, less if the request says so.
+
+        The default of `write_timeout_ms` is for waiting for other copies; there are none yet.
+        """
         left = int((self.deadline - time.monotonic()) * 1000)
-        return max(1, min(int(self.variables.get("write_timeout_ms")), left))
+        return max(1, min(int(self.variables.values.get("write_timeout_ms", left)), left))
 
     def check_concern(self, table: TableDef) -> None:
         """Refuse a write concern that the copies can't fulfil.

@@ -25,7 +25,7 @@ def range_search(select: exp.Select, binding: Binding) -> None:
     """Restrict tables to the rows within a radius."""
     where = select.args.get("where")
     for condition in conjuncts(where.this if where else None):
-        bound = upper_bound(condition, binding)
+        bound = upper_bound(condition, binding) or _between(condition, binding)
         if bound is None or not _applies(select, bound[0], binding):
             continue
         found, radius = bound
@@ -46,6 +46,14 @@ def upper_bound(condition: exp.Expr, binding: Binding) -> tuple[Found, exp.Expr]
     else:
         return None
     found = searchable(distance, binding)
+    return (found, radius) if found and binding.is_constant(radius) else None
+
+
+def _between(condition: exp.Expr, binding: Binding) -> tuple[Found, exp.Expr] | None:
+    """The same for `distance BETWEEN constant AND constant`, whose upper end is the radius."""
+    if not isinstance(condition, exp.Between) or condition.args.get("symmetric"):
+        return None
+    found, radius = searchable(condition.this, binding), condition.args["high"]
     return (found, radius) if found and binding.is_constant(radius) else None
 
 

@@ -56,6 +56,8 @@ def test_an_empty_request_is_refused(sql: Sql) -> None:
         ("DESCRIBE dosc", "undefined_table", 10, "'docs'"),
         ("SELEC 1", "syntax_error", 1, "SELECT"),
         ("SELECT id FROM docs WHERE", "syntax_error", None, ""),
+        ("SELECT id FROM docs ORDER BY title <-> '[1]' LIMIT 1", "wrong_type", 30, "'title'"),
+        ("SELECT '[1,2]'::vector(3)", "wrong_dimensions", None, "expected 3"),
         ("SELECT id FROM docs ORDER BY vec <-> '[1,2,3]' LIMIT 1", "wrong_dimensions", None, "2"),
         ("SELECT id FROM docs ORDER BY vec <-> '[1,nan]' LIMIT 1", "invalid_vector", None, "nan"),
     ],

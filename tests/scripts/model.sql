@@ -174,3 +174,9 @@ SELECT count(*) FROM docs x, docs y WHERE {l2:x.vec|y.vec} < 1 AND x.id < y.id
 -- any order
 SELECT d.cat, min(x.id) FROM docs d, LATERAL (SELECT e.id FROM docs e WHERE e.id > d.id AND
 {present:e.vec} AND {present:d.vec} ORDER BY {l2:e.vec|d.vec}, e.id LIMIT 1) x GROUP BY d.cat
+
+-- ordered
+SELECT id FROM docs WHERE {D} BETWEEN 1 AND :r AND {F} AND {present:vec} ORDER BY {D}, id LIMIT :k
+
+-- any order
+SELECT id FROM docs WHERE {D} BETWEEN 0.5 AND :r AND {F}

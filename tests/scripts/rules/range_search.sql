@@ -49,3 +49,8 @@ SELECT id FROM docs WHERE NOT vec <-> :q < 1
 ----
 DuckDB SELECT id FROM docs WHERE NOT vec <-> :q < 1
   Scan docs (id) computing vec <-> :q
+
+SELECT id FROM docs WHERE vec <-> :q BETWEEN 1 AND 2
+----
+DuckDB SELECT id FROM docs WHERE vec <-> :q BETWEEN 1 AND 2
+  RangeSearch docs.vec <-> :q (l2, radius = 2)
