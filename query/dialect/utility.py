@@ -32,10 +32,7 @@ REFUSED = {
     "FORCE": "FORCE is not offered: DuckDB extensions are locked.",
     "PRAGMA": "PRAGMA is not offered; SHOW SETTINGS lists what SET can change.",
     "CALL": "CALL is not offered: there are no procedures.",
-    "EXPORT": (
-        "EXPORT is not offered; read tables with SELECT as an Arrow stream, or "
-        "back up with `nearql backup`."
-    ),
+    "EXPORT": "EXPORT is not offered; read tables with SELECT as an Arrow stream.",
     "IMPORT": "IMPORT is not offered; load files with `nearql load`.",
     "PREPARE": "PREPARE is not needed: send parameters with each request; plans are cached.",
     "EXECUTE": "EXECUTE is not offered: send parameters with each request.",
@@ -54,8 +51,8 @@ REFUSED = {
     "SUMMARIZE": "SUMMARIZE is not offered; DESCRIBE names a table's columns.",
     "GRANT": "GRANT needs authentication, which this server doesn't have yet.",
     "REVOKE": "REVOKE needs authentication, which this server doesn't have yet.",
-    "BACKUP": "BACKUP is not SQL here; run `nearql backup`.",
-    "RESTORE": "RESTORE is not SQL here; run `nearql restore`.",
+    "BACKUP": "BACKUP is not offered yet; stop the node and copy its data directory.",
+    "RESTORE": "RESTORE is not offered yet; start a node on a copy of a data directory.",
 }
 REFUSED_OBJECTS = {
     "VIEW": "Views are not offered; put the query into a CTE.",
