@@ -54,6 +54,11 @@ _ALIAS = re.compile(r'Referenced table "([^"]+)" not found')
 _FUNCTION = re.compile(r"(?:Function|Macro)s? with name (\w+) does not exist")
 _PARAMETER = re.compile(r"[Pp]arameter ([:$]\w+)")
 _VALUE = re.compile(r"string ('(?:[^']|'')*')")
+_WRITTEN = {
+    "nq_l2": "<->", "nq_ip": "<#>", "nq_cos": "<=>", "nq_l1": "<+>", "nq_add": "+",
+    "nq_subtract": "-", "nq_multiply": "*", "nq_sum": "sum", "nq_avg": "avg", "nq_total": "avg",
+}  # fmt: skip
+_FUNCTIONS = re.compile(rf'"*\b({"|".join(_WRITTEN)})(?:_raw)?\b"*')
 _WORD = re.compile(r"[\w$]+|'(?:[^']|'')*'")
 
 
@@ -97,7 +102,7 @@ def _clean(text: str) -> str:
     kept = _CARET.split(_PREFIX.sub("", text))[0]
     lines = [line.strip() for line in kept.splitlines() if line.strip() and INTERNAL not in line]
     first = " ".join(lines[:12]) or "The statement can't be run."
-    return re.sub(r"_raw\(", "(", first)
+    return _FUNCTIONS.sub(lambda match: _WRITTEN[match[1]], first)
 
 
 def word_at_caret(text: str) -> str | None:

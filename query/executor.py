@@ -40,6 +40,7 @@ from nearql.query.plan import (
     KnnJoin,
     Materialized,
     Nearest,
+    Output,
     Plan,
     Query,
     Relation,
@@ -449,13 +450,21 @@ class Execution:
         self.trace.rows[step.name] = len(rows)
         names = [output.column for output in outputs if output.column is not None]
         taken = iter(self.view(step.table).take(names, rows).columns)
-        arrays = [pa.array(distances) if o.column is None else next(taken) for o in outputs]
+        arrays = [
+            pa.array(_shown_distances(distances, o)) if o.column is None else next(taken)
+            for o in outputs
+        ]
         columns = tuple(
             ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column))
             for o in outputs
         )
         table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
         return Result(columns, table, len(rows), "select")
+
+
+def _shown_distances(distances: Vector, output: Output) -> Vector:
+    """The distances, or what they are subtracted from less them, in float32 as DuckDB does it."""
+    return distances if output.minuend is None else np.float32(output.minuend) - distances
 
 
 def shown(number: float | None) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _EXTRA = 8  # rows fetched beyond k at first, where conditions may drop some
 _WIDEN = 4  # how many times more are fetched when too few satisfied them
 _BATCH = 4096  # left rows per search: a statement's time is checked in between
+_PAIRS = 1 << 24  # distances per search at most, for the same reason
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,9 @@ class _KnnJoin:
                 "allowed (join_rows). Restrict the left side or lower LIMIT.",
                 code="join_too_large", setting="join_rows",
             )  # fmt: skip
-        starts = range(0, len(left.ids), _BATCH)
-        return _together([self._batch(left.slice(at, at + _BATCH), count) for at in starts])
+        size = max(16, min(_BATCH, _PAIRS // self.view.row_count))
+        starts = range(0, len(left.ids), size)
+        return _together([self._batch(left.slice(at, at + size), count) for at in starts])
 
     def _batch(self, left: _Left, count: int) -> _Found:
         self.run.check_time()

@@ -174,12 +174,14 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One column of a select list that needs no DuckDB: a column of the table, or its distance
-    (None).
+    """One column of a select list that needs no DuckDB.
+
+    column: of the table; None = the distance, or `minuend` minus the distance.
     """
 
     name: str
     column: str | None
+    minuend: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

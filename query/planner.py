@@ -545,6 +545,18 @@ def _number(node: exp.Expr) -> float | None:
     return -number if negative else number
 
 
+def _minuend(node: exp.Expr, distance: str) -> int | None:
+    """The 1 of `1 - distance`, 0 for `-distance`; FLOAT like the distance itself, as in DuckDB."""
+    if isinstance(node, exp.Neg):
+        whole, subtrahend = 0, unwrapped(node.this)
+    elif isinstance(node, exp.Sub) and node.this.is_int:
+        whole, subtrahend = int(node.this.name), unwrapped(node.expression)
+    else:
+        return None
+    is_distance = isinstance(subtrahend, exp.Column) and subtrahend.name == distance
+    return whole if is_distance and abs(whole) < 1 << 24 else None
+
+
 def _outputs(item: exp.Expr, source: Source, binding: Binding) -> list[Output] | None:
     if isinstance(item, exp.Star) or (
         isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
@@ -556,6 +568,8 @@ def _outputs(item: exp.Expr, source: Source, binding: Binding) -> list[Output] |
     access = source.access
     assert isinstance(access, PendingNearest)
     node = unwrapped(item)
+    if (minuend := _minuend(node, access.distance.name)) is not None:
+        return [Output(item.alias_or_name, None, minuend)]
     if not isinstance(node, exp.Column):
         return None
     if node.name == access.distance.name:

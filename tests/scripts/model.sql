@@ -180,3 +180,6 @@ SELECT id FROM docs WHERE {D} BETWEEN 1 AND :r AND {F} AND {present:vec} ORDER B
 
 -- any order
 SELECT id FROM docs WHERE {D} BETWEEN 0.5 AND :r AND {F}
+
+-- ordered
+SELECT id, 1 - {D}, -({D}) AS x FROM docs WHERE {F} AND {present:vec} ORDER BY {D}, id LIMIT :k

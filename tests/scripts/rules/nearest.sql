@@ -135,3 +135,8 @@ Project (id) without DuckDB
     Filter id IN (SELECT id FROM docs ORDER BY vec <-> :q LIMIT 9)
       Scan docs (id)
       VectorSearch docs.vec <-> :q (l2, k = 9)
+
+SELECT id, 1 - (vec <=> :q) AS score, -(vec <=> :q) FROM docs ORDER BY vec <=> :q LIMIT 5
+----
+Project (id, score, -(vec <=> :q)) without DuckDB
+  VectorSearch docs.vec <=> :q (cosine, k = 5)
