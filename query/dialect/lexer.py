@@ -179,6 +179,8 @@ def _spell_parameters(tokens: list[Token]) -> list[Token]:
             continue
         elif _starts_parameter(tokens, at):
             spelled.append(retyped(token, TokenType.PARAMETER, "$"))
+        elif _names_parameter(tokens, at):  # :from, $values: also where it is a word of SQL
+            spelled.append(retyped(token, TokenType.VAR, str(token.text)))
         elif (
             token.token_type is TokenType.COLON and before is not None and _opens_slice(tokens, at)
         ):
@@ -206,6 +208,15 @@ def _starts_parameter(tokens: list[Token], at: int) -> bool:
     if name.start != tokens[at].end + 1 or not _PARAMETER.match(str(name.text)):
         return False
     return at == 0 or not (ends_operand(tokens[at - 1]) or _opens_slice(tokens, at))
+
+
+def _names_parameter(tokens: list[Token], at: int) -> bool:
+    if not at or not _PARAMETER.match(str(tokens[at].text)):
+        return False
+    sign = tokens[at - 1]
+    if sign.token_type is TokenType.PARAMETER:
+        return int(sign.end) + 1 == tokens[at].start
+    return _starts_parameter(tokens, at - 1)
 
 
 def _opens_slice(tokens: list[Token], at: int) -> bool:

@@ -140,6 +140,20 @@ def test_questions_are_numbered_through_the_request() -> None:
     assert (names_in([first.tree]), names_in([second.tree])) == (["1", "2"], ["3"])
 
 
+@pytest.mark.parametrize("sign", [":", "$"])
+@pytest.mark.parametrize(
+    "word", ["like", "limit", "order", "end", "key", "values", "from", "select", "WHERE", "null"]
+)
+def test_parameters_may_be_named_like_words_of_sql(word: str, sign: str) -> None:
+    """A parameter's name is a name, wherever it stands."""
+    named = f"{sign}{word}"
+    text = f"SELECT {named}, id + {named} FROM t WHERE a LIKE {named} AND b = {named} LIMIT {named}"
+    (statement,) = parse(text)
+    assert isinstance(statement, Select)
+    assert names_in([statement.tree]) == [word]
+    assert to_duckdb(statement.tree) == text.replace(named, f"${word}")
+
+
 def test_questions_and_numbers_do_not_mix() -> None:
     """`?` and `$1` in one request would leave it open which value is whose."""
     assert failure("SELECT ?, $1").position == 11
