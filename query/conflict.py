@@ -123,8 +123,10 @@ class _Merge:
             at = updated.schema.get_field_index(name)
             updated = updated.set_column(at, name, array)
         self._check_keys(updated, existing)
-        refuse(violations(self.table, updated))
+        given = mine[chosen]
+        refuse([replace(one, row=int(given[one.row])) for one in violations(self.table, updated)])
         put = pa.concat_tables([self.rows.take(pa.array(new)), updated])
+        put = put.take(pa.array(np.argsort(np.concatenate([new, given]))))  # as they were given
         self.returning.evaluate(put)
         return Change(np.empty(0, np.int64), put, inserted=len(new), updated=updated.num_rows)
 

@@ -147,7 +147,19 @@ def test_do_update_of_some_columns_keeps_the_others(items: Sql) -> None:
     )
     assert result.row_count == 2
     assert everything(items) == [(1, "za", 6, [1.0, 1.0]), *BEFORE[1:], (9, "i", 6, None)]
-    assert sorted(result.table.column(0).to_pylist()) == [1, 9]
+    assert result.table.column(0).to_pylist() == [1, 9]
+
+
+def test_an_upsert_returns_rows_in_the_order_given(items: Sql) -> None:
+    rows = "(3), (8), (1), (7), (2)"
+    text = f"INSERT INTO items (id) VALUES {rows} ON CONFLICT (id) DO UPDATE SET n = items.n + 1"
+    assert items.rows(f"{text} RETURNING id, n") == [(3, 4), (8, 7), (1, 2), (7, 7), (2, 3)]
+    with pytest.raises(InvalidValue, match="Row 3: ") as caught:
+        items.run(
+            "INSERT INTO items (id, n) VALUES (50, 1), (3, 1), (1, 99) "
+            "ON CONFLICT (id) DO UPDATE SET n = items.n + EXCLUDED.n"
+        )
+    assert caught.value.extra["row"] == 2
 
 
 def test_do_update_takes_vectors_from_excluded(items: Sql) -> None:
