@@ -46,6 +46,8 @@ _BINARY = (
     TokenType.DIV,
     TokenType.MOD,
     TokenType.DPIPE,
+    TokenType.PIPE,
+    TokenType.AMP,
     TokenType.EQ,
     TokenType.NEQ,
     TokenType.LT,
@@ -65,6 +67,9 @@ _SEPARATES = (
     TokenType.WHEN,
     TokenType.THEN,
 )
+_RESTARTS = (TokenType.COMMA, TokenType.FROM, TokenType.WHERE, TokenType.ON)
+_CONNECTORS = (TokenType.AND, TokenType.OR)
+_SET_OPERATIONS = (TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT)
 _ON_FREE = ("CROSS", "NATURAL", "POSITIONAL")
 
 
@@ -75,6 +80,8 @@ class Limits:
     text_chars: int = 16 << 20
     statements: int = 1_000
     nesting: int = 32  # brackets within brackets, and what else deepens
+    chain: int = 500  # operators in a row, as in a OR b OR c: as deep a tree, leaning left
+    queries: int = 500  # SELECTs in a statement, and set operations
     type_nesting: int = 4  # open brackets after a type's name
     open_joins: int = 8  # JOINs before the ON or USING of the first of them
 
@@ -91,11 +98,19 @@ class _Level:
     weight: int = 0
     outside: int = 0  # depth of the levels outside
     run: int = 0  # postfix operators since the last binary one
+    chained: int = 0  # operators in a row outside
+    chain: int = 0  # arithmetic and comparisons since the last AND, OR, comma or clause
+    connectors: int = 0  # AND, OR since the last comma or clause
 
     @property
     def depth(self) -> int:
         """Of what stands here."""
         return self.outside + self.weight + self.run
+
+    @property
+    def in_a_row(self) -> int:
+        """Operators in a row, here and outside."""
+        return self.chained + self.chain + self.connectors
 
 
 def check_depth(tokens: Sequence[Token], limits: Limits) -> None:
@@ -105,7 +120,7 @@ def check_depth(tokens: Sequence[Token], limits: Limits) -> None:
         SqlError: with the position; code `statement_too_complex` where it is too deep.
     """
     levels = [_Level(None)]
-    types = joins = 0
+    types = joins = selects = unions = 0
     before: Token | None = None
     for token in tokens:
         kind = token.token_type
@@ -113,12 +128,22 @@ def check_depth(tokens: Sequence[Token], limits: Limits) -> None:
         if kind in OPENS:
             is_type = before is not None and before.token_type in DuckDBParser.TYPE_TOKENS
             types += is_type
-            levels.append(_Level(token, is_type, 1, levels[-1].depth))
+            inner = _Level(token, is_type, 1, levels[-1].depth, chained=levels[-1].in_a_row)
+            levels.append(inner)
         elif kind in CLOSES:
             types -= _closed(levels, token).is_type
         joins = _open_joins(joins, token, before)
+        selects += kind is TokenType.SELECT
+        unions += kind in _SET_OPERATIONS
         if levels[-1].depth > limits.nesting or types > limits.type_nesting:
-            raise _too_deep(token, limits)
+            raise _too_deep(token, f"nests more than {limits.nesting} deep")
+        if levels[-1].in_a_row > limits.chain:
+            raise _too_deep(
+                token,
+                f"has more than {limits.chain} operators in a row; use IN (...) or = ANY(list)",
+            )
+        if max(selects, unions) > limits.queries:
+            raise _too_deep(token, f"holds more than {limits.queries} queries")
         if joins > limits.open_joins:
             raise SqlError("JOIN needs ON or USING.", position=int(token.start) + 1)
         before = token
@@ -129,6 +154,12 @@ def check_depth(tokens: Sequence[Token], limits: Limits) -> None:
 
 def _weigh(level: _Level, token: Token, before: Token | None) -> None:
     kind = token.token_type
+    if kind in _RESTARTS:
+        level.chain = level.connectors = 0
+    elif kind in _CONNECTORS:
+        level.chain, level.connectors = 0, level.connectors + 1
+    elif kind in _BINARY or kind in CARRIER_TOKENS:
+        level.chain += 1
     if kind in _SEPARATES:
         level.weight, level.run = int(level.token is not None), 0
     elif kind in _SIGNS and (before is None or not ends_operand(before)) or kind in _DEEPENS:
@@ -163,9 +194,9 @@ def _closed(levels: list[_Level], token: Token) -> _Level:
     return levels.pop()
 
 
-def _too_deep(token: Token, limits: Limits) -> SqlError:
+def _too_deep(token: Token, how: str) -> SqlError:
     return SqlError(
-        f"The statement is nested more than {limits.nesting} deep.",
+        f"The statement {how}.",
         position=int(token.start) + 1,
         code="statement_too_complex",
         sqlstate="54001",

@@ -353,7 +353,7 @@ def test_limits_of_text_are_the_nodes_settings() -> None:
     assert sql.rows("SELECT (((1))) AS a") == [(1,)]
     with pytest.raises(TooLarge):
         sql.run("SELECT 1 AS too_long_x")
-    with pytest.raises(SqlError, match="nested more than 8 deep"):
+    with pytest.raises(SqlError, match="nests more than 8 deep"):
         sql.run("SELECT (((((((((1")
     sql.database.close()
 
@@ -366,6 +366,58 @@ def test_nesting_is_limited() -> None:
         parse("SELECT " + "(" * 11 + "1" + ")" * 11, limits)
     assert caught.value.code == "statement_too_complex"
     assert caught.value.position == 18
+
+
+def test_operators_in_a_row_are_limited() -> None:
+    """AND and OR count alone; arithmetic counts until the next of them; a comma starts anew."""
+    limits = Limits(chain=5)
+    for text in (
+        "SELECT 1 WHERE " + " AND ".join(["a = 1"] * 5),
+        "SELECT 1+1+1+1+1+1, 2+2+2+2+2+2",
+        "SELECT a <-> b + c FROM t WHERE a + b < 5 OR c = 6",
+    ):
+        assert parse(text, limits)
+    for text in (
+        "SELECT 1 WHERE " + " OR ".join(["a = 1"] * 7),
+        "SELECT 1+1+1+1+1+1+1",
+        "SELECT 1+1+1+(1+1+1+1)",
+    ):
+        with pytest.raises(SqlError, match="operators in a row"):
+            parse(text, limits)
+
+
+def test_queries_in_a_statement_are_limited() -> None:
+    """Whether by UNION, by CTEs or by sub-queries."""
+    limits = Limits(queries=3)
+    assert parse("SELECT 1 UNION SELECT 2 UNION SELECT 3", limits)
+    assert parse("SELECT 1; SELECT 2; SELECT 3; SELECT 4", limits)
+    for text in (
+        "SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4",
+        "WITH a AS (SELECT 1), b AS (SELECT 1), c AS (SELECT 1) SELECT 1",
+        "FROM a UNION FROM b UNION FROM c UNION FROM d UNION FROM e",
+    ):
+        with pytest.raises(SqlError, match="more than 3 queries"):
+            parse(text, limits)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1 FROM t WHERE " + " AND ".join(["id = 1"] * 500),
+        "SELECT 1 FROM t WHERE " + " OR ".join(["id = 1"] * 500),
+        "SELECT " + " + ".join(["id"] * 500) + " FROM t",
+        " UNION ALL ".join(["SELECT id FROM t"] * 300),
+        "UPDATE t SET id = 1 WHERE " + " OR ".join(["id = 1"] * 500),
+        "EXPLAIN ANALYZE SELECT id FROM t WHERE " + " OR ".join(["id = 1"] * 500) + " LIMIT 1",
+        "SELECT " + "(" * 25 + "1" + ")" * 25,
+    ],
+    ids=["and", "or", "sum", "union", "update", "explain", "brackets"],
+)
+def test_what_the_limits_let_through_runs(sql: Sql, text: str) -> None:
+    """Nothing behind the parser runs out of stack on it."""
+    sql.run("CREATE TABLE t (id BIGINT PRIMARY KEY)")
+    sql.run(text)
 
 
 # What makes sqlglot recurse or try both ways; each as (before, repeated, middle, repeated after).
