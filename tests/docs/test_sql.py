@@ -60,7 +60,7 @@ def test_the_vector_functions_are_listed() -> None:
 
 
 def test_table_functions_are_listed() -> None:
-    part = TEXT.partition("In `FROM`: ")[2].partition(".")[0]
+    part = " ".join(TEXT.split()).partition("In `FROM`: ")[2].partition(".")[0]
     assert set(quoted(part)) == functions.TABLE
 
 
