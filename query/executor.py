@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -345,7 +346,7 @@ class Execution:
         if query.volatile or versions is None or query.vectors:
             return None
         values = self.parameters.scalars(query.parameters)
-        texts = tuple((name, type(value).__name__, repr(value)) for name, value in values.items())
+        texts = tuple((name, _fingerprint(value)) for name, value in values.items())
         return query.sql, texts, (step.table.uuid, self.view(step.table).data_version), versions
 
     def _versions(self, query: Query) -> tuple[Hashable, ...] | None:
@@ -460,6 +461,12 @@ class Execution:
         )
         table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
         return Result(columns, table, len(rows), "select")
+
+
+def _fingerprint(value: Any) -> str | bytes:
+    """Equal for equal values of one type; short, however long a list of keys is."""
+    text = f"{type(value).__name__} {value!r}"
+    return text if len(text) <= 64 else blake2b(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _shown_distances(distances: Vector, output: Output) -> Vector:
