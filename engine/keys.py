@@ -19,8 +19,9 @@ NOWHERE = -1  # the position of a key that the index does not hold
 def keys_of(array: pa.Array | pa.ChunkedArray) -> list[Key]:
     """Canonical keys of a key column without NULLs."""
     if pa.types.is_integer(array.type):
-        keys: list[Key] = array.to_numpy(zero_copy_only=False).tolist() if len(array) else []
-        return keys
+        chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+        # Not to_numpy: where pandas is installed that imports it, half a second of every start.
+        return [key for chunk in chunks for key in np.from_dlpack(chunk).tolist()]
     texts: list[Key] = array.to_pylist()
     return texts
 
@@ -89,7 +90,8 @@ class KeyIndex:
         """
         old = self.positions(keys) if self.overlaps(keys) else _EMPTY
         self._positions.update(zip(keys, range(first, first + len(keys)), strict=True))
-        return old[old != NOWHERE]
+        found: NDArray[np.int64] = old[old != NOWHERE]
+        return found
 
     def load(self, keys: Sequence[Key], positions: NDArray[np.int64]) -> None:
         """Add keys that the index does not hold, at open."""

@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,8 +129,8 @@ def check(server: ServerProcess, history: History) -> None:
     assert nearest == [[0.0]]
 
 
-def check_batches_are_whole(keys: set[int] | object) -> None:
-    batched = np.array(sorted(k for k in keys if k < FIRST_SINGLE), dtype=np.int64)  # type: ignore[attr-defined]
+def check_batches_are_whole(keys: Iterable[int]) -> None:
+    batched = np.array(sorted(k for k in keys if k < FIRST_SINGLE), dtype=np.int64)
     _, counts = np.unique(batched // BATCH_ROWS, return_counts=True)
     assert set(counts.tolist()) <= {BATCH_ROWS}, "a batch is there in part"
 
