@@ -289,8 +289,8 @@ def test_nothing_is_no_statement() -> None:
     ("text", "position", "named"),
     [
         ("SELEC 1", 1, "SELECT"),
-        ("UPDAT docs SET a = 1", 1, "UPDATE"),
-        ("SELECT 1; DELTE FROM docs", 11, "DELETE"),
+        ("UPDATEE docs SET a = 1", 1, "UPDATE"),
+        ("SELECT 1; DELETEE FROM docs", 11, "DELETE"),
         ("SELECT * FROM docs WHERE ORDER BY id", 26, "ORDER BY"),
         ("SELECT a b c FROM t", 12, "'c'"),
         ("SELECT 1 FROM t t2 t3", 20, "'t3'"),

@@ -231,7 +231,7 @@ def test_what_is_offered_passes(text: str) -> None:
     ("text", "code", "near"),
     [
         ("SELECT * FROM dosc", "undefined_table", "'docs'"),
-        ("SELECT * FROM nearql.tabels", "undefined_table", "'nearql.tables'"),
+        ("SELECT * FROM nearql.tablez", "undefined_table", "'nearql.tables'"),
         ("UPDATE note SET a = 1", "undefined_table", "'notes'"),
         ("SELECT lowr(title) FROM docs", "undefined_function", "'lower'"),
         ("SELECT l2_distanc(v, v) FROM docs", "undefined_function", "'l2_distance'"),
