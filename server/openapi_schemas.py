@@ -7,7 +7,9 @@ from typing import Any
 Schema = dict[str, Any]
 
 
-def obj(required: dict[str, Schema], optional: dict[str, Schema] | None = None, **more: Any) -> Schema:
+def obj(
+    required: dict[str, Schema], optional: dict[str, Schema] | None = None, **more: Any
+) -> Schema:
     """An object's schema."""
     properties = {**required, **(optional or {})}
     return {"type": "object", "properties": properties, "required": list(required), **more}
@@ -83,9 +85,7 @@ _STATS = obj(
     {
         "strategy": {**STRING, "description": "How a search was answered: `exact/faiss_cpu`."},
         "search_ms": {**NUMBER, "description": "The time of vector searches alone."},
-        "shards": array(
-            obj({"table": STRING, "shard": INTEGER, "epoch": INTEGER, "lsn": INTEGER})
-        ),
+        "shards": array(obj({"table": STRING, "shard": INTEGER, "epoch": INTEGER, "lsn": INTEGER})),
         "write": obj({"concern": STRING, "committed": BOOLEAN, "copies": INTEGER}),
     },
 )
@@ -155,7 +155,15 @@ _TABLE = obj(
         "replicas": INTEGER,
         "schema": obj({"columns": array(_COLUMN)}),
         "indexes": array(
-            obj({"name": STRING, "column": STRING, "kind": STRING, "metric": STRING, "phase": STRING})
+            obj(
+                {
+                    "name": STRING,
+                    "column": STRING,
+                    "kind": STRING,
+                    "metric": STRING,
+                    "phase": STRING,
+                }
+            )
         ),
         "segments": array(
             obj(

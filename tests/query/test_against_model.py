@@ -226,7 +226,10 @@ CHANGES = [
     "DELETE FROM docs WHERE id % 7 = :n",
     "UPDATE docs SET price = price + 1, cat = 'c' WHERE id % 5 = :n",
     "UPDATE docs SET vec = (SELECT v FROM asked WHERE asked.id = :n) WHERE docs.id % 3 = 0",
-    "INSERT INTO docs SELECT id + 100, cat, 1, vec FROM docs WHERE id % 4 = :n ON CONFLICT DO NOTHING",
+    (
+        "INSERT INTO docs SELECT id + 100, cat, 1, vec FROM docs WHERE id % 4 = :n "
+        "ON CONFLICT DO NOTHING"
+    ),
     "DELETE FROM docs WHERE price > (SELECT avg(price) + 3 FROM docs)",
 ]
 

@@ -28,7 +28,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], at: str =
         return _object(value, schema, root, at)
     if isinstance(value, list):
         items = schema.get("items", {})
-        return [p for i, item in enumerate(value) for p in problems(item, items, root, f"{at}[{i}]")]
+        return [
+            p for i, item in enumerate(value) for p in problems(item, items, root, f"{at}[{i}]")
+        ]
     return []
 
 
@@ -51,7 +53,9 @@ def _fits(value: Any, types: str | list[str]) -> bool:
 def _object(
     value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any], at: str
 ) -> list[str]:
-    found = [f"{at}: {name!r} is missing" for name in schema.get("required", ()) if name not in value]
+    found = [
+        f"{at}: {name!r} is missing" for name in schema.get("required", ()) if name not in value
+    ]
     properties = schema.get("properties", {})
     for name, member in value.items():
         if name in properties:
