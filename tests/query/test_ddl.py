@@ -390,7 +390,7 @@ def test_alter_that_changes_nothing_says_so(catalog: Definitions, text: str) -> 
         ("ALTER TABLE docs DROP price", "dependent_object", "check_1"),
         ("ALTER TABLE docs DROP titlee", "undefined_column", "'title'"),
         ("ALTER TABLE docs DROP title CASCADE", "unsupported", "CASCADE"),
-        ("ALTER TABLE docs RENAME tiitle TO x", "undefined_column", "'title'"),
+        ("ALTER TABLE docs RENAME titleq TO x", "undefined_column", "'title'"),
         ("ALTER TABLE docs RENAME title TO PRICE", "duplicate_column", "'PRICE'"),
         ("ALTER TABLE docs RENAME title TO nq_x", "reserved_name", "reserved"),
         ("ALTER TABLE docs ALTER title TYPE INT", "unsupported", "new table"),
