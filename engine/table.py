@@ -24,10 +24,11 @@ from nearql.engine.defaults import literal_default
 from nearql.engine.errors import Conflict, InternalError, InvalidValue, Unavailable
 from nearql.engine.keys import Key, keys_of
 from nearql.engine.maintenance import RETRY_BYTES, Maintenance
+from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.schema import Column, TableDef, TableSchema
 from nearql.engine.segment.rows import Rows
 from nearql.engine.shard.plan import duplicate_key
-from nearql.engine.shard.records import NO_REQUEST, Counts, SchemaChange, Statement
+from nearql.engine.shard.records import Counts, SchemaChange, Statement
 from nearql.engine.shard.shard import Shard
 from nearql.engine.statistics import TableStats, table_stats
 from nearql.engine.storage.wal import RecordKind

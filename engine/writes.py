@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import StorageFull
 from nearql.engine.keys import Key, shard_of
+from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.segment.rows import Rows
 from nearql.engine.shard.dedup import Recorded
-from nearql.engine.shard.records import NO_REQUEST, Statement
+from nearql.engine.shard.records import Statement
 from nearql.engine.shard.shard import Pending, Shard
 from nearql.engine.storage.wal import RecordKind
 from nearql.engine.types import ShardPosition, WriteOutcome

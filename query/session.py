@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
 
 from nearql.engine.errors import Conflict, NearQLError, SqlError, Unsupported
+from nearql.engine.request_id import part_of
 from nearql.engine.types import OnConflict
 from nearql.query import duck, guard, utility
 from nearql.query.bulk import BulkOutcome, run_bulk
@@ -340,4 +340,4 @@ def _request_id(request_id: bytes | None, place: int) -> bytes | None:
     """Each statement of a request has an id of its own, the same in a repetition."""
     if request_id is None or place == 0:
         return request_id
-    return blake2b(request_id + place.to_bytes(4, "little"), digest_size=16).digest()
+    return part_of(request_id, place)

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
 
 from nearql.engine.errors import NearQLError
+from nearql.engine.request_id import part_of
 from nearql.engine.schema import TableDef
 from nearql.engine.types import OnConflict
 from nearql.server.body import BodyLimit
 from nearql.server.decoding.batches import Batch, Source
 from nearql.server.decoding.formats import Decode
 from nearql.server.ports import SessionPort
+from nearql.server.request import fingerprint
 from nearql.server.spool import Spool, SpoolMemory
 
 FAILED_SHOWN = 1000  # rows told one by one in an answer; `failed_count` counts all
@@ -82,8 +83,9 @@ def load(session: SessionPort, load: Load, body: pa.Buffer, kept: Kept) -> Repor
     source = Source(body, load.table.schema, load.limit.expanded(body.size))
     batches = kept.all(load.decode(source))
     report = Report()
+    content = fingerprint(body) if load.request_id else b""
     for number, batch in enumerate(batches):
-        request_id = batch_id(load.request_id, number)
+        request_id = batch_id(load.request_id, number, content)
         try:
             outcome = session.insert_rows(
                 load.table.name, batch.rows, load.on_conflict,
@@ -95,11 +97,13 @@ def load(session: SessionPort, load: Load, body: pa.Buffer, kept: Kept) -> Repor
     return report
 
 
-def batch_id(request_id: bytes | None, number: int) -> bytes | None:
-    """The id of one batch of a request: the same body sent again gives the same ids."""
+def batch_id(request_id: bytes | None, number: int, content: bytes) -> bytes | None:
+    """The id of one batch of a request: the same body sent again gives the same ids. content: tells
+    bodies apart.
+    """
     if request_id is None:
         return None
-    return blake2b(request_id + number.to_bytes(8, "little"), digest_size=16).digest()
+    return part_of(request_id, number, content)
 
 
 def _partly(error: NearQLError, report: Report, batch: Batch) -> NearQLError:

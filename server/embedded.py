@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -24,6 +23,7 @@ import pyarrow as pa
 import structlog
 
 from nearql.engine.errors import InvalidRequest, NearQLError, NotFound, Unavailable
+from nearql.engine.request_id import make_request_id
 from nearql.engine.types import OnConflict
 from nearql.server.config import load_config
 from nearql.server.node import Node
@@ -197,7 +197,7 @@ _KINDS: Mapping[str, Callable[[Node, Call, float], Answer]] = {
 def _request_id(call: Call) -> bytes | None:
     if not call.request_id:
         return None
-    return blake2b(call.request_id.encode(), digest_size=16).digest()
+    return make_request_id(call.request_id.encode(), call.text.encode())
 
 
 def _problem(error: NearQLError, call: Call) -> Answer:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgpack
 
-from nearql.engine.shard.records import NO_REQUEST, Counts
+from nearql.engine.request_id import NO_REQUEST, asker, check_same
+from nearql.engine.shard.records import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +31,37 @@ class Dedup:
 
     def __init__(self, limit: int, entries: Iterable[tuple[bytes, Recorded]] = ()) -> None:
         self._limit = limit
-        self._entries = OrderedDict(entries)
+        self._entries = OrderedDict((asker(one), (one, recorded)) for one, recorded in entries)
         self._evict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, request_id: bytes | None) -> Recorded | None:
-        """The outcome of that write, if it is remembered."""
-        return None if request_id is None else self._entries.get(request_id)
+        """The outcome of that write, if it is remembered.
+
+        Raises:
+            Conflict: code `request_id_reused`; the remembered write was another one.
+        """
+        found = None if request_id is None else self._entries.get(asker(request_id))
+        if found is None or request_id is None:
+            return None
+        check_same(found[0], request_id)
+        return found[1]
 
     def add(self, request_id: bytes, recorded: Recorded) -> None:
         """Remember a write that was applied; without a request id there is nothing to remember."""
         if request_id != NO_REQUEST:
-            self._entries[request_id] = recorded
+            self._entries[asker(request_id)] = request_id, recorded
             self._evict()
 
     def copy(self) -> Dedup:
         """The entries at this moment."""
-        return Dedup(self._limit, self._entries.items())
+        return Dedup(self._limit, self._entries.values())
 
     def pack(self) -> bytes:
         """As a checkpoint stores it."""
-        return bytes(msgpack.packb([_packed(*entry) for entry in self._entries.items()]))
+        return bytes(msgpack.packb([_packed(*entry) for entry in self._entries.values()]))
 
     @classmethod
     def unpack(cls, data: bytes | memoryview, limit: int) -> Dedup:
@@ -66,7 +75,7 @@ class Dedup:
     def check_invariants(self) -> None:
         """Raise AssertionError where state contradicts itself."""
         assert len(self._entries) <= self._limit
-        lsns = [recorded.lsn for recorded in self._entries.values()]
+        lsns = [recorded.lsn for _, recorded in self._entries.values()]
         assert lsns == sorted(lsns)
 
 

@@ -30,11 +30,11 @@ import pyarrow as pa
 
 from nearql.engine.errors import TooLarge
 from nearql.engine.keys import Key, keys_array, keys_of
+from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.segment.data import VectorBlock
 from nearql.engine.segment.rows import Rows
 from nearql.engine.storage.wal import RecordKind, WalRecord
 
-NO_REQUEST = bytes(16)
 _ALIGNMENT = 8
 _HEADER_BYTES = 128  # of a payload at most, without what it says of sections and skipped rows
 _SECTION_BYTES = 32  # of a section's padding and its entry in the header at most

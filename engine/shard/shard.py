@@ -39,12 +39,12 @@ from nearql.engine.errors import (
     WriteUnknown,
 )
 from nearql.engine.keys import Key
+from nearql.engine.request_id import NO_REQUEST, asker, check_same
 from nearql.engine.shard.checkpoint import WAL_DIRECTORY, CheckpointStore, Image
 from nearql.engine.shard.dedup import Recorded
 from nearql.engine.shard.meta import ShardMeta, new_meta, read_meta, write_meta
 from nearql.engine.shard.plan import InsertPlan, plan_insert
 from nearql.engine.shard.records import (
-    NO_REQUEST,
     Payload,
     Statement,
     StatementReader,
@@ -216,10 +216,17 @@ class Shard:
             self._lock.release()
 
     def seen(self, request_id: bytes | None) -> Recorded | Pending | None:
-        """The write of this request id, done or under way. Needs the lock."""
+        """The write of this request id, done or under way. Needs the lock.
+
+        Raises:
+            Conflict: code `request_id_reused`; that write was another one.
+        """
         if request_id is None:
             return None
-        return self._state.dedup.get(request_id) or self._in_flight.get(request_id)
+        under_way = self._in_flight.get(asker(request_id))
+        if under_way is not None:
+            check_same(under_way.statement.request_id, request_id)
+        return self._state.dedup.get(request_id) or under_way
 
     def plan_insert(
         self,
@@ -295,7 +302,7 @@ class Shard:
         for key, exists in keys.items():
             self._tail_keys[key] = exists, statement.lsn
         if statement.request_id != NO_REQUEST:
-            self._in_flight[statement.request_id] = pending
+            self._in_flight[asker(statement.request_id)] = pending
         return pending
 
     # ---- Commit and apply ------------------------------------------------------------------
@@ -349,7 +356,7 @@ class Shard:
         for key in pending.keys:
             if self._tail_keys[key][1] == statement.lsn:
                 del self._tail_keys[key]
-        self._in_flight.pop(statement.request_id, None)
+        self._in_flight.pop(asker(statement.request_id), None)
         self.unflushed_bytes += pending.nbytes
         pending.applied = True
 

@@ -36,14 +36,16 @@ class _Question:
 
 async def sql(request: Request, edge: Edge) -> Response:
     """Run the statements of a body."""
+    started = time.perf_counter()
+    body = await read_body(request, BodyLimit.json(edge.config.limits))
     question = _Question(
-        started=time.perf_counter(),
+        started=started,
         stop=Stop(),
-        request_id=request_id_of(request),
+        request_id=request_id_of(request, body),
         content_type=media_type(request),
         session=request.headers.get(SESSION_HEADER),
         arrow=wire.wants_arrow(request.headers.get("accept", "")),
-        body=await read_body(request, BodyLimit.json(edge.config.limits)),
+        body=body,
     )
     pieces, kind, rows = await edge.run(
         partial(answer, edge, question), request, question.stop.stop

@@ -16,6 +16,7 @@ from nearql.engine.errors import (
     InternalError,
     InvalidValue,
 )
+from nearql.engine.request_id import make_request_id
 from nearql.engine.schema import Column, ColumnType, TableSchema
 from nearql.engine.table import Table
 from nearql.engine.types import ROW_COLUMN, Change, OnConflict
@@ -279,3 +280,22 @@ def test_skipped_rows_of_all_shards_are_in_order(sharded: Table) -> None:
     outcome = insert(sharded, range(60), on_conflict=OnConflict.NOTHING)
     assert outcome.skipped is not None
     assert outcome.skipped.tolist() == list(range(0, 60, 2))
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_a_request_id_with_other_content_is_refused_not_answered(
+    tmp_path: Path, reopened: bool
+) -> None:
+    """The second write would be lost silently if the first one's outcome were its answer."""
+    table = create(tmp_path / "t")
+    first, other = make_request_id(b"me:1", b"one"), make_request_id(b"me:1", b"two")
+    insert(table, [1], request_id=first)
+    if reopened:
+        table.close()
+        table = Table.open(tmp_path / "t", definition(), context())
+    with pytest.raises(Conflict) as caught:
+        insert(table, [2], request_id=other)
+    assert caught.value.code == "request_id_reused"
+    assert insert(table, [1], request_id=first).repeated
+    assert table.read_view().row_count == 1
+    table.close()

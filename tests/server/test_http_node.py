@@ -160,6 +160,20 @@ def test_a_statement_repeated_with_its_request_id_is_done_once(running: Served) 
     assert ok(running, "SELECT n FROM docs")["rows"] == [[1]]
 
 
+def test_a_request_id_sent_again_with_another_request_is_409_and_does_nothing(
+    running: Served,
+) -> None:
+    identity = f"{IDENTITY}:4"
+    assert load(running, stream(rows(0, 3)), NearQL_Request_Id=identity).is_success
+    refused = load(running, stream(rows(3, 6)), NearQL_Request_Id=identity)
+    assert (refused.status_code, refused.json()["code"]) == (409, "request_id_reused")
+    headers = {"NearQL-Request-Id": f"{IDENTITY}:5"}
+    for text, status in (("DELETE FROM docs WHERE id = 0", 200), ("DELETE FROM docs", 409)):
+        answer = running.client.post("/v1/sql", json={"sql": text}, headers=headers)
+        assert answer.status_code == status
+    assert ok(running, "SELECT id FROM docs ORDER BY id")["rows"] == [[1], [2]]
+
+
 def test_the_tables_route_tells_the_table_as_it_is(running: Served) -> None:
     load(running, stream(rows(0, 7)))
     schema = DOCUMENT["components"]["schemas"]["Table"]
