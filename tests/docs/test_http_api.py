@@ -14,6 +14,7 @@ from nearql.server.config import Config
 from nearql.server.decoding.formats import FORMATS
 from nearql.server.routes.all import ROUTES
 from nearql.server.wire_values import __doc__ as json_values
+from support.doc_pages import matches
 from support.server_process import ServerProcess
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "http-api.md"
@@ -51,12 +52,6 @@ def curl(command: str, client: httpx.Client) -> httpx.Response:
             target = word.removeprefix("localhost:8470")
     method = "GET" if body is None else "POST"
     return client.request(method, target, headers=headers, content=body)
-
-
-def matches(expected: str, got: str) -> bool:
-    """Whether they are the same but for white space and what `...` stands for."""
-    pattern = ".*".join(re.escape("".join(part.split())) for part in expected.split("..."))
-    return re.fullmatch(pattern, "".join(got.split())) is not None
 
 
 def test_the_commands_answer_what_is_printed(tmp_path: Path) -> None:
