@@ -251,7 +251,7 @@ class _Request:
         if isinstance(statement, Show):
             return utility.show(statement, self.database, catalog, self.variables)
         if isinstance(statement, Describe):
-            return utility.describe(statement, catalog)
+            return utility.describe(statement, self.database, catalog)
         if isinstance(statement, Transaction):
             return self._transaction(statement)
         if isinstance(statement, Wait):

@@ -95,13 +95,19 @@ def sql_type(kind: pa.DataType) -> str:
     return names[kind]
 
 
-def describe(statement: Describe, catalog: CatalogView) -> Result:
-    """DESCRIBE: a table's columns.
+def describe(statement: Describe, database: Database, catalog: CatalogView) -> Result:
+    """DESCRIBE: the columns of a table, or of a system table.
 
     Raises:
         NotFound: no such table, with the nearest name.
     """
-    table = catalog.tables.get(statement.table.lower())
+    name = statement.table.lower()
+    system = (
+        database.system_table(name.removeprefix("nearql.")) if name.startswith("nearql.") else None
+    )
+    if system is not None:
+        return _described([_described_field(field) for field in system.schema])
+    table = catalog.tables.get(name)
     if table is None:
         raise undefined_table(statement.table, catalog.tables)
     schema = table.schema
@@ -115,6 +121,15 @@ def describe(statement: Describe, catalog: CatalogView) -> Result:
         }
         for column in schema.visible
     ]
+    return _described(rows)
+
+
+def _described_field(field: pa.Field) -> dict[str, Any]:
+    kind = sql_type(field.type)
+    return {"name": field.name, "type": kind, "nullable": field.nullable, "primary_key": False}
+
+
+def _described(rows: list[dict[str, Any]]) -> Result:
     kinds = [("name", pa.string()), ("type", pa.string()), ("nullable", pa.bool_()),
              ("default", pa.string()), ("primary_key", pa.bool_())]  # fmt: skip
     listed = pa.Table.from_pylist(rows, pa.schema(kinds))

@@ -102,6 +102,8 @@ def test_system_tables_have_their_columns(tmp_path: Path) -> None:
         for name, columns in listed.items():
             found = db.sql(f"SELECT * FROM nearql.{name}").columns
             kinds = [column.type for column in found]
+            described = db.sql(f"DESCRIBE nearql.{name}").fetchall()
+            assert [(c, k) for c, k, *_ in described] == list(zip(found, kinds, strict=True))
             assert columns == ", ".join(f"`{c}` {k}" for c, k in zip(found, kinds, strict=True))
 
 
