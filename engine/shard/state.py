@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nearql.engine.keys import KeyIndex, keys_of
+from nearql.engine.keys import Key, KeyIndex, keys_of
 from nearql.engine.segment.growing import GrowingSegment
 from nearql.engine.segment.rows import Rows
 from nearql.engine.segment.view import SegmentView
@@ -250,7 +250,7 @@ class ShardState:
         view.check_invariants()
         self.growing.check_invariants()
         self.dedup.check_invariants()
-        expected = {}
+        expected: dict[Key, int] = {}
         for segment in view.segments:
             keys = keys_of(segment.data.column(self.key_number))
             expected |= {keys[o]: segment.data.base + o for o in segment.live_offsets.tolist()}
