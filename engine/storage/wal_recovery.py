@@ -23,7 +23,7 @@ Recovery for Consensus-Based Storage", FAST 2018.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import NamedTuple
 from nearql.engine import errors
 from nearql.engine.storage.files import Buffer, FileSystem, is_full
 from nearql.engine.storage.wal_file import (
+    FIRST_ALLOCATION,
     WAL_SUFFIX,
     ActiveFile,
     WalFile,
@@ -253,19 +254,45 @@ def _rescue(
     make = partial(make_file, fs, directory, header, identity, limit=limit)
     reader = LogFileReader(fs, old.path)
     try:
-        try:
-            active = make(records=_chunks(reader, start.offset, found.end.offset))
-        except OSError as error:
-            if not is_full(error):
-                raise
-            # A full disk must not keep the server from starting, or nobody could make room.
-            active = make(allocation=0, records=_chunks(reader, start.offset, found.end.offset))
+        active = _made(make, partial(_chunks, reader, start.offset, found.end.offset))
+        if active is None:
+            return _rewrite(fs, found, reader, limit=limit)
         publish_file(fs, active.file)
     finally:
         reader.close()
     files = [*(found.files[:-1] if replaces else found.files), active.file]
     written = moved(found.end, active.end_offset)
     return TakenOver(files, active, written, found.end.offset - start.offset)
+
+
+def _made(
+    make: Callable[..., ActiveFile], records: Callable[[], Iterator[Buffer]]
+) -> ActiveFile | None:
+    """The file with these records, as roomy as the disk allows; None where it allows none."""
+    for allocation in (FIRST_ALLOCATION, 0):
+        try:
+            return make(allocation=allocation, records=records())
+        except OSError as error:
+            if not is_full(error):
+                raise
+    return None
+
+
+def _rewrite(fs: FileSystem, found: FoundLog, reader: LogFileReader, *, limit: int) -> TakenOver:
+    """Write the records that are not proven durable once more where they stand, which takes no
+    room: their pages must then be written again, so that a sync tells whether the disk has them.
+
+    A full disk must not keep the server from starting, or nobody could make room.
+    """
+    files, start, end = list(found.files), found.proven.offset, found.end.offset
+    active = ActiveFile(fs, files[-1], limit=limit, allocated=found.size, end_offset=end)
+    for offset in range(start, end, WINDOW_BYTES):
+        same = bytes(reader.view(offset, min(WINDOW_BYTES, end - offset)))
+        active.write([same], offset)
+    if found.torn_bytes:
+        active.cut()
+    active.release()
+    return TakenOver(files, active, found.end, end - start)
 
 
 def _chunks(reader: LogFileReader, start: int, end: int) -> Iterator[Buffer]:

@@ -189,6 +189,10 @@ class SimulatedDisk:
         data = b"".join(bytes(b) for b in buffers)
         if self.torn is not None and self.steps == self.crash_at:
             data = data[: self.torn.randint(0, len(data))]
+        growth = offset + len(data) - len(self.handles[handle].cached)
+        if growth > self.free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.free -= max(0, growth)
         self.handles[handle].change(Change(offset, data))
         self._crash()
 
