@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 CELL_WIDTH = 60  # characters of a value that are shown
+WHOLE_WIDTH = 2000  # characters of a value that stands alone in its row
 ROWS_SHOWN = 40  # of a printed result; the rest is counted
 _VECTOR_SHOWN = 3  # elements of a long list
 
@@ -16,7 +17,12 @@ def text_table(
     names: Sequence[str], rows: Sequence[Sequence[Any]], *, total: int | None = None,
     cell_width: int = CELL_WIDTH,
 ) -> str:  # fmt: skip
-    """An aligned table with a line that counts the rows; numbers to the right."""
+    """An aligned table with a line that counts the rows; numbers to the right.
+
+    A result of one column, such as a plan, has nothing beside it and is shown whole.
+    """
+    if len(names) == 1:
+        cell_width = max(cell_width, WHOLE_WIDTH)
     cells = [[cell(value, cell_width) for value in row] for row in rows]
     widths = [
         max([display_width(name), *(display_width(row[i]) for row in cells)])

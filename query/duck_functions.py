@@ -33,7 +33,7 @@ _ELEMENTWISE: dict[str, Callable[[Vectors, Vectors], Vectors]] = {
 }
 _MACROS = (
     "l2_distance(a, b) AS nq_l2(a, b)",
-    "inner_product(a, b) AS -nq_ip(a, b)",
+    "inner_product(a, b) AS 0 - nq_ip(a, b)",
     "cosine_distance(a, b) AS nq_cos(a, b)",
     "l1_distance(a, b) AS nq_l1(a, b)",
     "vector_dims(v) AS CAST(len(CAST(v AS FLOAT[])) AS INTEGER)",

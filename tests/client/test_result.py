@@ -138,3 +138,10 @@ def test_wide_characters_stay_aligned() -> None:
 def test_column_is_a_string() -> None:
     assert Column("a", "TEXT").upper() == "A"
     assert hash(Column("a", "TEXT")) == hash("a")
+
+
+def test_the_only_column_is_shown_whole() -> None:
+    """A plan's lines must be readable to their end."""
+    line = "VectorSearch " + "x" * 200
+    assert line in text_table(["plan"], [[line]])
+    assert "…" in text_table(["plan", "n"], [[line, 1]])

@@ -52,6 +52,10 @@ def test_vector_functions(cursor: Cursor, expression: str, expected: object) -> 
     assert value(cursor, expression) == expected
 
 
+def test_a_product_of_nothing_has_no_sign(cursor: Cursor) -> None:
+    assert str(value(cursor, "inner_product('[0,0]', '[1,2]')")) == "0.0"
+
+
 def test_a_zero_vector_has_cosine_distance_nan(cursor: Cursor) -> None:
     found = value(cursor, "nq_cos('[0,0]', '[1,1]')")
     assert isinstance(found, float)
