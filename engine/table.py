@@ -203,10 +203,13 @@ class Table:
         the rows it was checked against are the rows it meets.
 
         Raises:
+            StorageFull: there would be no room to log it.
             InvalidValue: an added NOT NULL column without a default, while there are rows.
             Unsupported: an added column whose default is no literal, while there are rows.
         """
         with self._alone(Deadline(None)):
+            for shard in self._shards:
+                shard.wal.check_room()
             known = {column.number for column in self._definition.schema.columns}
             if any(shard.read_view().span for shard in self._shards):
                 for column in schema.columns:
@@ -338,7 +341,9 @@ class Table:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Unavailable(f"Table {self._definition.name} is closed: the node is stopping.")
+            raise Unavailable(
+                f"Table {self._definition.name} is closed: it was dropped, or the node is stopping."
+            )
 
     def check_invariants(self) -> None:
         """Raise AssertionError where state contradicts itself."""

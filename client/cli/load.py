@@ -88,7 +88,7 @@ def _work(arguments: argparse.Namespace) -> int:
         if arguments.create:
             _create(db, arguments, sample)
         kept = state_file(db, arguments)
-        state = _resume(kept, arguments, data) or State(
+        state = _resume(db, kept, arguments, data) or State(
             str(uuid.uuid4()), _batch_rows(sample, arguments.batch_bytes)
         )
         report = _load(db, arguments, data, state, kept)
@@ -124,10 +124,15 @@ def state_file(db: Connection, arguments: argparse.Namespace) -> Path:
     return folder / f"{digest}.json"
 
 
-def _resume(kept: Path, arguments: argparse.Namespace, data: DataFile) -> State | None:
+def _resume(
+    db: Connection, kept: Path, arguments: argparse.Namespace, data: DataFile
+) -> State | None:
     if arguments.restart or not kept.is_file():
         return None
     state = State(**json.loads(kept.read_text()))
+    if state.inserted and not db.table(arguments.table)["rows"]:
+        print("The rows of an earlier load of this file are gone; beginning again.", file=sys.stderr)
+        return None
     of_rows = f" of {data.rows:,}" if data.rows is not None else ""
     print(
         f"An earlier load of this file broke off; going on at row {state.rows:,}{of_rows}. "

@@ -61,8 +61,11 @@ __all__ = ["LogIdentity", "RecordKind", "RecoveryReport", "Wal", "WalRecord"]
 logger = logging.getLogger(__name__)
 
 EXIT_FSYNC = 70
-# Records by which a user makes room again may go on into half of the reserve.
-FREEING_KINDS = frozenset({RecordKind.DELETE, RecordKind.TRUNCATE, RecordKind.EPOCH_START})
+# Records by which a user makes room again may go on into half of the reserve; so may those that
+# follow from what metadata has decided: `check_room` was asked before it did.
+FREEING_KINDS = frozenset(
+    {RecordKind.DELETE, RecordKind.TRUNCATE, RecordKind.EPOCH_START, RecordKind.SCHEMA}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +259,7 @@ class Wal:
         self._check_size(size)
         record = Pending(kind, payload, size, crc, epoch, request_id, timestamp_ms, more)
         try:
-            self._check_room(kind, size)
+            self._check_room(size, freeing=kind in FREEING_KINDS)
             self._mark_open()
             while not self._enqueue(record):
                 self._roll(record.size)
@@ -274,10 +277,16 @@ class Wal:
                 "send smaller batches"
             )
 
-    def _check_room(self, kind: RecordKind, size: int) -> None:
-        reserve = self._settings.disk_reserve_bytes
-        if kind in FREEING_KINDS:
-            reserve //= 2
+    def check_room(self) -> None:
+        """Refuse what would be logged later, before something is done that can't be undone.
+
+        Raises:
+            StorageFull: too little room.
+        """
+        self._check_room(0, freeing=False)
+
+    def _check_room(self, size: int, *, freeing: bool) -> None:
+        reserve = self._settings.disk_reserve_bytes // (2 if freeing else 1)
         free = self._fs.free_bytes(self._directory)
         if free < reserve:
             need = (

@@ -138,6 +138,22 @@ def test_restart_begins_again(server: ServerProcess, table: str, load: Load, num
     assert server.rows("SELECT count(*) FROM docs") == [[10_000]]
 
 
+def test_a_load_begins_again_where_the_rows_of_the_one_that_broke_off_are_gone(
+    server: ServerProcess, table: str, load: Load, numbers: Path
+) -> None:
+    """Going on would leave out the rows that were deleted, and report them as inserted."""
+    server.sql("CREATE TABLE docs (n BIGINT)")
+    with CuttingProxy(server.url) as proxy:
+        proxy.cut_always_after(3_000)
+        assert load(table, numbers, "--batch-bytes", 4000, url=proxy.url).returncode == 1
+    assert server.rows("SELECT count(*) > 0 FROM docs") == [[True]]
+    server.sql("TRUNCATE docs")
+    done = load(table, numbers, "--batch-bytes", 4000)
+    assert done.returncode == 0, done.stderr
+    assert "beginning again" in done.stderr
+    assert server.rows("SELECT count(*), count(DISTINCT n) FROM docs") == [[10_000, 10_000]]
+
+
 def test_another_table_of_the_name_is_another_load(
     server: ServerProcess, table: str, load: Load, numbers: Path
 ) -> None:

@@ -12,8 +12,16 @@ import pyarrow as pa
 import pytest
 
 from nearql.cluster.metadata import commands as c
-from nearql.engine.errors import Conflict, Corruption, InvalidRequest, NotFound, Unavailable
+from nearql.engine.errors import (
+    Conflict,
+    Corruption,
+    InvalidRequest,
+    NotFound,
+    StorageFull,
+    Unavailable,
+)
 from nearql.engine.schema import Column, ColumnType, IndexDef, TableDef, TableSchema
+from nearql.engine.storage.files import LocalFileSystem
 from nearql.engine.table import Table
 from nearql.engine.types import Metric, OnConflict
 from nearql.server.config import Config, LimitsSection, NodeSection
@@ -173,6 +181,20 @@ def test_altering_is_metadata_and_data_together(tmp_path: Path) -> None:
     view = again.table(again.catalog().tables["papers"].uuid).read_view()
     assert view.scan(["stars"])["stars"].to_pylist() == [5]
     again.close()
+
+
+def test_altering_on_a_full_disk_changes_neither_metadata_nor_data(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.create_table(definition(), if_not_exists=False)
+    columns = (*SCHEMA.columns, Column(4, "stars", ColumnType("INTEGER")))
+    monkeypatch.setattr(LocalFileSystem, "free_bytes", lambda *_: 1000)
+    with pytest.raises(StorageFull):
+        node.alter_table("docs", replace(SCHEMA, columns=columns, version=2))
+    assert node.catalog().tables["docs"].schema == SCHEMA
+    monkeypatch.undo()
+    node.alter_table("docs", replace(SCHEMA, columns=columns, version=2))
+    assert node.catalog().tables["docs"].schema.version == 2
 
 
 def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
