@@ -63,6 +63,7 @@ class PendingNearest:
     limit: PendingValue
     offset: PendingValue | None
     filter: exp.Select | None
+    survivors: exp.Select | None = None
 
 
 @dataclass(eq=False)

@@ -58,6 +58,8 @@ from nearql.query.settings import SessionSettings
 from nearql.query.shown import show_vectors
 
 Vector = NDArray[np.float32]
+_EXTRA = 32  # rows fetched beyond k at first, where a join may drop some
+_WIDEN = 16  # how many times more are fetched when the statement made too few of them
 
 
 @dataclass
@@ -320,9 +322,29 @@ class Execution:
         if query is None or count == 0:
             return nothing()
         distance = access.distance
-        return view.search(
-            SearchRequest(distance.column, distance.metric, query[np.newaxis], count, rows)
-        )
+        request = SearchRequest(distance.column, distance.metric, query[np.newaxis], count, rows)
+        if access.survivors is None:
+            return view.search(request)
+        return self._widened(step, access, request, access.survivors)
+
+    def _widened(
+        self, step: Relation, access: Nearest, request: SearchRequest, survivors: Query
+    ) -> SearchHits:
+        """Search for more rows until the statement makes enough of them, or there are no more."""
+        view = self.view(step.table)
+        eligible = view.row_count if request.rows is None else request.rows.count
+        fetched = min(request.k + _EXTRA, eligible)
+        while True:
+            self.check_time()
+            hits = view.search(replace(request, k=fetched))
+            if fetched >= eligible:
+                return hits
+            rows, distances = found_rows(hits)
+            table = self.rows_table(step, rows, {access.distance.name: distances})
+            self.cursor.register(step.name, table)
+            if self.query(survivors).table.column(0)[0].as_py() >= request.k:
+                return hits
+            fetched = min(fetched * _WIDEN, eligible)
 
     def filter(self, step: Relation, query: Query | None) -> RowSet | None:
         """The rows that a filter leaves, from the cache where nothing it reads has changed."""

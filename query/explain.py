@@ -202,9 +202,9 @@ def _access(step: Relation, access: Scan | Nearest | Within | KnnJoin) -> Node:
     shown = f"{table}.{distance.column} {_OPERATOR[distance.metric]} {_shown(distance.query)}"
     if isinstance(access, Within):
         return Node("RangeSearch", f"{shown} ({distance.metric}, radius = {_shown(access.radius)})")
-    return Node(
-        "VectorSearch", f"{shown} ({distance.metric}, k = {_count(access.limit, access.offset)})"
-    )
+    until = ", more until the join gives as many" if access.survivors else ""
+    count = _count(access.limit, access.offset)
+    return Node("VectorSearch", f"{shown} ({distance.metric}, k = {count}{until})")
 
 
 def _computed(step: Relation) -> str:

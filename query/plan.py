@@ -68,14 +68,17 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """The limit + offset nearest rows among those that `filter` returns (row numbers), nearest
-    first.
+    """The limit + offset nearest rows among those that `filter` returns (row numbers), in order.
+
+    survivors: where the statement joins: returns how many rows it makes of those found so far; rows
+        are fetched until it makes `limit + offset`, or none is left.
     """
 
     distance: Distance
     limit: Value
     offset: Value | None = None
     filter: Query | None = None
+    survivors: Query | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +230,8 @@ def queries_of(step: Relation) -> list[Query]:
         found.append(access.radius.query)
     else:
         found.append(access.filter)
+    if isinstance(access, Nearest | KnnJoin):
+        found.append(access.survivors)
     if isinstance(access, KnnJoin):
-        found += [access.left, access.survivors]
+        found.append(access.left)
     return [query for query in found if query is not None]

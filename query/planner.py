@@ -364,7 +364,7 @@ class Lowering:
             return Nearest(
                 distances[access.distance.name],
                 self._value(access.limit), self._optional(access.offset),
-                self._filter(access.filter),
+                self._filter(access.filter), self._survivors(source, access.survivors),
             )  # fmt: skip
         if isinstance(access, PendingWithin):
             return Within(distances[access.distance.name], self._value(access.radius))
@@ -374,16 +374,16 @@ class Lowering:
                 left=self._query(access.left), left_name=access.left_name,
                 limit=self._value(access.limit), offset=self._optional(access.offset),
                 filter=self._filter(access.filter),
-                survivors=self._survivors(source, access),
+                survivors=self._survivors(source, access.survivors),
             )  # fmt: skip
         return Scan(self._filter(access.filter))
 
-    def _survivors(self, source: Source, access: PendingKnnJoin) -> Query | None:
+    def _survivors(self, source: Source, tree: exp.Select | None) -> Query | None:
         """Its SQL names the relation that is being made, which therefore is no step of it."""
-        if access.survivors is None:
+        if tree is None:
             return None
         self._steps[source.name] = SystemRelation(source.name, "")
-        query = self._query(access.survivors)
+        query = self._query(tree)
         del self._steps[source.name]
         steps = tuple(step for step in query.steps if step.name != source.name)
         return replace(query, steps=steps)
@@ -478,8 +478,8 @@ def _parts(source: Source) -> Iterator[exp.Expr]:
         yield access.radius.select
     if isinstance(access, PendingKnnJoin):
         yield access.left
-        if access.survivors is not None:
-            yield access.survivors
+    if isinstance(access, PendingNearest | PendingKnnJoin) and access.survivors is not None:
+        yield access.survivors
 
 
 def _as_sql_type(column: Column) -> exp.Expr:

@@ -183,3 +183,35 @@ SELECT id FROM docs WHERE {D} BETWEEN 0.5 AND :r AND {F}
 
 -- ordered
 SELECT id, 1 - {D}, -({D}) AS x FROM docs WHERE {F} AND {present:vec} ORDER BY {D}, id LIMIT :k
+
+-- ordered
+SELECT docs.id, a.v FROM docs JOIN asked a ON a.id = docs.id WHERE {F} AND {present:docs.vec} ORDER BY
+{D}, docs.id LIMIT :k OFFSET :o
+
+-- ordered
+SELECT docs.id FROM asked a, docs WHERE a.id * 3 = docs.id AND {F} AND {present:docs.vec} ORDER BY {D},
+docs.id LIMIT :k
+
+-- ordered
+SELECT docs.id, {D} FROM docs JOIN (SELECT cat AS c, count(*) AS n FROM docs GROUP BY cat) s ON s.c = docs.cat
+WHERE s.n > 3 AND docs.price < s.n AND {D} < :r AND {present:docs.vec} ORDER BY {D}, docs.id LIMIT :k
+
+-- ordered
+WITH w AS (SELECT id * 2 AS id FROM asked) SELECT docs.id FROM docs NATURAL JOIN w WHERE {present:docs.vec}
+ORDER BY {D}, docs.id LIMIT :k
+
+-- ordered
+SELECT docs.id FROM docs JOIN asked a ON a.id = docs.id AND {l2:docs.vec|:q2} < 3 LEFT JOIN asked b ON
+b.id = docs.id + 1 WHERE {present:docs.vec} ORDER BY {D}, docs.id LIMIT :k
+
+-- any order
+SELECT a.id, x.id FROM asked a, LATERAL (SELECT docs.id FROM docs JOIN asked b ON b.id = docs.id WHERE
+docs.id <> a.id AND {present:docs.vec} ORDER BY {D}, docs.id LIMIT 2) x
+
+-- ordered
+SELECT docs.id FROM docs SEMI JOIN asked a ON a.id = docs.id WHERE {present:docs.vec} ORDER BY {D}, docs.id
+LIMIT :k
+
+-- ordered
+SELECT docs.id FROM docs ANTI JOIN asked a ON a.id = docs.id WHERE {F} AND {present:docs.vec} ORDER BY
+{D}, docs.id LIMIT :k

@@ -140,3 +140,17 @@ SELECT id, 1 - (vec <=> :q) AS score, -(vec <=> :q) FROM docs ORDER BY vec <=> :
 ----
 Project (id, score, -(vec <=> :q)) without DuckDB
   VectorSearch docs.vec <=> :q (cosine, k = 5)
+
+SELECT d.id, q.id FROM docs d JOIN queries q ON q.id = d.id WHERE d.price < 3 AND q.id > 5 ORDER BY d.vec <-> :q LIMIT 5
+----
+DuckDB SELECT d.id, q.id FROM docs AS d JOIN queries AS q ON q.id = d.id WHERE d.price < 3 AND q.id > 5 ORDER BY d.vec <-> :q LIMIT 5
+  VectorSearch docs.vec <-> :q (l2, k = 5, more until the join gives as many)
+    Filter d.price < 3
+      Scan docs (price)
+  Scan queries (id)
+
+SELECT d.id FROM queries q, docs d WHERE d.id = q.id ORDER BY d.vec <-> :q LIMIT 5
+----
+DuckDB SELECT d.id FROM queries AS q, docs AS d WHERE d.id = q.id ORDER BY d.vec <-> :q LIMIT 5
+  Scan queries (id)
+  VectorSearch docs.vec <-> :q (l2, k = 5, more until the join gives as many)

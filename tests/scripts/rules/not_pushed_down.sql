@@ -42,16 +42,15 @@ Note: vec <-> :q: no LIMIT, so it is computed exactly for every row
 SELECT d.id FROM docs d JOIN queries q ON q.id = d.id ORDER BY d.vec <-> :q LIMIT 5
 ----
 DuckDB SELECT d.id FROM docs AS d JOIN queries AS q ON q.id = d.id ORDER BY d.vec <-> :q LIMIT 5
-  Scan docs (id) computing vec <-> :q
+  VectorSearch docs.vec <-> :q (l2, k = 5, more until the join gives as many)
   Scan queries (id)
-Note: d.vec <-> :q: not pushed down, because the table is joined in a way that can drop or repeat its nearest rows; computed exactly for every row
 
 SELECT d.id FROM queries q LEFT JOIN docs d ON q.id = d.id ORDER BY d.vec <-> :q LIMIT 5
 ----
 DuckDB SELECT d.id FROM queries AS q LEFT JOIN docs AS d ON q.id = d.id ORDER BY d.vec <-> :q LIMIT 5
   Scan queries (id)
   Scan docs (id) computing vec <-> :q
-Note: d.vec <-> :q: not pushed down, because the vector's table is not the first of the FROM clause; computed exactly for every row
+Note: d.vec <-> :q: not pushed down, because the kind of join needs every row of the table; computed exactly for every row
 
 SELECT id FROM docs ORDER BY vec <-> vec LIMIT 5
 ----
