@@ -131,7 +131,9 @@ def _resume(
         return None
     state = State(**json.loads(kept.read_text()))
     if state.inserted and not db.table(arguments.table)["rows"]:
-        print("The rows of an earlier load of this file are gone; beginning again.", file=sys.stderr)
+        print(
+            "The rows of an earlier load of this file are gone; beginning again.", file=sys.stderr
+        )
         return None
     of_rows = f" of {data.rows:,}" if data.rows is not None else ""
     print(
