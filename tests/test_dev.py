@@ -28,6 +28,7 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(module, "pip_command", lambda _reuse: fake_environment(home))
     monkeypatch.setattr(module, "install", lambda *_command: None)
+    monkeypatch.setattr(module, "compile_tree", lambda: None)
     return module
 
 

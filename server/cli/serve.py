@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import socket
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
 
 def run(config: Config) -> int:
     """Bind first, so that a taken port is told before any data is opened; then open, then serve."""
+    gc.disable()  # until `serve` is up: collecting while modules load is a tenth of the start
     from nearql.server.run import serve
 
     listener = bind(config.http.host, config.http.port)
