@@ -10,12 +10,14 @@ from nearql.query.rules.computed_distances import computed_distances
 from nearql.query.rules.expand_aliases import expand_aliases
 from nearql.query.rules.filtered_scan import filtered_scan
 from nearql.query.rules.knn_join import knn_join
+from nearql.query.rules.merge_subquery import merge_subquery
 from nearql.query.rules.nearest import nearest
 from nearql.query.rules.order_unpushed import order_unpushed
 from nearql.query.rules.range_search import range_search
 from nearql.query.rules.vector_arithmetic import vector_arithmetic
 
 RULES = (
+    merge_subquery,  # FROM (SELECT * FROM docs WHERE ...) ORDER BY vec <-> :q LIMIT k
     expand_aliases,  # WHERE d < 1, d an alias of a distance
     vector_arithmetic,  # + - * avg sum over vectors
     knn_join,  # a LATERAL's ORDER BY d.vec <-> q.vec LIMIT k
