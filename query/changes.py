@@ -18,6 +18,7 @@ from nearql.engine.schema import Column, TableDef
 from nearql.engine.types import Change
 from nearql.query.binder import unwrapped
 from nearql.query.casting import cast_column, cast_values
+from nearql.query.executor import check_schema
 from nearql.query.parameters import parameter_name
 from nearql.query.plan import Plan
 from nearql.query.planner import plan_rows
@@ -26,7 +27,7 @@ from nearql.query.result import Result
 from nearql.query.rows import Filler, violations
 from nearql.query.statements import Delete, Update
 from nearql.query.vector_types import vector_type
-from nearql.query.writes import Write, check_schema, column_of, refuse, stored, table_node
+from nearql.query.writes import Write, column_of, refuse, stored, table_node
 
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
 

@@ -19,6 +19,7 @@ from nearql.engine.errors import InvalidRequest
 from nearql.engine.schema import Column, TableDef
 from nearql.engine.types import ROW_COLUMN, Change, OnConflict, WriteOutcome
 from nearql.query.casting import cast_column
+from nearql.query.executor import check_schema
 from nearql.query.planner import plan_rows
 from nearql.query.ports import TableView
 from nearql.query.rows import violations
@@ -26,7 +27,6 @@ from nearql.query.statements import ConflictClause
 from nearql.query.writes import (
     Returning,
     RowsView,
-    check_schema,
     column_of,
     refuse,
     stored,

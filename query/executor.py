@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nearql.engine.distance import canonical_distances
-from nearql.engine.errors import InvalidValue, NotFound, StatementTimeout, TooLarge
+from nearql.engine.errors import Conflict, InvalidValue, NotFound, StatementTimeout, TooLarge
 from nearql.engine.schema import TableDef
 from nearql.engine.types import (
     ROW_COLUMN,
@@ -89,6 +89,15 @@ class Trace:
         return " + ".join(labels) or "scan"
 
 
+def check_schema(view: TableView, table: TableDef) -> None:
+    """Refuse to run what was planned against one schema against another."""
+    if view.schema.version != table.schema.version:
+        raise Conflict(
+            f"The schema of table {table.name!r} changed while the statement ran; send it again.",
+            code="schema_changed", sqlstate="40001",
+        )  # fmt: skip
+
+
 class Execution:
     """One run of a statement.
 
@@ -148,7 +157,9 @@ class Execution:
         """The table's read view in this run."""
         found = self.views.get(table.uuid)
         if found is None:
-            found = self.views[table.uuid] = self.database.table(table.uuid).read_view()
+            found = self.database.table(table.uuid).read_view()
+            check_schema(found, table)
+            self.views[table.uuid] = found
         return found
 
     # ---- statements -------------------------------------------------------------------

@@ -9,15 +9,21 @@ request (its parameters, its variables, its deadline) lives in a `_Request`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from nearql.engine.errors import Conflict, NearQLError, SqlError, Unsupported
+from nearql.engine.errors import (
+    Conflict,
+    NearQLError,
+    SqlError,
+    StatementTimeout,
+    Unsupported,
+)
 from nearql.engine.request_id import part_of
 from nearql.engine.types import OnConflict
 from nearql.query import duck, guard, utility
@@ -66,6 +72,26 @@ from nearql.query.writes import Write
 _DDL = (CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex)
 _NO_GPU = "device = gpu: this node searches on the CPU; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate)
+_AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
+_TRIES = 10
+_Answer = TypeVar("_Answer")
+
+
+def settled(database: Database, attempt: Callable[[], _Answer]) -> _Answer:
+    """Do it again while it fails because tables were created, altered or dropped in between.
+
+    Whatever else it says then may come from a plan for tables that are no more. A definite error
+    has done nothing.
+    """
+    for _ in range(_TRIES - 1):
+        version = database.catalog().version
+        try:
+            return attempt()
+        except NearQLError as error:
+            altered = error.code == "schema_changed" or database.catalog().version != version
+            if not altered or not error.definite or isinstance(error, StatementTimeout):
+                raise
+    return attempt()
 
 
 class Session:
@@ -135,7 +161,10 @@ class Session:
         """Durably add rows of one batch, casts and checks per row; see `bulk.run_bulk`."""
         request = self._request(None, settings, request_id)
         with request.timed():
-            return run_bulk(table_name, rows, on_conflict, request.write(request_id))
+            return settled(
+                self._database,
+                lambda: run_bulk(table_name, rows, on_conflict, request.write(request_id)),
+            )
 
     def _request(
         self, params: Any, settings: Mapping[str, Any] | None, request_id: bytes | None
@@ -184,13 +213,18 @@ class _Request:
 
     def run(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         """One statement, within its time, its errors with their place in the text."""
+        with self.timed():
+            if isinstance(statement, _AGAIN):
+                return settled(self.database, lambda: self._once(statement, place, prepared))
+            return self._once(statement, place, prepared)
+
+    def _once(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         catalog = self.database.catalog()
         try:
-            with self.timed():
-                if prepared.checked.get(place) != catalog.version:
-                    guard.check(statement, catalog)
-                    prepared.checked[place] = catalog.version
-                return self._dispatch(statement, place, prepared, catalog)
+            if prepared.checked.get(place) != catalog.version:
+                guard.check(statement, catalog)
+                prepared.checked[place] = catalog.version
+            return self._dispatch(statement, place, prepared, catalog)
         except NearQLError as error:
             raise in_words_of(
                 error, statement.text, statement.offset, _columns(catalog)

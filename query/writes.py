@@ -13,7 +13,6 @@ from sqlglot import exp
 
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import (
-    Conflict,
     InternalError,
     NotFound,
     SqlError,
@@ -225,15 +224,6 @@ def refuse(
         error.detail = f"Row {failures[0].row + 1}: {error.detail}"
         error.args = (error.detail,)
     raise error
-
-
-def check_schema(view: TableView, table: TableDef) -> None:
-    """The write was planned against this schema; refuse to run it against another."""
-    if view.schema.version != table.schema.version:
-        raise Conflict(
-            f"The schema of table {table.name!r} changed while the statement ran; send it again.",
-            code="schema_changed", sqlstate="40001",
-        )  # fmt: skip
 
 
 def stored(rows: pa.Table, schema: TableSchema) -> pa.Table:

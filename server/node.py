@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,6 +81,7 @@ class Node:
             str, tuple[int, int]
         ] = {}  # table uuid -> (next, end) of the block held
         self._catalog = CatalogView(-1, {})
+        self._altered = 0  # schemas that data and metadata agree on; part of the catalog's version
         self._closed = False
         settings = config.engine_settings()
         self.backend, self.probe = probe_backends(settings)
@@ -132,10 +134,18 @@ class Node:
     def catalog(self) -> CatalogView:
         """The visible tables now."""
         state = self.metadata.state
-        if self._catalog.version != state.version:
-            ready = {r.table.name.lower(): r.table for r in state.tables.values() if r.ready}
-            self._catalog = CatalogView(state.version, ready)
+        version = state.version + self._altered
+        if self._catalog.version != version:
+            ready = {
+                r.table.name.lower(): self._reached(r) for r in state.tables.values() if r.ready
+            }
+            self._catalog = CatalogView(version, ready)
         return self._catalog
+
+    def _reached(self, row: TableRow) -> TableDef:
+        """The definition with the schema that the data has: metadata is ahead during an ALTER."""
+        table = self._tables.get(row.table.uuid)
+        return row.table if table is None else replace(row.table, schema=table.definition.schema)
 
     def table(self, uuid: str) -> Table:
         """The data of a table; raises Corruption where it could not be opened at start."""
@@ -242,6 +252,7 @@ class Node:
             with table.altering(schema):
                 self._commit(command)
                 table.apply_schema(self._row(new_name or name).table)
+                self._altered += 1
 
     def create_index(self, table: str, index: IndexDef, *, if_not_exists: bool) -> bool:
         """Durably define an index; whether it was new."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -246,3 +247,32 @@ def test_every_system_table_has_rows_or_a_reason(name: str, node: Node) -> None:
 
 def test_an_unknown_system_table_is_none(node: Node) -> None:
     assert node.system_table("nonsense") is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM docs ORDER BY vec <-> '[1,2]' LIMIT 3",
+        "INSERT INTO docs (id) SELECT max(id) + 1 FROM docs",
+        "UPDATE docs SET title = 'x' WHERE id = 1",
+    ],
+)
+def test_statements_go_on_while_their_table_is_altered(node: Node, statement: str) -> None:
+    """A plan for the schema before is made anew; it is neither an error nor half an answer."""
+    node.create_table(definition(shards=2), if_not_exists=False)
+    insert(node, "docs", [1, 2, 3])
+    done = threading.Event()
+
+    def alter() -> None:
+        for n in range(8):
+            for change in (f"ADD COLUMN c{n} INT DEFAULT 1", f"DROP COLUMN c{n}"):
+                node.session().execute(f"ALTER TABLE docs {change}")
+        done.set()
+
+    thread = threading.Thread(target=alter)
+    thread.start()
+    count = 0
+    while not done.is_set() or not count:
+        assert node.session().execute(statement).row_count
+        count += 1
+    thread.join()
