@@ -18,6 +18,7 @@ _TYPES = {
     pa.large_string(): "text",
     pa.bool_(): "bool",
     pa.list_(pa.string()): "text[]",
+    pa.list_(pa.field("element", pa.string())): "text[]",  # as Parquet files name it
 }
 
 
