@@ -37,7 +37,12 @@ _MACROS = (
     "cosine_distance(a, b) AS nq_cos(a, b)",
     "l1_distance(a, b) AS nq_l1(a, b)",
     "vector_dims(v) AS CAST(len(CAST(v AS FLOAT[])) AS INTEGER)",
-    "subvector(v, first, n) AS array_slice(CAST(v AS FLOAT[]), greatest(first, 1), first + n - 1)",
+    (
+        "subvector(v, first, n) AS CASE"
+        " WHEN least(first + n - 1, len(CAST(v AS FLOAT[]))) < greatest(first, 1)"
+        " THEN error('nearql:invalid_vector:subvector() would leave no dimension.')"
+        " ELSE array_slice(CAST(v AS FLOAT[]), greatest(first, 1), first + n - 1) END"
+    ),
 )
 ERROR = "nearql:"  # marks the part of DuckDB's message that is ours
 

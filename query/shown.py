@@ -75,7 +75,7 @@ def _one_size(array: pa.ChunkedArray) -> int | None:
     if not pa.types.is_list(array.type) or array.type.value_type != pa.float32():
         return None
     lengths = pc.unique(pc.list_value_length(array.drop_null()))
-    return lengths[0].as_py() if len(lengths) == 1 else None
+    return lengths[0].as_py() or None if len(lengths) == 1 else None
 
 
 def _fixed(array: pa.ChunkedArray, size: int) -> pa.Array:

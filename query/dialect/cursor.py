@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ _DEPTH = {
     TokenType.L_PAREN: 1, TokenType.L_BRACKET: 1, TokenType.L_BRACE: 1,
     TokenType.R_PAREN: -1, TokenType.R_BRACKET: -1, TokenType.R_BRACE: -1,
 }  # fmt: skip
+_MISSING = re.compile(r"Required keyword: '\w+' missing for <class")
+_TOKEN = re.compile(r"<Token token_type: [\w.]+, text: (?:SENTINEL|(.*?)), line: .*>")
 _QUOTED = (TokenType.STRING, TokenType.HEREDOC_STRING, TokenType.NATIONAL_STRING)
 
 
@@ -272,10 +275,17 @@ def parse_tokens(source: Source, tokens: Sequence[Token]) -> exp.Expr:
     return unmark(trees[0])
 
 
+def _in_words(description: str) -> str:
+    """The parser's description without the names of its classes."""
+    if _MISSING.match(description):
+        return "something is missing after it"
+    return _TOKEN.sub(lambda found: found[1] and f"'{found[1]}'" or "the end", description)
+
+
 def _syntax_error(source: Source, tokens: Sequence[Token], error: ParseError) -> SqlError:
     found = error.errors[0] if error.errors else {}
     line, col = found.get("line"), found.get("col")
-    description = str(found.get("description") or error).split("\n", 1)[0].rstrip(".")
+    description = _in_words(str(found.get("description") or error).split("\n", 1)[0].rstrip("."))
     for token in tokens:
         if (token.line, token.col) == (line, col):
             written = source.request[int(token.start) : int(token.end) + 1]

@@ -541,3 +541,13 @@ def test_every_statement_has_a_class() -> None:
         "DropTable", "AlterTable", "CreateIndex", "DropIndex", "Reindex", "CreateExtension",
         "SetVariable", "SetVariable", "Show", "Describe", "Explain", *["Transaction"] * 3, "Wait",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["SELECT 1 +", "SELECT * FROM", "SELECT 1 LIKE", "SELECT CASE WHEN"]
+)
+def test_syntax_errors_name_no_class_of_the_parser(text: str) -> None:
+    with pytest.raises(SqlError) as caught:
+        parse(text)
+    assert "sqlglot" not in caught.value.detail
+    assert "Token" not in caught.value.detail

@@ -46,10 +46,18 @@ def value(cursor: Cursor, expression: str) -> object:
         ("l2_normalize('[0,0]')", [0.0, 0.0]),
         ("subvector('[1,2,3,4]', 2, 2)", [2.0, 3.0]),
         ("subvector('[1,2,3,4]', 0, 2)", [1.0]),
+        ("subvector('[1,2,3,4]', 3, 9)", [3.0, 4.0]),
+        ("subvector(NULL, 1, 2)", None),
     ],
 )
 def test_vector_functions(cursor: Cursor, expression: str, expected: object) -> None:
     assert value(cursor, expression) == expected
+
+
+@pytest.mark.parametrize("piece", ["0, 1", "-1, 2", "2, 0", "4, 1"])
+def test_a_subvector_has_a_dimension(cursor: Cursor, piece: str) -> None:
+    with pytest.raises(InvalidValue, match="would leave no dimension"):
+        value(cursor, f"subvector('[1,2,3]', {piece})")
 
 
 def test_a_product_of_nothing_has_no_sign(cursor: Cursor) -> None:
