@@ -107,6 +107,7 @@ def uvicorn_config(app: Starlette, config: Config) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who a proxy says is asking
         timeout_keep_alive=config.http.keep_alive_ms // 1000,
         timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
     )
