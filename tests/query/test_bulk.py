@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -129,16 +127,3 @@ def test_a_repeated_batch_is_stored_once(items: Sql) -> None:
         )
         assert (outcome.inserted, outcome.failed) == (2, ())
     assert items.rows("SELECT count(*) FROM items") == [(2,)]
-
-
-@pytest.mark.slow
-def test_rows_of_the_right_types_load_fast(sql: Sql) -> None:
-    """62,816 rows x 384 at more than 100,000 rows per second of CPU, the engine included."""
-    sql.run("CREATE TABLE items (id BIGINT PRIMARY KEY, title TEXT, vec VECTOR(384))")
-    count = 62_816
-    flat = np.random.default_rng(0).random(count * 384, np.float32)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat), 384)
-    rows = pa.table({"id": range(count), "title": [f"t{i}" for i in range(count)], "vec": vectors})
-    started = time.process_time()
-    assert sql.session.insert_rows("items", rows, OnConflict.ERROR).inserted == count
-    assert count / (time.process_time() - started) > 100_000
