@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from decimal import Decimal
@@ -200,33 +198,3 @@ def test_an_answer_beyond_the_byte_limit_is_refused_before_its_first_byte() -> N
 )
 def test_arrow_is_for_those_who_ask_for_it(accept: str, arrow: bool) -> None:
     assert wire.wants_arrow(accept) is arrow
-
-
-@pytest.mark.slow
-def test_ten_rows_cost_microseconds() -> None:
-    table = pa.table({"id": range(10), "t": ["abc"] * 10, "d": pa.array([0.5] * 10, pa.float32())})
-    result = rows_result(table, "BIGINT", "TEXT", "FLOAT")
-    best = min(
-        _seconds(lambda: wire.json_answer(result, {"node": "n1"}, 1 << 20)) for _ in range(200)
-    )
-    assert best < 300e-6, f"{best * 1e6:.0f} us"
-
-
-@pytest.mark.slow
-def test_a_large_answer_lets_other_threads_run() -> None:
-    vec = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(16_384 * 384, np.float32)), 384)
-    result = rows_result(pa.table({"vec": vec}), "VECTOR(384)")
-    worker = threading.Thread(target=wire.json_answer, args=(result, {}, 1 << 30))
-    worker.start()
-    longest, last = 0.0, time.perf_counter()
-    while worker.is_alive():
-        time.sleep(0.001)
-        now = time.perf_counter()
-        longest, last = max(longest, now - last), now
-    assert longest < 0.25, f"the loop would have stood still for {longest * 1000:.0f} ms"
-
-
-def _seconds(work: Any) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
