@@ -57,6 +57,7 @@ from nearql.query.rules import RULES
 from nearql.query.rules.common import PARAMETER, conjuncts, is_volatile, item_name
 from nearql.query.shown import vector_outputs
 from nearql.query.vector_types import duck_type, vector_type
+from nearql.query.whole_rows import spell_rows
 
 _VECTOR_CALLS = frozenset(
     {"nq_l2", "nq_ip", "nq_cos", "nq_l1", "nq_add", "nq_subtract", "nq_multiply", "nq_sum",
@@ -242,6 +243,7 @@ class Lowering:
         text = _text(tree)
         tables = [(node, self.binding.source_of(node)) for node in list(tree.find_all(exp.Table))]
         self._hide_helpers(tree)
+        spell_rows(tree, self.binding)
         for node, source in tables:
             if source is not None:
                 step = self._step(source)

@@ -73,6 +73,7 @@ _DDL = (CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex)
 _NO_GPU = "device = gpu: this node searches on the CPU; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
+_STALE = ("schema_changed", "wrong_columns")  # what was planned for a table's schema before
 _TRIES = 10
 _Answer = TypeVar("_Answer")
 
@@ -88,7 +89,7 @@ def settled(database: Database, attempt: Callable[[], _Answer]) -> _Answer:
         try:
             return attempt()
         except NearQLError as error:
-            altered = error.code == "schema_changed" or database.catalog().version != version
+            altered = error.code in _STALE or database.catalog().version != version
             if not altered or not error.definite or isinstance(error, StatementTimeout):
                 raise
     return attempt()

@@ -95,7 +95,8 @@ def _check_shape(schema: TableSchema, table: pa.Table) -> None:
     if table.schema.names != expected:
         raise InvalidValue(
             f"Rows must have exactly the columns {', '.join(expected)}; "
-            f"given {', '.join(table.schema.names) or 'none'}."
+            f"given {', '.join(table.schema.names) or 'none'}.",
+            code="wrong_columns",
         )
     for column in schema.columns:
         given = table.schema.field(column.name).type

@@ -365,7 +365,7 @@ def replace_distances(
             put_column(node, found.source.refer(distance.name))
 
 
-def put_column(node: exp.Expr, column: exp.Column) -> None:
+def put_column(node: exp.Expr, column: exp.Expr) -> None:
     """Replace the node, keeping the name that it would have had in the answer."""
     parent = node.parent
     if isinstance(parent, exp.Select) and node.arg_key == "expressions":
