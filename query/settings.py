@@ -90,6 +90,18 @@ VARIABLES: Mapping[str, Variable] = {
     "target_recall": Variable(_recall, "recall that approximate search must reach; unset = exact"),
     "hnsw.ef_search": Variable(_integer(1, 10_000), "candidate list of HNSW indexes"),
     "ivfflat.probes": Variable(_integer(1, 1_000_000), "lists that IVF indexes look into"),
+    "hnsw.iterative_scan": Variable(
+        _choice("off", "strict_order", "relaxed_order"), "accepted: filters never cost rows here"
+    ),
+    "hnsw.max_scan_tuples": Variable(
+        _integer(1, 2**31 - 1), "accepted: filters never cost rows here"
+    ),
+    "ivfflat.iterative_scan": Variable(
+        _choice("off", "relaxed_order"), "accepted: filters never cost rows here"
+    ),
+    "ivfflat.max_probes": Variable(
+        _integer(1, 1_000_000), "accepted: filters never cost rows here"
+    ),
     "write_concern": Variable(_concern, "copies on which a write must be durable", "majority"),
     "write_timeout_ms": Variable(_integer(1, _DAY_MS), "wait for a write", node="write_timeout_ms"),
     "read_level": Variable(
