@@ -126,6 +126,7 @@ def test_limits_are_those_in_force() -> None:
 INSIDE = {
     "log_trimmed",
     "dimension_mismatch",
+    "wrong_columns",
     "port_unavailable",
     "already_initialised",
     "duplicate_node",
