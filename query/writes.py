@@ -14,9 +14,9 @@ from sqlglot import exp
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import (
     InternalError,
+    InvalidValue,
     NotFound,
     SqlError,
-    Unavailable,
     UndefinedColumn,
     Unsupported,
 )
@@ -93,11 +93,11 @@ class Write:
         """Refuse a write concern that the copies can't fulfil.
 
         Raises:
-            Unavailable: before anything is written.
+            InvalidValue: before anything is written.
         """
         concern = self.concern(table)
         if concern.isdigit() and int(concern) > 1:
-            raise Unavailable(
+            raise InvalidValue(
                 f"write_concern = {concern} needs {concern} copies, "
                 f"but table {table.name!r} has 1.",
                 code="not_enough_copies", sqlstate="53000",
