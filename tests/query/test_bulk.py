@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nearql.engine.errors import InvalidRequest, NotFound, Unavailable, UndefinedColumn
+from nearql.engine.errors import InvalidRequest, InvalidValue, NotFound, UndefinedColumn
 from nearql.engine.types import OnConflict
 from nearql.query.bulk import BulkOutcome
 from support.sql import Sql
@@ -104,7 +104,7 @@ def test_what_is_wrong_with_the_whole_batch_is_an_error(items: Sql) -> None:
         load(items, id=[1], ID=[2])
     with pytest.raises(InvalidRequest, match="can't be stored"):
         load(items, id=[1], vec=[5])
-    with pytest.raises(Unavailable):
+    with pytest.raises(InvalidValue, match="needs 3 copies"):
         items.session.insert_rows(
             "items", pa.table({"id": [1]}), OnConflict.ERROR, settings={"write_concern": "3"}
         )
