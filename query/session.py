@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Event
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -84,7 +85,7 @@ def settled(database: Database, attempt: Callable[[], _Answer]) -> _Answer:
     Whatever else it says then may come from a plan for tables that are no more. A definite error
     has done nothing.
     """
-    for _ in range(_TRIES - 1):
+    for tried in range(_TRIES - 1):
         version = database.catalog().version
         try:
             return attempt()
@@ -92,6 +93,9 @@ def settled(database: Database, attempt: Callable[[], _Answer]) -> _Answer:
             altered = error.code in _STALE or database.catalog().version != version
             if not altered or not error.definite or isinstance(error, StatementTimeout):
                 raise
+        # A table changes a moment before the catalog says so: without a pause every try could fall
+        # into that moment. 1 ms, 2 ms, ... 256 ms.
+        Event().wait(0.001 * 2**tried)
     return attempt()
 
 
