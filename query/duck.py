@@ -156,7 +156,8 @@ def translating() -> Iterator[None]:
     """Turn DuckDB's exceptions into NearQL's."""
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:
+        # An error while the answer is being read comes through Arrow's reader, as an OSError.
         raise translate(error) from error
 
 

@@ -62,7 +62,7 @@ _FUNCTIONS = re.compile(rf'"*\b({"|".join(_WRITTEN)})(?:_raw)?\b"*')
 _WORD = re.compile(r"[\w$]+|'(?:[^']|'')*'")
 
 
-def translate(error: duckdb.Error) -> NearQLError:
+def translate(error: duckdb.Error | OSError) -> NearQLError:
     """The NearQL error that says the same."""
     text = str(error)
     if ours := _OURS.search(text):

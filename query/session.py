@@ -147,7 +147,14 @@ class Session:
         request.parameters.check_used(prepared.parameters)
         result = empty("utility")
         for place, statement in enumerate(prepared.statements):
-            result = request.run(statement, place, prepared)
+            try:
+                result = request.run(statement, place, prepared)
+            except RecursionError as error:  # found while planning, so nothing was done
+                raise SqlError(
+                    "The statement can't be planned: it is nested too deeply or malformed.",
+                    code="statement_too_complex",
+                    position=statement.offset + 1,
+                ) from error
         return (
             replace(result, notices=(*request.notices, *result.notices))
             if request.notices
