@@ -188,10 +188,12 @@ def test_updating_one_row_for_ever_takes_no_space_for_ever(tmp_path: Path) -> No
 def test_writes_during_a_checkpoint_are_not_trimmed_away(tmp_path: Path) -> None:
     """The log is trimmed up to what the checkpoint holds, not up to its end."""
     fs = WatchedFileSystem()
-    # No checkpoint of its own accord: it would trim the log while the second table opens it.
-    settings = replace(SMALL, wal_file_bytes=4096, wal_record_bytes=2048, seal_rows=10_000)
-    table = create(tmp_path / "t", context=context(settings, fs=fs))
+    settings = replace(SMALL, wal_file_bytes=4096, wal_record_bytes=2048)
+    alone = context(settings, fs=fs)
+    table = create(tmp_path / "t", context=alone)
     insert(table, range(10))
+    # No checkpoint in the background: it would trim the log while the second table opens it.
+    alone.background.shutdown()
     real, written = fs.rename, []
 
     def rename(source: Path, target: Path) -> None:
