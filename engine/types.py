@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -50,11 +52,23 @@ class RowSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a search may wait for others, to be answered together with them.
+
+    budget_ms: at most so long; 0 = never. check: raises where the statement should end meanwhile.
+    """
+
+    budget_ms: float
+    check: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
 class SearchRequest:
     """k nearest rows to each query.
 
     queries: float32, shape (nq, d), C-contiguous, finite.
     rows: the rows that qualify; None = every live row.
+    patience: whether it may wait for others; None = it doesn't.
     """
 
     column: str
@@ -62,6 +76,7 @@ class SearchRequest:
     queries: NDArray[np.float32]
     k: int
     rows: RowSet | None = None
+    patience: Patience | None = None
 
 
 @dataclass(frozen=True, slots=True)
