@@ -63,6 +63,19 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a session permits an index; all None = what the index itself was declared with.
+
+    target_recall: recall@k to reach. ef_search: candidate list of HNSW. probes: lists that IVF
+    kinds look into. The last two win over the first.
+    """
+
+    target_recall: float | None = None
+    ef_search: int | None = None
+    probes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchRequest:
     """k nearest rows to each query.
 
@@ -77,6 +90,7 @@ class SearchRequest:
     k: int
     rows: RowSet | None = None
     patience: Patience | None = None
+    tuning: Tuning = Tuning()
 
 
 @dataclass(frozen=True, slots=True)
