@@ -25,6 +25,7 @@ VENV = ROOT / ".venv"
 BIN = VENV / "bin"
 PYTHON = BIN / "python"
 LOCK = ROOT / "requirements.lock"
+SOURCE_LOCK = ROOT / "source.lock"  # packages that have no wheel
 PACKAGES = ["src/nearql", "client", "engine", "query", "cluster", "server"]
 STAMP = VENV / ".complete"  # written last: a set-up that was broken off never counts as done
 
@@ -61,7 +62,9 @@ def fingerprint() -> dict[str, str]:
         pyproject["tool"]["hatch"],
         str(ROOT),
     ]
-    content = LOCK.read_bytes() + json.dumps(ours, sort_keys=True).encode()
+    content = (
+        LOCK.read_bytes() + SOURCE_LOCK.read_bytes() + json.dumps(ours, sort_keys=True).encode()
+    )
     return {"python": sys.version, "content": hashlib.sha256(content).hexdigest()}
 
 
@@ -89,9 +92,15 @@ def set_up(wanted: dict[str, str]) -> None:
     STAMP.unlink(missing_ok=True)
     pip = pip_command(reuse)
     install(*pip, "--require-hashes", "--only-binary=:all:", "-r", str(LOCK))
+    install(*pip, *FROM_SOURCE, "-r", str(SOURCE_LOCK))
     install(*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
     compile_tree()
     STAMP.write_text(json.dumps(wanted))
+
+
+# The archive's digest is pinned and it is built by the setuptools of requirements.lock, never by
+# one that pip would fetch beside the lock.
+FROM_SOURCE = ["--require-hashes", "--no-deps", "--no-build-isolation", "--use-pep517"]
 
 
 def compile_tree() -> None:
@@ -202,12 +211,16 @@ COMPILE = [
 ]  # fmt: skip
 
 SERVER = ["pyproject.toml", "--extra", "server"]
+WHEELS = ["--no-emit-package", "pysyncobj"]  # what source.lock holds is not in the others
 LOCKS = {
-    "requirements.lock": [*SERVER, "--group", "test", "--group", "lint", "--group", "build"],
-    "docker/requirements.lock": SERVER,
+    "requirements.lock": [
+        *SERVER, *WHEELS, "--group", "test", "--group", "lint", "--group", "build",
+    ],
+    "source.lock": ["--group", "source"],
+    "docker/requirements.lock": [*SERVER, *WHEELS],
     "docker/build.lock": ["--group", "build"],
     ".ci/requirements.lock": ["--group", "ci"],
-}
+}  # fmt: skip
 
 JOBS: dict[str, Callable[[list[str]], None]] = {
     "env": job_env,

@@ -40,6 +40,16 @@ def test_each_server_extra_holds_one_faiss() -> None:
 @pytest.mark.parametrize("lock", ["requirements.lock", "docker/requirements.lock"])
 def test_locks_hold_every_dependency(lock: str) -> None:
     """A dependency added without `python3 dev.py lock` fails here, not on a newcomer's machine."""
-    pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
+    text = (ROOT / lock).read_text() + (ROOT / "source.lock").read_text()
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
     needed = names(PROJECT["project"]["dependencies"] + EXTRAS["server-core"] + EXTRAS["server"])
     assert {name.lower().replace("_", "-") for name in needed} <= pinned
+
+
+def test_what_has_no_wheel_is_locked_in_one_place_only() -> None:
+    """pip takes wheels alone for the other locks: a source package there would fail to install."""
+    source = names(PROJECT["dependency-groups"]["source"])
+    for lock in ("requirements.lock", "docker/requirements.lock", "docker/build.lock"):
+        pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
+        assert not source & pinned
+    assert all(f"{name}==" in (ROOT / "source.lock").read_text() for name in source)

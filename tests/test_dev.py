@@ -66,11 +66,11 @@ def test_a_changed_lock_updates_in_place(
     assert dev.read_stamp() == dev.fingerprint()
 
 
-@pytest.mark.parametrize("failing_step", [1, 2])
+@pytest.mark.parametrize("failing_step", [1, 2, 3])
 def test_a_set_up_that_breaks_off_is_started_again(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, failing_step: int
 ) -> None:
-    steps = iter(range(1, 3))
+    steps = iter(range(1, 4))
 
     def break_off(*_command: str) -> None:
         if next(steps) == failing_step:
