@@ -85,7 +85,8 @@ class Trace:
 
     def strategy(self) -> str:
         """The label of `stats.strategy`: how searches were answered, or `scan` without any."""
-        labels = dict.fromkeys(stats.label for stats in self.searches.values())
+        found = list(self.searches.values())  # another thread may ask while the run goes on
+        labels = dict.fromkeys(stats.label for stats in found)
         return " + ".join(labels) or "scan"
 
 

@@ -45,6 +45,7 @@ from nearql.query.plan_cache import PlanCache, Prepared
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database
 from nearql.query.result import Result, empty
+from nearql.query.running import RunningStatement, Statements
 from nearql.query.settings import SessionSettings, Variables
 from nearql.query.statements import (
     AlterTable,
@@ -57,6 +58,7 @@ from nearql.query.statements import (
     DropTable,
     Explain,
     Insert,
+    Kill,
     Reindex,
     Select,
     SetVariable,
@@ -110,6 +112,9 @@ class Session:
         )
         self._filters = FilterCache(self._settings.filter_cache_bytes)
         self._plans = PlanCache(self._settings.plan_cache_entries, self._settings.plan_cache_text)
+        self._statements = Statements(
+            self._settings.slow_statement_ms, self._settings.slow_statements
+        )
 
     @property
     def filters(self) -> FilterCache:
@@ -121,6 +126,11 @@ class Session:
         """The kept plans, for their statistics."""
         return self._plans
 
+    @property
+    def statements(self) -> Statements:
+        """What runs now and what was slow."""
+        return self._statements
+
     def execute(
         self,
         text: str,
@@ -129,6 +139,7 @@ class Session:
         *,
         request_id: bytes | None = None,
         stop: Stop | None = None,
+        user: str | None = None,
     ) -> Result:
         """Run every statement of `text`, in order, and answer the last one's result.
 
@@ -137,12 +148,13 @@ class Session:
             settings: variables for this request, as SET would set them.
             request_id: 16 bytes; a write repeated under the same id is not done again.
             stop: ends the request from another thread; a write that is logged already stands.
+            user: who asks, for nearql.queries.
 
         Raises:
             NearQLError: with the position in `text` where there is one. Earlier statements stand.
         """
         request = self._request(params, settings, request_id)
-        request.stop = stop
+        request.stop, request.user = stop, user
         prepared = self._plans.get(text, lambda new: _prepare(new, self._settings))
         request.parameters.check_used(prepared.parameters)
         result = empty("utility")
@@ -169,14 +181,18 @@ class Session:
         *,
         settings: Mapping[str, Any] | None = None,
         request_id: bytes | None = None,
+        user: str | None = None,
     ) -> BulkOutcome:
         """Durably add rows of one batch, casts and checks per row; see `bulk.run_bulk`."""
         request = self._request(None, settings, request_id)
-        with request.timed():
-            return settled(
+        text = f"bulk {on_conflict.value} of {rows.num_rows} rows into {table_name}"
+        with self._statements.running(text, user) as running, request.timed(running):
+            outcome = settled(
                 self._database,
                 lambda: run_bulk(table_name, rows, on_conflict, request.write(request_id)),
             )
+            running.rows = outcome.inserted + outcome.updated
+            return outcome
 
     def _request(
         self, params: Any, settings: Mapping[str, Any] | None, request_id: bytes | None
@@ -188,6 +204,7 @@ class Session:
             self._database,
             self._settings,
             self._filters,
+            self._statements,
             Parameters.of(params),
             variables,
             request_id,
@@ -214,21 +231,27 @@ class _Request:
     database: Database
     settings: SessionSettings
     filters: FilterCache
+    statements: Statements
     parameters: Parameters
     variables: Variables
     request_id: bytes | None
     notices: list[str] = field(default_factory=list)
     wrote: bool = False
     stop: Stop | None = None
+    user: str | None = None
     _deadline: float = 0.0
     _running: Execution | None = None
+    _statement: RunningStatement | None = None
 
     def run(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         """One statement, within its time, its errors with their place in the text."""
-        with self.timed():
+        with self.statements.running(statement.text, self.user) as running, self.timed(running):
             if isinstance(statement, _AGAIN):
-                return settled(self.database, lambda: self._once(statement, place, prepared))
-            return self._once(statement, place, prepared)
+                result = settled(self.database, lambda: self._once(statement, place, prepared))
+            else:
+                result = self._once(statement, place, prepared)
+            running.rows = result.row_count
+            return result
 
     def _once(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         catalog = self.database.catalog()
@@ -302,6 +325,9 @@ class _Request:
             return self._transaction(statement)
         if isinstance(statement, Wait):
             return utility.wait(statement)
+        if isinstance(statement, Kill):
+            self.statements.kill(statement.id)
+            return empty("utility")
         if isinstance(statement, CreateExtension):
             return replace(empty("ddl"), notices=utility.extension_notices(statement))
         raise Unsupported(f"{type(statement).__name__} is not offered.")
@@ -339,13 +365,19 @@ class _Request:
 
     def _started(self, run: Execution) -> None:
         self._running = run
+        if self._statement is not None:
+            self._statement.traces.append(run.trace)
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Interrupt what runs when `statement_timeout_ms` have passed."""
+    def timed(self, statement: RunningStatement) -> Iterator[None]:
+        """Interrupt what runs when `statement_timeout_ms` have passed, or when it is to stop."""
+        self._statement = statement
         timeout_ms = self.variables.get("statement_timeout_ms")
         self._deadline = time.monotonic() + timeout_ms / 1000
-        with WATCHDOG.watch(self._deadline, self._interrupt):
+        with (
+            WATCHDOG.watch(self._deadline, self._interrupt),
+            statement.stop.watching(self._expire),
+        ):
             if self.stop is None:
                 yield
                 return

@@ -32,6 +32,8 @@ class SessionSettings:
     plan_cache_entries: int = 512
     plan_cache_text: int = 65_536  # longer texts aren't kept
     filter_cache_bytes: int = 64 * MIB
+    slow_statement_ms: int = 1_000  # what takes longer is kept in nearql.queries
+    slow_statements: int = 128  # how many are kept
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:

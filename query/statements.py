@@ -224,6 +224,13 @@ class Wait(Statement):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kill(Statement):
+    """KILL id: end a running statement of nearql.queries."""
+
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class CreateExtension(Statement):
     """CREATE EXTENSION [IF NOT EXISTS] vector: accepted, nothing happens."""
 

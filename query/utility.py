@@ -14,7 +14,7 @@ from nearql.query.result import Result, empty, listing
 from nearql.query.settings import VARIABLES, Variables
 from nearql.query.statements import CreateExtension, Describe, SetVariable, Show, Wait
 
-_SYSTEM = ("columns", "indexes", "shards", "nodes", "segments", "devices")
+_SYSTEM = ("columns", "indexes", "shards", "nodes", "segments", "devices", "queries")
 
 
 def set_variable(statement: SetVariable, variables: Variables) -> Result:

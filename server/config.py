@@ -139,6 +139,10 @@ class LimitsSection:
     statement_timeout_ms: int = _key(30_000, "Default time of one statement; 0 = none.", low=0)
     sql_length: int = _key(16 << 20, "Characters of SQL text in one request.", size=True)
     sql_depth: int = _key(32, "Nesting of brackets in one statement.", low=8, high=64)
+    slow_statement_ms: int = _key(
+        1_000, "Time from which a statement is kept in nearql.queries as slow.", low=0
+    )
+    slow_statements: int = _key(128, "How many slow statements are kept.", low=0, high=10_000)
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,8 @@ class Config:
             result_bytes=limits.result_bytes,
             duck_memory_bytes=resolve_memory(engine.duckdb_memory_limit),
             duck_threads=engine.duckdb_threads,
+            slow_statement_ms=limits.slow_statement_ms,
+            slow_statements=limits.slow_statements,
         )
 
     def engine_settings(self) -> EngineSettings:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import Scope
@@ -54,6 +54,7 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
         self.registry.register(_Tables(node))
+        self.registry.register(_Statements(node))
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Count one request; a path without a route is one label, whatever the path."""
@@ -65,6 +66,28 @@ class Metrics:
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Statements(Collector):
+    """What the session counts of its statements, read when Prometheus asks."""
+
+    def __init__(self, node: NodePort) -> None:
+        self._node = node
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        counted = self._node.session().statements
+        yield GaugeMetricFamily(
+            "nearql_statements_running", "Statements that run.", value=counted.count
+        )
+        yield CounterMetricFamily(
+            "nearql_slow_statements", "Statements that were slow.", value=counted.slow
+        )
+        yield CounterMetricFamily(
+            "nearql_killed_statements", "Statements that KILL ended.", value=counted.killed
+        )
 
 
 class _Tables(Collector):

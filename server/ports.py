@@ -10,6 +10,7 @@ import pyarrow as pa
 from nearql.engine.errors import Corruption
 from nearql.engine.types import OnConflict
 from nearql.query.ports import CatalogView, TableHandle
+from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
 from nearql.server.config import Config
 
@@ -69,6 +70,10 @@ class BulkOutcomePort(Protocol):
 class SessionPort(Protocol):
     """Runs SQL; thread-safe; `query.session.Session`."""
 
+    @property
+    def statements(self) -> Statements:
+        """What runs now and what was slow."""
+
     def execute(
         self,
         text: str,
@@ -77,8 +82,9 @@ class SessionPort(Protocol):
         *,
         request_id: bytes | None = None,
         stop: Stop | None = None,
+        user: str | None = None,
     ) -> ResultPort:
-        """Run every statement of `text` and answer the last one's result."""
+        """Run every statement of `text` and answer the last one's result; `user` asks for it."""
 
     def insert_rows(
         self,

@@ -174,4 +174,5 @@ TABLES: dict[str, Callable[[Node], pa.Table]] = {
     "segments": _maker(_SEGMENTS, _segments),
     "devices": _maker(_DEVICES, _devices),
     "settings": _maker(_SETTINGS, _settings),
+    "queries": lambda node: node.session().statements.table(),
 }

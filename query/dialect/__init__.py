@@ -133,6 +133,7 @@ _READERS: Mapping[str, Callable[[Cursor], Statement]] = {
     "DESC": utility.describe,
     "EXPLAIN": _explain,
     "WAIT": utility.wait,
+    "KILL": utility.kill,
     "BEGIN": utility.transaction,
     "START": utility.transaction,
     "COMMIT": utility.transaction,

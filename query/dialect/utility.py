@@ -11,6 +11,7 @@ from nearql.query.dialect.cursor import Cursor
 from nearql.query.statements import (
     CreateExtension,
     Describe,
+    Kill,
     SetVariable,
     Show,
     Transaction,
@@ -88,6 +89,7 @@ _SHOWS = (
     "NODES",
     "SEGMENTS",
     "DEVICES",
+    "QUERIES",
 )
 
 
@@ -178,6 +180,14 @@ def wait(cursor: Cursor) -> Wait:
     cursor.expect("TIMEOUT")
     timeout_ms = cursor.integer("milliseconds")
     return Wait(copies=copies, timeout_ms=timeout_ms, **_common(cursor))
+
+
+def kill(cursor: Cursor) -> Kill:
+    """KILL [QUERY] id."""
+    cursor.expect("KILL")
+    _ = cursor.accept("QUERY")
+    number = cursor.integer("the id of a running statement, as in nearql.queries")
+    return Kill(id=number, **_common(cursor))
 
 
 def transaction(cursor: Cursor) -> Transaction:

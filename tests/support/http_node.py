@@ -22,6 +22,7 @@ from nearql.engine.errors import Corruption
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
 from nearql.engine.types import OnConflict, ShardPosition
 from nearql.query.ports import CatalogView
+from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
 from nearql.server.app import Server, create_app, make_server
 from nearql.server.config import Config, HttpSection, LimitsSection, NodeSection
@@ -96,6 +97,7 @@ class FakeSession:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.answers: dict[str, Answer] = {}
+        self.statements = Statements(1_000, 10)
         self.on_insert: Answer = lambda call: FakeOutcome(inserted=call.rows.num_rows)  # type: ignore[union-attr]
 
     def execute(
@@ -106,6 +108,7 @@ class FakeSession:
         *,
         request_id: bytes | None = None,
         stop: Stop | None = None,
+        user: str | None = None,
     ) -> Any:
         call = Call(text, params, settings, request_id, stop=stop)
         self.calls.append(call)
