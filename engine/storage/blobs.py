@@ -14,8 +14,10 @@ belong to blocks too, so that a flipped bit anywhere is found and its place name
 
 from __future__ import annotations
 
+import errno
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -55,6 +57,26 @@ class BlobInfo:
     block_crcs: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BadBlock:
+    """Bytes `start` to `end - 1` of a blob that are not what was written; number -1 = all of it."""
+
+    number: int
+    start: int
+    end: int
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        if self.number < 0:
+            return "the checksum of the whole file does not fit its blocks"
+        return f"block {self.number}, bytes {self.start} to {self.end}, fails its checksum"
+
+    def error(self, path: Path) -> errors.Corruption:
+        """What is raised where nothing of the file can be used."""
+        return _corrupt(path, self.place)
+
+
 class Blob(Mapping[str, memoryview]):
     """An open blob: part name -> its bytes, read-only and zero-copy; keeps the file mapped.
 
@@ -80,21 +102,44 @@ class Blob(Mapping[str, memoryview]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def verify(self) -> None:
+    def place_of(self, name: str) -> tuple[int, int]:
+        """A part's first byte in the file, and its size."""
+        return self._places[name]
+
+    def verify(self, fs: FileSystem | None = None) -> None:
         """Check every byte against its checksum.
 
         Raises:
             Corruption: names the file, the block and its byte range.
         """
-        crc = 0
-        for block, expected in enumerate(self.info.block_crcs):
-            start = block * BLOCK_BYTES
-            data = self._image[start : min(start + BLOCK_BYTES, len(self._image))]
-            if crc32c(data) != expected:
-                raise _bad_block(self.path, block, start, start + len(data))
-            crc = crc32c(data, crc)
-        if crc != self.info.crc:
-            raise _corrupt(self.path, "the checksum of the whole file does not fit its blocks")
+        for block in self.bad_blocks(fs):
+            raise block.error(self.path)
+
+    def bad_blocks(
+        self, fs: FileSystem | None = None, *, paced: Callable[[int], None] | None = None
+    ) -> list[BadBlock]:
+        """The blocks whose bytes do not fit their checksums, or that cannot be read.
+
+        The file is read beside the mapping, block by block: verifying makes none of it resident,
+        and a disk's read error is an answer, where touching the mapping would end the process.
+
+        paced: called with the bytes of each block before they are read; may wait.
+        """
+        found, crc = [], 0
+        with _reading(fs or LocalFileSystem(), self.path) as read:
+            for number, expected in enumerate(self.info.block_crcs):
+                start = number * BLOCK_BYTES
+                end = min(start + BLOCK_BYTES, len(self._image))
+                if paced is not None:
+                    paced(end - start)
+                data = read(end - start, start)
+                if data is None or len(data) != end - start or crc32c(data) != expected:
+                    found.append(BadBlock(number, start, end))
+                else:
+                    crc = crc32c(data, crc)
+        if not found and crc != self.info.crc:
+            return [BadBlock(-1, 0, len(self._image))]
+        return found
 
     def close(self) -> None:
         """Drop this object's hold on the mapping; it goes when the last part in use does."""
@@ -103,54 +148,84 @@ class Blob(Mapping[str, memoryview]):
 
 
 def write_blob(fs: FileSystem, path: Path, parts: Mapping[str, Any]) -> BlobInfo:
-    """Write the parts (anything with the buffer protocol, C-contiguous) to a new durable file.
+    """Write the parts to a new durable file.
 
-    Nothing is joined or copied: the parts' own memory goes to the kernel.
+    A part is anything with the buffer protocol, C-contiguous, whose own memory goes to the kernel;
+    or an iterator of such buffers, which need not all be in memory at once.
 
     Raises:
         StorageFull: no room; no file is left behind.
     """
-    pieces, places = _lay_out(parts)
-    crc, block_crcs = _checksums(pieces)
-    toc_offset = sum(len(piece) for piece in pieces)
-    toc = msgpack.packb(
-        {"parts": places, "block_crcs": struct.pack(f"<{len(block_crcs)}I", *block_crcs)}
-    )
-    trailer = struct.pack("<QIII", toc_offset, len(toc), crc32c(toc), crc)
-    trailer += struct.pack("<I8s", crc32c(trailer), TRAILER_MAGIC)
-    write_new(fs, path, [*pieces, toc, trailer])
-    return BlobInfo(toc_offset + len(toc) + TRAILER.size, crc, tuple(block_crcs))
+    writing = _Writing()
+    write_new(fs, path, writing.file(parts))
+    return BlobInfo(writing.size, writing.crc, tuple(writing.block_crcs))
 
 
-def _lay_out(parts: Mapping[str, Any]) -> tuple[list[Buffer], list[tuple[str, int, int]]]:
-    """The file's bytes before the table of contents, and where each part is in them."""
-    pieces: list[Buffer] = [HEAD.pack(HEAD_MAGIC, BLOB_FORMAT)]
-    places: list[tuple[str, int, int]] = []
-    offset = HEAD.size
-    for name, part in parts.items():
-        view = memoryview(part)
-        view = view.cast("B") if view.nbytes else memoryview(b"")
-        places.append((name, offset, len(view)))
-        padding = -len(view) % ALIGNMENT
-        pieces += [view, bytes(padding)]
-        offset += len(view) + padding
-    return pieces, places
+class _Writing:
+    """The bytes of a blob in their order, with the checksums of those that have gone by."""
 
+    def __init__(self) -> None:
+        self.crc = 0  # of all so far
+        self.block_crcs: list[int] = []
+        self.size = 0
+        self._block = 0  # checksum of the block under way
+        self._places: list[tuple[str, int, int]] = []
 
-def _checksums(pieces: list[Buffer]) -> tuple[int, list[int]]:
-    """crc32c of all pieces together, and of each block of them."""
-    whole, block_crcs, block, filled = 0, [], 0, 0
-    for piece in pieces:
-        view = memoryview(piece)
+    def file(self, parts: Mapping[str, Any]) -> Iterator[Buffer]:
+        """The whole file."""
+        yield self._passed(HEAD.pack(HEAD_MAGIC, BLOB_FORMAT))
+        for name, part in parts.items():
+            start = self.size
+            for buffer in part if isinstance(part, Iterator) else (part,):
+                view = memoryview(buffer)
+                yield self._passed(view.cast("B") if view.nbytes else memoryview(b""))
+            self._places.append((name, start, self.size - start))
+            yield self._passed(bytes(-self.size % ALIGNMENT))
+        yield from self._end()
+
+    def _passed(self, data: Buffer) -> Buffer:
+        self.crc = crc32c(data, self.crc)
+        view = memoryview(data)
         while view:
+            filled = self.size % BLOCK_BYTES
             chunk = view[: BLOCK_BYTES - filled]
-            whole, block = crc32c(chunk, whole), crc32c(chunk, block)
-            filled += len(chunk)
+            self._block = crc32c(chunk, self._block)
+            self.size += len(chunk)
             view = view[len(chunk) :]
-            if filled == BLOCK_BYTES:
-                block_crcs.append(block)
-                block, filled = 0, 0
-    return whole, [*block_crcs, block] if filled else block_crcs
+            if self.size % BLOCK_BYTES == 0:
+                self.block_crcs.append(self._block)
+                self._block = 0
+        return data
+
+    def _end(self) -> Iterator[Buffer]:
+        if self.size % BLOCK_BYTES:
+            self.block_crcs.append(self._block)
+        crcs = struct.pack(f"<{len(self.block_crcs)}I", *self.block_crcs)
+        toc = msgpack.packb({"parts": self._places, "block_crcs": crcs})
+        trailer = struct.pack("<QIII", self.size, len(toc), crc32c(toc), self.crc)
+        trailer += struct.pack("<I8s", crc32c(trailer), TRAILER_MAGIC)
+        self.size += len(toc) + len(trailer)
+        yield toc
+        yield trailer
+
+
+@contextmanager
+def _reading(fs: FileSystem, path: Path) -> Iterator[Callable[[int, int], bytes | None]]:
+    """A function of size and offset that reads the file; None where the disk cannot."""
+    handle = fs.open(path)
+
+    def read(size: int, offset: int) -> bytes | None:
+        try:
+            return fs.pread(handle, size, offset)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return None
+
+    try:
+        yield read
+    finally:
+        fs.close(handle)
 
 
 def open_blob(path: Path, *, fs: FileSystem | None = None, verify: bool = True) -> Blob:
@@ -165,7 +240,7 @@ def open_blob(path: Path, *, fs: FileSystem | None = None, verify: bool = True) 
     info, toc_offset, toc = _read_trailer(path, image)
     blob = Blob(path, info, image[:toc_offset], _places(toc))
     if verify:
-        blob.verify()
+        blob.verify(fs)
     return blob
 
 
@@ -190,17 +265,13 @@ def _check_head(path: Path, image: memoryview) -> None:
         raise _corrupt(path, f"it is cut short to {len(image)} bytes")
     magic, version = HEAD.unpack(image[: HEAD.size])
     if magic != HEAD_MAGIC:
-        raise _bad_block(path, 0, 0, HEAD.size)
+        raise BadBlock(0, 0, HEAD.size).error(path)
     if version > BLOB_FORMAT:
         raise newer_format(str(path), version, BLOB_FORMAT)
 
 
 def _places(toc: dict[str, Any]) -> dict[str, tuple[int, int]]:
     return {name: (offset, size) for name, offset, size in toc["parts"]}
-
-
-def _bad_block(path: Path, block: int, start: int, end: int) -> errors.Corruption:
-    return _corrupt(path, f"block {block}, bytes {start} to {end}, fails its checksum")
 
 
 def _corrupt(path: Path, what: str) -> errors.Corruption:

@@ -19,7 +19,7 @@ import json
 import mmap
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 TEMPORARY_SUFFIX = ".tmp"
 DATA_FORMAT = 1  # the newest layout of a data directory that this version reads and writes
 IOV_MAX = 1024  # buffers per pwritev that every Linux takes
+_GROUP_BYTES = 8 << 20  # of a new file that are handed to the kernel at once
 
 
 class FileSystem(Protocol):
@@ -233,8 +234,10 @@ def disk_error(path: Path, error: OSError, need: str) -> errors.NearQLError:
     return errors.Unavailable(f"the disk cannot take {need}: {error} ({path})", code="disk_error")
 
 
-def write_new(fs: FileSystem, path: Path, buffers: Sequence[Buffer]) -> None:
+def write_new(fs: FileSystem, path: Path, buffers: Iterable[Buffer]) -> None:
     """Write a file so that after a crash it is whole or absent; replaces an existing one.
+
+    The buffers are asked for as they are written: they need not all be in memory at once.
 
     Raises:
         StorageFull: no room; what was there before still is.
@@ -243,22 +246,39 @@ def write_new(fs: FileSystem, path: Path, buffers: Sequence[Buffer]) -> None:
     fs.unlink(temporary)
     try:
         _write_synced(fs, temporary, buffers)
-    except OSError as error:
+    except Exception as error:
         fs.unlink(temporary)
-        if is_full(error):
+        if isinstance(error, OSError) and is_full(error):
             raise storage_full(path, "this file") from error
         raise
     fs.rename(temporary, path)
     fs.sync_directory(path.parent)
 
 
-def _write_synced(fs: FileSystem, path: Path, buffers: Sequence[Buffer]) -> None:
+def _write_synced(fs: FileSystem, path: Path, buffers: Iterable[Buffer]) -> None:
     handle = fs.open(path, create=True)
     try:
-        fs.pwritev(handle, buffers, 0)
+        offset = 0
+        for group in _groups(buffers):
+            fs.pwritev(handle, group, offset)
+            offset += sum(len(buffer) for buffer in group)
         fs.fdatasync(handle)
     finally:
         fs.close(handle)
+
+
+def _groups(buffers: Iterable[Buffer]) -> Iterator[list[Buffer]]:
+    """The buffers in runs of about `_GROUP_BYTES`: one write each."""
+    group: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        group.append(buffer)
+        size += len(buffer)
+        if size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def write_atomic(fs: FileSystem, path: Path, data: bytes) -> None:
