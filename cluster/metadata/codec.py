@@ -15,7 +15,8 @@ from typing import Any
 
 import msgpack
 
-from nearql.cluster.metadata.commands import COMMANDS, Command
+from nearql.cluster.metadata.commands import Command
+from nearql.cluster.metadata.registry import COMMANDS
 from nearql.engine.errors import Corruption
 
 _T = typing.TypeVar("_T")

@@ -16,46 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nearql.cluster.metadata import commands as c
+from nearql.cluster.metadata.access import Access, apply_access
+from nearql.cluster.metadata.access_commands import ACCESS_COMMANDS
 from nearql.engine.schema import TableDef
 
 REMEMBERED_RESULTS = 10_000  # request ids whose results a retry still finds
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a command did. `code` is empty on success, else an error word; `value` is plain."""
-
-    code: str = ""
-    detail: str = ""
-    value: Any = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the command took effect."""
-        return not self.code
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRow:
-    """A node that registered. incarnation: how many times its process has started."""
-
-    node_id: str
-    name: str
-    url: str
-    incarnation: int
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRow:
-    """Placement of one shard (3-replication 2.2). version: compare-and-set counter of this row."""
-
-    uuid: str
-    epoch: int
-    primary: str | None  # node id
-    replicas: Mapping[str, str]  # node id -> alloc_id of its copy
-    isr: tuple[str, ...]  # node ids, sorted
-    min_isr: int
-    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +42,10 @@ class Metadata:
     applied_index: int = 0
     nodes: Mapping[str, NodeRow] = field(default_factory=dict)
     tables: Mapping[str, TableRow] = field(default_factory=dict)  # by uuid
+    settings: Mapping[str, str] = field(default_factory=dict)  # of the whole cluster
+    feature_level: int = 0  # raised by the operator once every node supports it
     results: Mapping[str, Result] = field(default_factory=dict)  # by request id, oldest first
+    access: Access = field(default_factory=Access)
 
     def table_named(self, name: str) -> TableRow | None:
         """The table of this name, ready or not, whatever its case."""
@@ -126,19 +94,6 @@ def _initialise(state: Metadata, command: c.Initialise) -> tuple[Metadata, Resul
     if state.cluster_id:
         return state, Result("already_initialised", f"This is cluster {state.cluster_id} already.")
     return replace(state, cluster_id=command.cluster_id), Result(value=command.cluster_id)
-
-
-def _register(state: Metadata, command: c.RegisterNode) -> tuple[Metadata, Result]:
-    known = state.nodes.get(command.node_id)
-    for other in state.nodes.values():
-        if other.name == command.name and other.node_id != command.node_id:
-            detail = (
-                f"The node name {command.name!r} belongs to node {other.node_id}; choose another."
-            )
-            return state, Result("duplicate_node", detail)
-    incarnation = known.incarnation + 1 if known else 1
-    row = NodeRow(command.node_id, command.name, command.url, incarnation)
-    return replace(state, nodes={**state.nodes, row.node_id: row}), Result(value=incarnation)
 
 
 def _create_table(state: Metadata, command: c.CreateTable) -> tuple[Metadata, Result]:
@@ -218,6 +173,14 @@ def _allocate(state: Metadata, command: c.AllocateNumbers) -> tuple[Metadata, Re
     return replace(state, tables={**state.tables, row.table.uuid: moved}), Result(value=first)
 
 
+def _change_access(state: Metadata, command: c.Command) -> tuple[Metadata, Result]:
+    # No plan depends on who may do what, so the version stays.
+    applied = apply_access(state.access, command, state.tables.keys())
+    return replace(state, access=applied.access), Result(
+        applied.code, applied.detail, applied.value
+    )
+
+
 def _with_table(state: Metadata, row: TableRow) -> Metadata:
     tables = {**state.tables, row.table.uuid: row}
     return replace(state, tables=tables, version=state.version + 1)
@@ -227,9 +190,10 @@ def _no_table(uuid: str) -> Result:
     return Result("undefined_table", f"There is no table {uuid}.")
 
 
-_HANDLERS: dict[type[c.Command], Callable[[Metadata, Any], tuple[Metadata, Result]]] = {
+Handler = Callable[[Metadata, Any], tuple[Metadata, Result]]
+
+_TABLES: dict[type[c.Command], Handler] = {
     c.Initialise: _initialise,
-    c.RegisterNode: _register,
     c.CreateTable: _create_table,
     c.TableReady: _table_ready,
     c.DropTable: _drop_table,
@@ -238,3 +202,6 @@ _HANDLERS: dict[type[c.Command], Callable[[Metadata, Any], tuple[Metadata, Resul
     c.DropIndex: _drop_index,
     c.AllocateNumbers: _allocate,
 }
+# A file of further commands is one more name in this line.
+_HANDLERS: dict[type[c.Command], Handler] = {**_TABLES, **nodes.HANDLERS, **shards.HANDLERS}
+COMMANDS: dict[str, type[c.Command]] = {kind.__name__: kind for kind in _HANDLERS}
