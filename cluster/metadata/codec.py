@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from nearql.cluster.metadata.commands import Command
-from nearql.cluster.metadata.registry import COMMANDS
+from nearql.cluster.metadata.state import COMMANDS
 from nearql.engine.errors import Corruption
 
 _T = typing.TypeVar("_T")

@@ -3,11 +3,15 @@ replicated.
 
 A command is idempotent: applied twice with one `request_id` it changes the state once and answers
 the same. What depends on earlier state names the version it expects (compare-and-set).
+
+Here are the commands about tables. Others lie in files of their own, one noun each, beside their
+rows and handlers: `nodes`, `shards`, `access`. `state` joins the handlers of all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 
@@ -17,6 +21,20 @@ class Command:
     """request_id: chosen by the proposer, unique for ever."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command did. `code` is empty on success, else an error word; `value` is plain."""
+
+    code: str = ""
+    detail: str = ""
+    value: Any = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command took effect."""
+        return not self.code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +111,3 @@ class AllocateNumbers(Command):
 
     table_uuid: str
     count: int
-
-
-COMMANDS: dict[str, type[Command]] = {
-    command.__name__: command
-    for command in (
-        Initialise, RegisterNode, CreateTable, TableReady, DropTable, ReplaceSchema, CreateIndex,
-        DropIndex, AllocateNumbers,
-    )
-}  # fmt: skip

@@ -16,9 +16,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nearql.cluster.metadata import commands as c
+from nearql.cluster.metadata import nodes, shards
 from nearql.cluster.metadata.access import Access, apply_access
 from nearql.cluster.metadata.access_commands import ACCESS_COMMANDS
+from nearql.cluster.metadata.commands import Result
+from nearql.cluster.metadata.nodes import NodeRow
+from nearql.cluster.metadata.shards import ShardRow
 from nearql.engine.schema import TableDef
+
+__all__ = ["COMMANDS", "Metadata", "NodeRow", "Result", "ShardRow", "TableRow", "apply"]
 
 REMEMBERED_RESULTS = 10_000  # request ids whose results a retry still finds
 
@@ -79,7 +85,11 @@ def apply(state: Metadata, command: c.Command) -> tuple[Metadata, Result]:
     known = state.results.get(command.request_id)
     if known is not None:
         return state, known
-    changed, result = _HANDLERS[type(command)](state, command)
+    try:
+        changed, result = _HANDLERS[type(command)](state, command)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # A nonsensical command must not stop every member for ever: each refuses it alike.
+        changed, result = state, Result("invalid_command", f"{type(error).__name__}: {error}")
     return replace(changed, results=_remember(state.results, command.request_id, result)), result
 
 
@@ -202,6 +212,11 @@ _TABLES: dict[type[c.Command], Handler] = {
     c.DropIndex: _drop_index,
     c.AllocateNumbers: _allocate,
 }
-# A file of further commands is one more name in this line.
-_HANDLERS: dict[type[c.Command], Handler] = {**_TABLES, **nodes.HANDLERS, **shards.HANDLERS}
+# The commands of further files: one more name here.
+_HANDLERS: dict[type[c.Command], Handler] = {
+    **_TABLES,
+    **nodes.HANDLERS,
+    **shards.HANDLERS,
+    **dict.fromkeys(ACCESS_COMMANDS, _change_access),
+}
 COMMANDS: dict[str, type[c.Command]] = {kind.__name__: kind for kind in _HANDLERS}
