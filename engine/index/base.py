@@ -94,6 +94,9 @@ class VectorIndex(Protocol):
         number. mask: bool, shape (rows,): rows that may be named; None = all that are covered.
         """
 
+    def candidates(self, k: int) -> int:
+        """How many candidates to ask for, so that the k nearest are most likely among them."""
+
     def efforts(self, count: int) -> tuple[int, ...]:
         """Sensible efforts for so many candidates (ef_search, nprobe), cheap to dear.
 

@@ -7,7 +7,7 @@ from functools import cache
 
 from nearql.engine.index.base import IndexKind
 
-_MODULES: tuple[str, ...] = ()
+_MODULES = ("hnsw", "ivfflat", "ivfpq", "ivfrabitq")
 
 
 @cache
