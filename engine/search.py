@@ -16,6 +16,7 @@ Rows so long or short that float32 fails them, the odd ones, are kept apart and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from nearql.engine import strategy
 from nearql.engine.backends.base import LENGTH_MAX, LENGTH_MIN, Backend, Block, Candidates
+from nearql.engine.codes import Codes, Coder, Rows, Tile
 from nearql.engine.distance import (
     Vectors,
     candidate_distances,
@@ -52,12 +54,14 @@ class VectorSlice:
     first_row: the row number of position 0; row number = first_row + position.
     valid: bool, shape (n,): live and not NULL; None = all.
     norms: float32, shape (n,), by `row_norms`; None = computed when first needed.
+    codes: of these rows; None = none are made.
     """
 
     vectors: Vectors
     first_row: int
     valid: NDArray[np.bool_] | None = None
     norms: NDArray[np.float32] | None = None
+    codes: Codes | None = None
 
     @cached_property
     def lengths(self) -> NDArray[np.float32]:
@@ -101,6 +105,7 @@ class Searcher:
     def __init__(self, backend: Backend, settings: EngineSettings) -> None:
         self.backend = backend
         self.team = Team(settings.search_threads or cpu_count() or 1)
+        self.coder = Coder(backend.encode, settings.scan_codes_bytes)
 
     def search(
         self,
@@ -116,7 +121,7 @@ class Searcher:
             masks: per slice, bool of shape (n,) or None for all; masks=None: no filter.
             keys_of: primary keys of row numbers (int64, any order), as an array of the same length.
         """
-        units = self._units(slices, masks, request.metric, len(request.queries))
+        units = self._units(slices, masks, request.metric, len(request.queries), request.k)
         run = _Run(self, units, request.metric, request.k, keys_of)
         rows, distances = run.answer(request.queries)
         return SearchHits(rows, distances, self._stats(slices, masks, run, len(request.queries)))
@@ -136,16 +141,22 @@ class Searcher:
 
         NaN is greater than every number and equal to itself, as in SQL.
         """
-        run = _Run(self, self._units(slices, masks, metric, 1), metric, 0, keys_of)
+        run = _Run(self, self._units(slices, masks, metric, 1, 0), metric, 0, keys_of)
         rows, distances = run.within(query, radius, inclusive)
         return SearchHits(rows, distances, self._stats(slices, masks, run, 1))
 
     def close(self) -> None:
         """Let the threads go; searches must have ended."""
         self.team.close()
+        self.coder.close()
 
     def _units(
-        self, slices: Sequence[VectorSlice], masks: Masks | None, metric: Metric, query_count: int
+        self,
+        slices: Sequence[VectorSlice],
+        masks: Masks | None,
+        metric: Metric,
+        query_count: int,
+        k: int,
     ) -> list[_Unit]:
         alone = not self.backend.batches(metric, query_count)
         copies = not alone or self.backend.copies_rows
@@ -153,9 +164,15 @@ class Searcher:
         units = [
             unit
             for one, mask in zip(slices, given, strict=True)
-            for unit in _slice_units(one, mask, copies)
+            for unit in _slice_units(one, mask, copies, self._tiles(one, metric, k, alone))
         ]
         return [unit for unit in units if unit.block.count]
+
+    def _tiles(self, one: VectorSlice, metric: Metric, k: int, alone: bool) -> tuple[Tile, ...]:
+        """Codes to scan instead of the slice's vectors; those of no tile are scanned themselves."""
+        if one.codes is None or not (alone and self.backend.codes(metric, k)):
+            return ()
+        return self.coder.tiles(Rows(one.vectors, one.valid, one.codes), metric)
 
     def _stats(
         self, slices: Sequence[VectorSlice], masks: Masks | None, run: _Run, query_count: int
@@ -173,7 +190,9 @@ class Searcher:
         )
 
 
-def _slice_units(one: VectorSlice, mask: NDArray[np.bool_] | None, copies: bool) -> Iterator[_Unit]:
+def _slice_units(
+    one: VectorSlice, mask: NDArray[np.bool_] | None, copies: bool, tiles: tuple[Tile, ...]
+) -> Iterator[_Unit]:
     if mask is None:
         mask = one.valid
     elif one.valid is not None:
@@ -183,19 +202,39 @@ def _slice_units(one: VectorSlice, mask: NDArray[np.bool_] | None, copies: bool)
         mask = ~one.odd if mask is None else mask & ~one.odd
         block = Block(one.vectors, one.lengths, np.inf, False, odd, np.flatnonzero(odd))
         yield _Unit(block, one.first_row)
-    yield _unit(one, mask, copies)
+    for low, high, coded in _runs(tiles, len(one.vectors)):
+        yield _unit(one, mask, copies, (low, high, coded))
 
 
-def _unit(one: VectorSlice, mask: NDArray[np.bool_] | None, copies: bool) -> _Unit:
-    positions = None
+_Range = tuple[int, int, tuple[Tile, ...]]  # rows from, to, and their tiles where all are coded
+
+
+def _runs(tiles: tuple[Tile, ...], rows: int) -> Iterator[_Range]:
+    """Cut a slice's rows into runs of coded and of other rows."""
+    low = 0
+    for coded, group in itertools.groupby(tiles, lambda tile: tile.index is not None):
+        found = tuple(group)
+        yield low, found[-1].high, found if coded else ()
+        low = found[-1].high
+    if low < rows:
+        yield low, rows, ()
+
+
+def _unit(one: VectorSlice, mask: NDArray[np.bool_] | None, copies: bool, part: _Range) -> _Unit:
+    low, high, tiles = part
+    vectors, positions = one.vectors[low:high], None
     if mask is not None:
-        rows, dimensions = one.vectors.shape
-        row_bytes = one.vectors.itemsize * dimensions
-        copies = copies or one.vectors.dtype != np.float32
-        if strategy.visits(int(np.count_nonzero(mask)), rows, row_bytes, copies=copies):
-            positions = np.flatnonzero(mask)
-    block = Block(one.vectors, one.lengths, one.longest, True, mask, positions)
-    return _Unit(block, one.first_row)
+        mask = mask[low:high]
+        rows, dimensions = vectors.shape
+        row_bytes = vectors.itemsize * dimensions
+        copies = copies or vectors.dtype != np.float32
+        scanned = strategy.CODE_COST * dimensions if tiles else row_bytes
+        qualifying = int(np.count_nonzero(mask))
+        if strategy.visits(qualifying, rows, row_bytes, scanned=scanned, copies=copies):
+            positions, tiles = np.flatnonzero(mask), ()
+    lengths = one.lengths[low:high]
+    block = Block(vectors, lengths, one.longest, True, mask, positions, tiles)
+    return _Unit(block, one.first_row + low)
 
 
 @dataclass

@@ -27,4 +27,5 @@ class EngineSettings:
     dedup_entries: int = 100_000  # request ids remembered per shard
     write_queue_bytes: int = 64 * MIB  # per table; 429 beyond
     write_queue_batches: int = 256
+    scan_codes_bytes: int = GIB  # 8-bit codes beside raw vectors; 0 = none
     column_cache_bytes: int = 256 * MIB  # filtered columns of segments with dead rows

@@ -10,15 +10,21 @@ from __future__ import annotations
 
 VISIT_BYTES = 800
 COPY_FACTOR = 2.5
+CODE_COST = 2.2  # bytes of vectors read in the time of an 8-bit code, where a filter is checked
 PIECE_ELEMENTS = 1 << 21  # vector elements that a thread takes at once: 0.3 ms of reading
 BATCH_ENTRIES = 1 << 20  # candidates of a batch of queries that are held at once
 BATCH_QUERIES = 256
 
 
-def visits(qualifying: int, rows: int, row_bytes: int, *, copies: bool) -> bool:
-    """Whether to visit the qualifying rows one by one rather than to scan past the others."""
+def visits(
+    qualifying: int, rows: int, row_bytes: int, *, scanned: float | None = None, copies: bool
+) -> bool:
+    """Whether to visit the qualifying rows one by one rather than to scan past the others.
+
+    scanned: bytes that scanning a row costs; None = `row_bytes`.
+    """
     visit = VISIT_BYTES + row_bytes * (COPY_FACTOR if copies else 1)
-    return qualifying * visit < rows * row_bytes
+    return qualifying * visit < rows * (row_bytes if scanned is None else scanned)
 
 
 def overfetch(k: int) -> int:

@@ -97,6 +97,9 @@ class EngineSection:
         "90%", "Bytes, or share of the GPU's memory. Unused: the CPU answers."
     )
     search_threads: int = _key(0, "Threads of searches; 0 = one per core.", low=0)
+    scan_codes: int = _key(
+        1 << 30, "Memory for 8-bit codes that speed up exact searches; 0 = none.", size=True
+    )
     seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
     seal_bytes: int = _key(
         256 << 20, "Vector bytes at which a growing segment is sealed.", size=True
@@ -202,6 +205,7 @@ class Config:
             wal_file_bytes=e.wal_file,
             wal_retention_bytes=0,  # nobody catches up from a node alone
             disk_reserve_bytes=e.disk_reserve,
+            scan_codes_bytes=e.scan_codes,
             write_queue_bytes=e.write_queue_bytes,
             write_queue_batches=e.write_queue_batches,
         )

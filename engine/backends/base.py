@@ -19,6 +19,7 @@ sum of d products, in any order, fused or not, is off by at most gamma(d) * sum 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -26,6 +27,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nearql.engine.codes import Tile
 from nearql.engine.distance import Vectors
 from nearql.engine.team import Team
 from nearql.engine.types import Metric
@@ -47,6 +49,7 @@ class Block:
     tame: every row that may match is a zero vector or LENGTH_MIN to LENGTH_MAX long.
     mask: bool, shape (n,): the rows that may match; None = all.
     positions: int64, ascending: the same rows, where visiting only them pays; None otherwise.
+    tiles: codes of all its rows, in order, where a scan of codes pays; empty otherwise.
     """
 
     vectors: Vectors
@@ -55,6 +58,7 @@ class Block:
     tame: bool = True
     mask: NDArray[np.bool_] | None = None
     positions: NDArray[np.int64] | None = None
+    tiles: Sequence[Tile] = ()
 
     @property
     def dimensions(self) -> int:
@@ -106,6 +110,14 @@ class Backend(Protocol):
 
     def batches(self, metric: Metric, query_count: int) -> bool:
         """Whether to ask `nearest` for so many queries rather than `contenders` for each."""
+
+    def codes(self, metric: Metric, k: int) -> bool:
+        """Whether it searches codes for this metric and k; `encode` makes them then."""
+
+    def encode(
+        self, vectors: Vectors, valid: NDArray[np.bool_] | None, metric: Metric, low: int
+    ) -> Tile:
+        """Code the rows of a tile, (n, d), of which `valid` can match, from row `low` on."""
 
     def nearest(
         self, block: Block, queries: NDArray[np.float32], metric: Metric, k: int, *, team: Team

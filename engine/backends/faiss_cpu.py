@@ -8,20 +8,24 @@ embedded NearQL may change, and with it their error; these here always do the sa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.backends.base import Block
 from nearql.engine.backends.scan import ScanBackend
-from nearql.engine.distance import widen
+from nearql.engine.codes import Tile
+from nearql.engine.distance import Vectors, widen
+from nearql.engine.team import Team
 from nearql.engine.types import Metric
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of SWIG's generated classes
     import faiss
+
+    from nearql.engine.backends import faiss_codes
+    from nearql.engine.backends.openmp import one_thread
 
 _BATCH_QUERIES = 6  # from so many on one matrix product beats a scan per query (62,816 x 384)
 
@@ -41,6 +45,29 @@ class FaissCpuBackend(ScanBackend):
         del block, metric
         return True
 
+    def codes(self, metric: Metric, k: int) -> bool:
+        """For small k; see `faiss_codes`."""
+        return metric in faiss_codes.METRICS and k <= faiss_codes.MOST_NEIGHBOURS
+
+    def encode(
+        self, vectors: Vectors, valid: NDArray[np.bool_] | None, metric: Metric, low: int
+    ) -> Tile:
+        """See `faiss_codes.encode`."""
+        return faiss_codes.encode(vectors, valid, metric, low)
+
+    def coded_rows(
+        self,
+        block: Block,
+        query: NDArray[np.float32],
+        metric: Metric,
+        *,
+        k: int | None,
+        limit: float,
+        team: Team,
+    ) -> NDArray[np.int64]:
+        """See `faiss_codes.contenders`."""
+        return faiss_codes.contenders(block, query, metric, k=k, limit=limit, team=team)
+
     def chunk_scores(
         self,
         vectors: NDArray[np.float32],
@@ -54,7 +81,7 @@ class FaissCpuBackend(ScanBackend):
         if metric is Metric.L2:
             faiss.fvec_L2sqr_ny(result, left, right, dimensions, count)
         elif metric is Metric.L1:
-            with _one_thread():
+            with one_thread():
                 faiss.pairwise_extra_distances(
                     dimensions, 1, left, count, right, faiss.METRIC_L1, 0.0, result
                 )
@@ -88,7 +115,7 @@ def _scattered_scores(
     out: NDArray[np.float32],
 ) -> None:
     kernel = faiss.fvec_L2sqr_by_idx if metric is Metric.L2 else faiss.fvec_inner_products_by_idx
-    with _one_thread():
+    with one_thread():
         kernel(
             faiss.swig_ptr(out),
             faiss.swig_ptr(query),
@@ -98,14 +125,3 @@ def _scattered_scores(
             1,
             len(positions),
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep OpenMP out of this thread (its setting is per thread): one query needs no team."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

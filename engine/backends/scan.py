@@ -32,7 +32,8 @@ from nearql.engine.backends.base import (
     scaled,
 )
 from nearql.engine.backends.blas import blas_threads
-from nearql.engine.distance import widen
+from nearql.engine.codes import Tile
+from nearql.engine.distance import Vectors, widen
 from nearql.engine.team import Team
 from nearql.engine.types import Metric
 
@@ -112,6 +113,30 @@ class ScanBackend(ABC):
     def splits(self, block: Block, metric: Metric) -> bool:
         """Whether the scores of a block come sooner from several threads."""
 
+    def codes(self, metric: Metric, k: int) -> bool:
+        """Not by itself."""
+        del metric, k
+        return False
+
+    def encode(
+        self, vectors: Vectors, valid: NDArray[np.bool_] | None, metric: Metric, low: int
+    ) -> Tile:
+        """See `Backend.encode`."""
+        raise NotImplementedError
+
+    def coded_rows(
+        self,
+        block: Block,
+        query: NDArray[np.float32],
+        metric: Metric,
+        *,
+        k: int | None,
+        limit: float,
+        team: Team,
+    ) -> NDArray[np.int64]:
+        """`contenders` of a block with tiles, for a tame query scaled for products."""
+        raise NotImplementedError
+
     @abstractmethod
     def chunk_scores(
         self,
@@ -189,6 +214,10 @@ class ScanBackend(ABC):
         length = lengths(query[np.newaxis, :])
         if not (block.tame and is_tame(metric, length)[0]):
             return block.matching
+        if block.tiles:
+            with np.errstate(all="ignore"):
+                left = scaled(query[np.newaxis, :], metric, length)[0]
+                return self.coded_rows(block, left, metric, k=k, limit=limit, team=team)
         norms = block.norms if block.positions is None else block.norms[block.positions]
         with np.errstate(all="ignore"):
             left = scaled(query[np.newaxis, :], metric, length)[0]

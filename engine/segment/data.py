@@ -12,12 +12,14 @@ its fill.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from nearql.engine.codes import Codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class VectorBlock:
     data: float32 or float16, shape (n, d), C-contiguous; zeros where the vector is NULL.
     valid: bool, shape (n,), False where the vector is NULL; None if none is.
     norms: float32, shape (n,), L2 norms.
+    codes: of the rows, whatever the length of this view of them.
     """
 
     data: NDArray[np.float32] | NDArray[np.float16]
     valid: NDArray[np.bool_] | None
     norms: NDArray[np.float32]
+    codes: Codes = field(default_factory=Codes, compare=False, repr=False)
 
     def take(self, offsets: NDArray[np.int64] | slice) -> VectorBlock:
         """These rows; a slice copies nothing."""

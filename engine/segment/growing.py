@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nearql.engine.codes import Codes
 from nearql.engine.segment.data import SegmentData, VectorBlock
 from nearql.engine.segment.rows import Rows
 from nearql.engine.settings import EngineSettings
@@ -84,6 +85,7 @@ class _VectorBuffer:
         self._data = np.empty((capacity, like.data.shape[1]), like.data.dtype)
         self._norms = np.empty(capacity, np.float32)
         self._valid: NDArray[np.bool_] | None = None  # made by the first NULL
+        self._codes = Codes()
 
     def _room(self, rows: int) -> int:
         return max(2 * rows, _FIRST_CAPACITY) if rows <= _SMALL else max(rows, self._full)
@@ -101,7 +103,7 @@ class _VectorBuffer:
 
     def block(self, rows: int) -> VectorBlock:
         valid = None if self._valid is None else self._valid[:rows]
-        return VectorBlock(self._data[:rows], valid, self._norms[:rows])
+        return VectorBlock(self._data[:rows], valid, self._norms[:rows], self._codes)
 
     def _grow(self, used: int, capacity: int) -> None:
         data = np.empty((capacity, self._data.shape[1]), self._data.dtype)

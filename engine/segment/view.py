@@ -72,7 +72,8 @@ class SegmentView:
         found = self._slices.get((number, first_row))
         if found is None:
             block = self.data.vectors[number]
-            found = VectorSlice(block.data, first_row, self.searchable(number), block.norms)
+            valid = self.searchable(number)
+            found = VectorSlice(block.data, first_row, valid, block.norms, block.codes)
             self._slices[number, first_row] = found
         return found
 

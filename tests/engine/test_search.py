@@ -20,6 +20,7 @@ from support.search_cases import (
     BACKENDS,
     Case,
     cases,
+    code_at_once,
     make_searcher,
     make_vectors,
     naive_distances,
@@ -36,10 +37,12 @@ def searcher(request: pytest.FixtureRequest) -> Iterator[Searcher]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=["default sizes", "tiny sizes"])
+@pytest.fixture(scope="module", params=["default sizes", "tiny sizes", "codes"])
 def sizes(request: pytest.FixtureRequest) -> Iterator[None]:
     """With tiny sizes, small tables go through every loop over chunks, batches and threads."""
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "codes":
+            code_at_once(patch)
         if request.param == "tiny sizes":
             patch.setattr(scan, "_SCORES", 40)
             patch.setattr(scan, "_FIRST_ROWS", 2)

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nearql.engine import codes
 from nearql.engine.backends.base import Backend
 from nearql.engine.backends.numpy import NumpyBackend
+from nearql.engine.codes import Codes
 from nearql.engine.distance import canonical_distances
 from nearql.engine.search import Searcher, VectorSlice, row_norms
 from nearql.engine.settings import EngineSettings
@@ -89,6 +91,7 @@ class Case:
                 low,
                 None if self.valid is None else self.valid[low:high],
                 row_norms(self.vectors[low:high]) if self.cached_norms else None,
+                Codes(),
             )
             for low, high in self.bounds
         ]
@@ -142,6 +145,21 @@ class Case:
             missing = self.k - len(rows)
             np.testing.assert_array_equal(hits.rows[query], [*rows, *[-1] * missing])
             np.testing.assert_array_equal(hits.distances[query], [*distances, *[np.nan] * missing])
+
+
+def code_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Have small tables coded, in many tiles, before their first search."""
+    patch.setattr(codes, "TILE_ROWS", 32)
+    patch.setattr(codes, "LEAST_ELEMENTS", 1)
+    patch.setattr(codes, "LEAST_GROWTH", 3)
+    ready = codes.Coder.tiles
+
+    def tiles(coder: codes.Coder, rows: codes.Rows, metric: Metric) -> tuple[codes.Tile, ...]:
+        ready(coder, rows, metric)
+        coder.settle()
+        return ready(coder, rows, metric)
+
+    patch.setattr(codes.Coder, "tiles", tiles)
 
 
 def _number(distance: Any) -> float:
