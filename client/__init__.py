@@ -3,11 +3,13 @@
 from nearql.client.aio import AsyncConnection, aconnect
 from nearql.client.loader import FailedRow, InsertReport
 from nearql.client.result import Column, Result
+from nearql.client.stream import BatchStream
 from nearql.client.sync import Connection, connect
 from nearql.client.transport import Call, Transport
 
 __all__ = [
     "AsyncConnection",
+    "BatchStream",
     "Call",
     "Column",
     "Connection",

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
 from nearql.client.calls import Caller
 from nearql.client.network import Steps, adrive
+from nearql.client.stream import astream
 from nearql.client.sync import connect
-from nearql.client.transport import Answer, Call
+from nearql.client.transport import Transport
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _World(NamedTuple):
-    call: Callable[[Call], Awaitable[Answer]]
 
 
 def awaited(
@@ -26,21 +23,39 @@ def awaited(
     """A coroutine method that runs the operation's calls one after the other."""
 
     async def method(self: AsyncConnection, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await adrive(operation(self, *args, **kwargs), _World(self.transport.acall))
+        return cast("T", await self.run(operation(self, *args, **kwargs)))
 
     functools.update_wrapper(method, operation)
     return method
 
 
+class _World:
+    """The steps of an operation, on a transport's asyncio form."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.call = transport.acall
+        self.stream = functools.partial(astream, transport)
+
+
 class AsyncConnection(Caller):
     """A database for asyncio; share it between tasks of one event loop. `async with` closes it."""
 
+    def __init__(self, transport: Transport, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(transport, settings)
+        self._world = _World(transport)
+
     sql = awaited(calls.sql)
     execute = awaited(calls.execute)
+    stream = awaited(calls.stream)
+    explain = awaited(calls.explain)
     insert = awaited(calls.insert)
     tables = awaited(calls.tables)
     table = awaited(calls.table)
     health = awaited(calls.health)
+
+    async def run(self, steps: Steps[Any]) -> Any:
+        """Do an operation's calls, one after the other, and return its value."""
+        return await adrive(steps, self._world)
 
     async def close(self) -> None:
         """Close its network connections, or the engine in this process; again does nothing."""

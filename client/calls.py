@@ -19,7 +19,8 @@ from nearql.client.network import Step, Steps
 from nearql.client.parameters import encode_parameters
 from nearql.client.progress import progress_bar
 from nearql.client.result import Result
-from nearql.client.statements import nature_of
+from nearql.client.statements import nature_of, split
+from nearql.client.stream import BatchStream
 from nearql.client.transport import Answer, Call, Transport
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Caller:
     def next_request_id(self) -> str:
         """A request id that was never used: `<uuid>:<number>`."""
         return f"{self._uuid}:{next(self._numbers)}"
+
+    def run(self, steps: Steps[Any]) -> Any:
+        """Do an operation's calls and return its value; a coroutine on an asyncio connection."""
+        raise NotImplementedError
 
     def check_open(self) -> None:
         """Raises UsageError on a closed connection."""
@@ -84,9 +89,66 @@ def execute(
     Raises:
         As `sql`.
     """
+    _, body, table = yield from _ask(self, _statement(self, text, params, settings))
+    return Result(table, body, lambda again: self.run(explain(self, text, params, settings, again)))
+
+
+def stream(
+    self: Caller,
+    text: str,
+    params: Mapping[str, Any] | Sequence[Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Steps[BatchStream]:
+    """As `execute`, but the rows come as Arrow batches while they arrive; memory stays bounded.
+
+        with db.stream("SELECT id, vec FROM docs") as batches:
+            for batch in batches: ...
+
+    It holds a network connection of its own until it is read or closed.
+
+    Raises:
+        As `sql`; and while it is read, ConnectionFailed where the answer breaks off.
+    """
+    call = _statement(self, text, params, settings)
+    status, body, batches = yield Step("stream", (call,))
+    _accept(self, status, body)
+    return BatchStream(batches, body)
+
+
+def explain(
+    self: Caller,
+    text: str,
+    params: Mapping[str, Any] | Sequence[Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    analyze: bool = False,
+) -> Steps[str]:
+    """How a statement is run, as text; with `analyze`, what running it took.
+
+    Raises:
+        UsageError: several statements, or a write to be measured, which would happen.
+        As `sql`.
+    """
+    statements, rest = split(text)
+    every = [each for each in (*statements, rest) if each]
+    if len(every) != 1:
+        raise UsageError(f"A plan is of one statement, and here are {len(every)}.")
+    if analyze and nature_of(every[0]).writes:
+        raise UsageError("To measure a write is to do it; run EXPLAIN ANALYZE yourself.")
+    asked = f"EXPLAIN {'ANALYZE ' if analyze else ''}{every[0]}"
+    _, _, table = yield from _ask(self, _statement(self, asked, params, settings))
+    assert table is not None
+    return "\n".join(map(str, table.column(0).to_pylist()))
+
+
+def _statement(
+    self: Caller,
+    text: str,
+    params: Mapping[str, Any] | Sequence[Any] | None,
+    settings: Mapping[str, Any] | None,
+) -> Call:
     self.check_open()
     nature = nature_of(text)
-    call = Call(
+    return Call(
         kind="sql",
         text=text,
         parameters=encode_parameters(params),
@@ -96,8 +158,6 @@ def execute(
         repeatable=nature.repeatable,
         writes=nature.writes,
     )
-    _, body, table = yield from _ask(self, call)
-    return Result(table, body)
 
 
 def insert(
@@ -199,11 +259,15 @@ def get(self: Caller, route: str) -> Steps[dict[str, Any]]:
 
 def _ask(self: Caller, call: Call) -> Steps[Answer]:
     answer: Answer = yield Step("call", (call,))
-    status, body, _ = answer
+    _accept(self, *answer[:2])
+    return answer
+
+
+def _accept(self: Caller, status: int, body: Mapping[str, Any]) -> None:
+    """Raise an answer that is a problem; of another, keep the session."""
     if status >= 400:
         raise from_problem(body)
     self.session = body.get("stats", {}).get("session") or self.session
-    return answer
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -16,11 +16,13 @@ import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urljoin
 
+from nearql.client.arrow_stream import BadStream
 from nearql.client.errors import ConnectionFailed, OutcomeUnknown, ProtocolError, UsageError
 from nearql.client.http1 import BadResponse, ResponseParser, request_head
+from nearql.client.http_stream import HttpBatches
 from nearql.client.network import (
     Address,
     AsyncNetwork,
@@ -31,10 +33,11 @@ from nearql.client.network import (
     Steps,
 )
 from nearql.client.transport import Answer, Call
-from nearql.client.wire import Request, Response, decode, encode
+from nearql.client.wire import Request, Response, decode, decode_stream, encode, is_arrow
 
 if TYPE_CHECKING:
     Network = BlockingNetwork | AsyncNetwork
+    StreamAnswer = tuple[int, dict[str, Any], HttpBatches | None]
 
 REDIRECTS = 5
 REFUSED = frozenset({429, 503})  # the node did nothing and says so
@@ -99,11 +102,21 @@ class HttpTransport:
 
     def call(self, call: Call) -> Answer:
         """Do one call, blocking."""
-        return self._blocking.run(self._attempts(call, self._blocking))
+        answer: Answer = self._blocking.run(self._attempts(call, self._blocking))
+        return answer
 
     async def acall(self, call: Call) -> Answer:
         """Do one call from asyncio."""
         return await self._async.run(self._attempts(call, self._async))
+
+    def stream(self, call: Call) -> StreamAnswer:
+        """Do one call, blocking, up to the first rows; the rest is read from the batches."""
+        steps: Steps[StreamAnswer] = self._attempts(call, self._blocking, streamed=True)
+        return self._blocking.run(steps)
+
+    async def astream(self, call: Call) -> StreamAnswer:
+        """`stream` from asyncio."""
+        return await self._async.run(self._attempts(call, self._async, streamed=True))
 
     def close(self) -> None:
         """Close all connections."""
@@ -113,7 +126,7 @@ class HttpTransport:
         """Close all connections."""
         await self._async.close()
 
-    def _attempts(self, call: Call, network: Network) -> Steps[Answer]:
+    def _attempts(self, call: Call, network: Network, *, streamed: bool = False) -> Steps[Any]:
         """Try until there is an answer, as often as it is safe."""
         request = encode(call)
         failures: list[Failure] = []
@@ -121,7 +134,7 @@ class HttpTransport:
         while True:
             retry_after, stale = 0.0, False
             try:
-                answer = yield from self._follow(call, request, network)
+                answer = yield from self._follow(call, request, network, streamed)
                 if refused >= self.retries or not _was_refused(answer):
                     return answer
                 refused += 1
@@ -144,13 +157,14 @@ class HttpTransport:
         half: float = min(PAUSE_LONGEST, PAUSE_FIRST * 2.0 ** (attempt - 1)) / 2
         return max(half + half * self.jitter(), retry_after)
 
-    def _follow(self, call: Call, request: Request, network: Network) -> Steps[Answer]:
+    def _follow(self, call: Call, request: Request, network: Network, streamed: bool) -> Steps[Any]:
         """Send to the node in charge, following its redirects with the token kept."""
         address = (call.writes and self.leader) or self.home
         for _ in range(REDIRECTS + 1):
-            response = yield from self._exchange(call, request, address, network)
+            exchange = self._exchange_head if streamed else self._exchange
+            response = yield from exchange(call, request, address, network)
             if response.status != 307:
-                return decode(call, response, str(address))
+                return (decode_stream if streamed else decode)(call, response, str(address))
             address = self._redirected(address, request, response)
             if call.writes:
                 self.leader = address
@@ -191,6 +205,29 @@ class HttpTransport:
         assert parser.status is not None
         return Response(parser.status, parser.headers, parser.body)
 
+    def _exchange_head(
+        self, call: Call, request: Request, address: Address, network: Network
+    ) -> Steps[Response]:
+        """As `_exchange`, but of an answer with rows only the schema is received."""
+        link = yield from self._connect(call, address, network)
+        parser = ResponseParser()
+        try:
+            yield from self._send(link, request)
+            while parser.status is None:
+                parser.feed((yield Step("receive", (link,))))
+            if is_arrow(Response(parser.status, parser.headers, b"")):
+                batches = HttpBatches(link, parser, network)
+                yield from batches.receive_schema()
+                return Response(parser.status, parser.headers, b"", batches)
+            yield from self._receive(link, parser)
+        except BaseException as error:
+            network.shut(link)
+            if isinstance(error, OSError | BadResponse | BadStream):
+                raise self._failed(link, parser, error) from error
+            raise
+        network.put(link) if parser.reusable else network.shut(link)
+        return Response(parser.status, parser.headers, parser.body)
+
     def _connect(self, call: Call, address: Address, network: Network) -> Steps[Link]:
         link = network.take(address, self.limits.idle_expiry if call.repeatable else FRESH)
         if link is not None:
@@ -222,7 +259,8 @@ class HttpTransport:
             parser.feed((yield Step("receive", (link,))))
 
     def _failed(self, link: Link, parser: ResponseParser, error: Exception) -> Failure:
-        if isinstance(error, BadResponse) and not error.truncated:
+        wrong = isinstance(error, BadResponse) and not error.truncated
+        if wrong or isinstance(error, BadStream):
             raise ProtocolError(
                 f"{link.address} does not talk like a NearQL node: {error}. "
                 "Check the address, the port (NearQL's is 8470), and http against https."

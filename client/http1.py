@@ -58,6 +58,12 @@ class ResponseParser:
         """The body, whole once `complete`."""
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
+    def take_body(self) -> bytes:
+        """What came of the body since the last call; for answers that are read as they arrive."""
+        data = self.body
+        self._chunks.clear()
+        return data
+
     @property
     def reusable(self) -> bool:
         """Whether the connection may carry the next request."""

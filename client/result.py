@@ -4,13 +4,16 @@ hits = db.sql("SELECT id, title FROM docs LIMIT 2")
 hits.fetchone()                  (1, 'one'), then (2, 'two'), then None
 hits.fetchall()                  what is left of the rows, as tuples
 hits.arrow(), hits.df(), hits.polars(), hits.numpy()      all rows, always
+hits.explain()                   how the statement is run
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nearql.client.errors import UsageError
 from nearql.client.format import ROWS_SHOWN, html_table, text_table
 
 if TYPE_CHECKING:
@@ -50,9 +53,15 @@ class Result:
         notices: what the server wants to be known, as text.
     """
 
-    def __init__(self, table: pa.Table, body: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        body: Mapping[str, Any],
+        explain: Callable[[bool], Any] | None = None,
+    ) -> None:
         self._table = table
-        self.columns = [Column(field.name, _type_of(field)) for field in table.schema]
+        self._explain = explain
+        self.columns = columns_of(table.schema)
         self.row_count: int = body.get("row_count", table.num_rows)
         self.stats: dict[str, Any] = body.get("stats", {})
         self.notices: tuple[str, ...] = tuple(body.get("notices", ()))
@@ -94,16 +103,22 @@ class Result:
         return self._table
 
     def df(self) -> pd.DataFrame:
-        """All rows as a pandas DataFrame; a vector is a NumPy array per row."""
+        """All rows as a pandas DataFrame; a vector is a NumPy array per row.
+
+        Raises:
+            UsageError: pandas is not installed; the message names the extra.
+        """
+        _optional("pandas", "df()")
         frame: pd.DataFrame = self._table.to_pandas()
         return frame
 
     def polars(self) -> pl.DataFrame:
-        """All rows as a polars DataFrame; a vector column has the type Array."""
-        import polars
+        """All rows as a polars DataFrame; a vector column has the type Array.
 
-        frame = polars.from_arrow(self._table)
-        assert isinstance(frame, polars.DataFrame)
+        Raises:
+            UsageError: polars is not installed; the message names the extra.
+        """
+        frame: pl.DataFrame = _optional("polars", "polars()").from_arrow(self._table)
         return frame
 
     def numpy(self) -> dict[str, NDArray[Any]]:
@@ -116,6 +131,20 @@ class Result:
     def dicts(self) -> list[dict[str, Any]]:
         """All rows as dictionaries; of columns with the same name the last one counts."""
         return [dict(zip(self.columns, row, strict=True)) for row in self._all()]
+
+    def explain(self, analyze: bool = False) -> Any:
+        """The statement's plan as text; on an asyncio connection, to be awaited.
+
+        Args:
+            analyze: run the statement again, and measure. A write can't be.
+
+        Raises:
+            UsageError: several statements, a write to be measured, or a result without statement.
+            As `sql`.
+        """
+        if self._explain is None:
+            raise UsageError("This result knows no statement; ask for EXPLAIN yourself.")
+        return self._explain(analyze)
 
     def __repr__(self) -> str:
         return self._status() if not self.columns else self._printed(self._shown())
@@ -142,6 +171,21 @@ class Result:
 
     def _tuples(self, table: pa.Table) -> list[Row]:
         return list(zip(*(values.to_pylist() for values in table.columns), strict=True))
+
+
+def columns_of(schema: pa.Schema) -> list[Column]:
+    """The columns of an answer with their SQL types."""
+    return [Column(field.name, _type_of(field)) for field in schema]
+
+
+def _optional(package: str, method: str) -> Any:
+    """The package, which is an extra of the same name."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{method} needs the package {package}: pip install 'nearql[{package}]'."
+        ) from error
 
 
 def _type_of(field: pa.Field) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
 from nearql.client.calls import Caller
 from nearql.client.http import HttpTransport
 from nearql.client.network import Limits, Steps, drive
+from nearql.client.stream import stream
 from nearql.client.transport import Transport
 
 P = ParamSpec("P")
@@ -22,21 +23,39 @@ def blocking(
     """A method that runs the operation's calls one after the other."""
 
     def method(self: Connection, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return drive(operation(self, *args, **kwargs), self.transport)
+        return cast("T", self.run(operation(self, *args, **kwargs)))
 
     functools.update_wrapper(method, operation)
     return method
 
 
+class _World:
+    """The steps of an operation, on a transport's blocking form."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.call = transport.call
+        self.stream = functools.partial(stream, transport)
+
+
 class Connection(Caller):
     """A database, blocking; safe to share between threads. `with` closes it."""
 
+    def __init__(self, transport: Transport, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(transport, settings)
+        self._world = _World(transport)
+
     sql = blocking(calls.sql)
     execute = blocking(calls.execute)
+    stream = blocking(calls.stream)
+    explain = blocking(calls.explain)
     insert = blocking(calls.insert)
     tables = blocking(calls.tables)
     table = blocking(calls.table)
     health = blocking(calls.health)
+
+    def run(self, steps: Steps[Any]) -> Any:
+        """Do an operation's calls, one after the other, and return its value."""
+        return drive(steps, self._world)
 
     def close(self) -> None:
         """Close its network connections, or the engine in this process; again does nothing."""

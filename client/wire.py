@@ -20,6 +20,8 @@ from nearql.client.transport import Answer, Call
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nearql.client.http_stream import HttpBatches
+
 ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -38,11 +40,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP response. headers: lower-case names."""
+    """An HTTP response. headers: lower-case names; batches: a body that is read later."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    batches: HttpBatches | None = None
 
 
 def encode(call: Call) -> Request:
@@ -93,7 +96,7 @@ def decode(call: Call, response: Response, place: str) -> Answer:
     Raises:
         ProtocolError: what answered at `place` is no NearQL, or one that this client can't read.
     """
-    kind = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    kind = _media_type(response)
     if response.status >= 400:
         return _decode_problem(call, response, kind, place)
     if kind == ARROW:
@@ -101,6 +104,31 @@ def decode(call: Call, response: Response, place: str) -> Answer:
     if kind == JSON and call.kind != "sql":
         return response.status, _json(response, place), None
     raise _not_nearql(response, kind, place)
+
+
+def decode_stream(
+    call: Call, response: Response, place: str
+) -> tuple[int, dict[str, Any], HttpBatches | None]:
+    """The answer in a response whose batches are still to come. Raises as `decode`."""
+    if response.batches is None:
+        status, body, table = decode(call, response, place)
+        assert table is None  # an Arrow answer comes as batches
+        return status, body, None
+    try:
+        body = orjson.loads((response.batches.schema.metadata or {})[METADATA_KEY])
+    except (KeyError, orjson.JSONDecodeError) as error:
+        response.batches.close()
+        raise _mismatch(response, f"its Arrow answer is not understood ({error})", place) from error
+    return response.status, body, response.batches
+
+
+def is_arrow(response: Response) -> bool:
+    """Whether a response's body is rows."""
+    return response.status == 200 and _media_type(response) == ARROW
+
+
+def _media_type(response: Response) -> str:
+    return response.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 def _decode_problem(call: Call, response: Response, kind: str, place: str) -> Answer:
@@ -123,7 +151,7 @@ def _decode_arrow(response: Response, place: str) -> Answer:
     try:
         table = pa.ipc.open_stream(response.body).read_all()
         body = orjson.loads((table.schema.metadata or {})[METADATA_KEY])
-    except (pa.ArrowInvalid, KeyError, orjson.JSONDecodeError) as error:
+    except (pa.lib.ArrowException, OSError, KeyError, orjson.JSONDecodeError) as error:
         raise _mismatch(response, f"its Arrow answer is not understood ({error})", place) from error
     return response.status, body, table
 

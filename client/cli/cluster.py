@@ -8,7 +8,6 @@ from typing import Any
 from nearql.client import calls
 from nearql.client.cli import options as cli
 from nearql.client.format import text_table
-from nearql.client.network import drive
 
 EXAMPLES = """  nearql cluster status
   nearql cluster status --json --url http://node-1.example:8470
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     with cli.open_connection(arguments) as db:
-        status = drive(calls.get(db, "/v1/cluster"), db.transport)
+        status = db.run(calls.get(db, "/v1/cluster"))
     print(cli.json_text(status) if arguments.json else described(status))
     return cli.DONE
 

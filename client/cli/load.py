@@ -25,7 +25,6 @@ from nearql.client.cli.state import state_directory
 from nearql.client.errors import UsageError
 from nearql.client.files import OPENERS, DataFile, open_file
 from nearql.client.loader import BATCH_BYTES, InsertReport, failed_count, regrouped
-from nearql.client.network import drive
 from nearql.client.progress import progress_bar
 from nearql.client.schema import create_table
 from nearql.client.sync import Connection
@@ -178,7 +177,8 @@ def _send(
     sending = calls.send_batch(
         db, arguments.table, batch, mode=arguments.mode, request_id=request_id
     )
-    return drive(sending, db.transport)
+    body: dict[str, Any] = db.run(sending)
+    return body
 
 
 def _count(state: State, rows: int, body: dict[str, Any]) -> None:

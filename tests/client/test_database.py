@@ -303,6 +303,42 @@ def test_a_column_that_is_not_there(db: Connection, table: str) -> None:
         db.insert(table, {"id": [1], "titel": ["a"]})
 
 
+# ---- plans ----------------------------------------------------------------------------------
+
+
+def told(db: Connection, plan: Any) -> str:
+    """A plan of a result: text, or on an asyncio connection what is awaited."""
+    return plan if isinstance(plan, str) else db._run(plan)  # type: ignore[attr-defined]
+
+
+def test_a_result_explains_itself(db: Connection, table: str) -> None:
+    fill(db, table)
+    hits = db.sql(f"SELECT id FROM {table} ORDER BY vec <-> :q LIMIT 2", q=[1, 0, 0])
+    assert f"VectorSearch {table}.vec" in told(db, hits.explain())
+    assert "strategy = " in told(db, hits.explain(analyze=True))
+    assert hits.fetchall() == [(1,), (0,)]
+
+
+def test_plans_without_running(db: Connection, table: str) -> None:
+    assert f"Update {table}" in db.explain(f"UPDATE {table} SET title = $1;", ["x"])
+    assert "VectorSearch" not in db.explain(f"SELECT count(*) FROM {table}", analyze=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("SELECT 1; SELECT 2", "here are 2"), (" ; ", "here are 0")]
+)
+def test_a_plan_is_of_one_statement(db: Connection, text: str, said: str) -> None:
+    with pytest.raises(errors.UsageError, match=said):
+        db.explain(text)
+
+
+def test_measuring_a_write_is_refused(db: Connection, table: str) -> None:
+    fill(db, table)
+    with pytest.raises(errors.UsageError, match="is to do it"):
+        db.explain(f"DELETE FROM {table}", analyze=True)
+    assert db.sql(f"SELECT count(*) FROM {table}").fetchall() == [(10,)]
+
+
 # ---- around it ------------------------------------------------------------------------------
 
 

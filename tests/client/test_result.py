@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import sys
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from nearql.client.errors import UsageError
 from nearql.client.format import cell, text_table
 from nearql.client.result import Column, Result
 
@@ -145,3 +147,18 @@ def test_the_only_column_is_shown_whole() -> None:
     line = "VectorSearch " + "x" * 200
     assert line in text_table(["plan"], [[line]])
     assert "…" in text_table(["plan", "n"], [[line, 1]])
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_a_missing_package_is_named_with_its_extra(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    convert = result().df if package == "pandas" else result().polars
+    with pytest.raises(UsageError, match=rf"pip install 'nearql\[{package}\]'"):
+        convert()
+
+
+def test_a_result_without_statement_has_no_plan() -> None:
+    with pytest.raises(UsageError, match="knows no statement"):
+        result().explain()
