@@ -7,7 +7,7 @@ wrong build of a library, or a processor on which a kernel misbehaves, shows her
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,10 @@ def self_test(backend: Backend) -> str | None:
             problem = _check_contenders(backend, case, query)
             if problem:
                 return f"{case.name}: {problem}"
+            coded = _coded(backend, case)
+            problem = None if coded is None else _check_contenders(backend, coded, query)
+            if problem:
+                return f"{case.name}, codes: {problem}"
         if backend.batches(case.metric, _QUERIES):
             problem = _check_nearest(backend, case)
             if problem:
@@ -58,6 +62,14 @@ def _cases() -> Iterator[_Case]:
                 for metric in Metric:
                     name = f"{metric}, {dimensions} x {np.dtype(element).name}, {kind}"
                     yield _Case(name, block, queries, metric)
+
+
+def _coded(backend: Backend, case: _Case) -> _Case | None:
+    """The same rows as codes, where the backend searches those."""
+    if case.block.positions is not None or not backend.codes(case.metric, _K):
+        return None
+    tile = backend.encode(case.block.vectors, None, case.metric, 0)
+    return replace(case, block=replace(case.block, tiles=[tile]))
 
 
 def _blocks(vectors: Vectors, mask: NDArray[np.bool_]) -> Iterator[tuple[str, Block]]:

@@ -15,6 +15,7 @@ from nearql.engine.backends import choose_backend, probe, probe_backends
 from nearql.engine.backends.base import Block, Candidates
 from nearql.engine.backends.numpy import NumpyBackend
 from nearql.engine.backends.selftest import self_test
+from nearql.engine.codes import Tile
 from nearql.engine.errors import InvalidValue, Unavailable
 from nearql.engine.settings import EngineSettings
 from nearql.engine.team import Team
@@ -74,6 +75,21 @@ def test_every_backend_passes_its_self_test(name: str) -> None:
 )
 def test_the_self_test_finds_a_broken_promise(backend: NumpyBackend, words: str) -> None:
     assert words in (self_test(backend) or "")
+
+
+def test_the_self_test_tries_codes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of FAISS whose codes are off by more than it says never answers anyone."""
+    backend: Any = make_backend("faiss_cpu")
+    right = backend.encode
+
+    def wrong(*arguments: Any) -> Tile:
+        tile: Tile = right(*arguments)
+        faiss = pytest.importorskip("faiss")
+        faiss.copy_array_to_vector(np.array([-1, 0.1], np.float32), tile.index.sq.trained)
+        return tile
+
+    monkeypatch.setattr(backend, "encode", wrong)
+    assert "codes: row" in (self_test(backend) or "")
 
 
 def test_auto_takes_faiss_where_it_works() -> None:
