@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
+from nearql.engine.batching import Batcher
 from nearql.engine.segment.cache import ColumnCache
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class EngineContext:
     on_fatal: ends the process (exit code 70) after an error that must never be retried, such as a
         failed fsync; tests pass one that raises.
     flusher: what makes the logs durable; None = the process's own threads.
+    batcher: what answers concurrent searches together.
     """
 
     settings: EngineSettings
@@ -33,6 +35,7 @@ class EngineContext:
     cluster_id: bytes
     on_fatal: Callable[[str], NoReturn] = field(repr=False)
     flusher: Flusher | None = None
+    batcher: Batcher = field(default_factory=Batcher, repr=False)
 
     @cached_property
     def column_cache(self) -> ColumnCache:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,14 @@ class TableView:
             NotFound, InvalidValue: no such vector column, or queries of another dimension.
         """
         column = self._check_vector(request.column, request.queries)
+        key = id(self), column.number, request.metric, id(request.rows), request.tuning
+        backend = self._context.searcher.backend
+        return self._context.batcher.search(
+            key, request, self._search, pays=partial(backend.batches, request.metric)
+        )
+
+    def _search(self, request: SearchRequest) -> SearchHits:
+        column = self._schema.column(request.column)
         parts = self._searched(column)
         return self._context.searcher.search(
             [_slice(part, column.number) for part in parts], request,

@@ -24,10 +24,12 @@ from nearql.engine.schema import TableDef
 from nearql.engine.types import (
     ROW_COLUMN,
     DistanceSpec,
+    Patience,
     RowSet,
     SearchHits,
     SearchRequest,
     SearchStats,
+    Tuning,
 )
 from nearql.query import duck
 from nearql.query.duck import Answer, Cursor
@@ -54,7 +56,7 @@ from nearql.query.plan import (
 )
 from nearql.query.ports import Database, TableView
 from nearql.query.result import Result, ResultColumn, shown_type
-from nearql.query.settings import SessionSettings
+from nearql.query.settings import SessionSettings, Variables
 from nearql.query.shown import show_vectors
 
 Vector = NDArray[np.float32]
@@ -115,6 +117,7 @@ class Execution:
         *,
         filters: FilterCache,
         deadline: float,
+        variables: Variables | None = None,
         views: Mapping[str, TableView] | None = None,
     ) -> None:
         self.database = database
@@ -122,6 +125,7 @@ class Execution:
         self.settings = settings
         self.filters = filters
         self.deadline = deadline
+        self.variables = variables or Variables(settings)
         self.views: dict[str, TableView] = dict(views or {})
         self.trace = Trace()
         self._made: dict[str, Step] = {}
@@ -334,10 +338,19 @@ class Execution:
         if query is None or count == 0:
             return nothing()
         distance = access.distance
-        request = SearchRequest(distance.column, distance.metric, query[np.newaxis], count, rows)
+        request = SearchRequest(
+            distance.column, distance.metric, query[np.newaxis], count, rows,
+            patience=Patience(self.variables.get("latency_budget_ms"), self.check_time),
+            tuning=self.tuning(),
+        )  # fmt: skip
         if access.survivors is None:
             return view.search(request)
         return self._widened(step, access, request, access.survivors)
+
+    def tuning(self) -> Tuning:
+        """What the session permits an index."""
+        get = self.variables.get
+        return Tuning(get("target_recall"), get("hnsw.ef_search"), get("ivfflat.probes"))
 
     def _widened(
         self, step: Relation, access: Nearest, request: SearchRequest, survivors: Query

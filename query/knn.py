@@ -130,7 +130,10 @@ class _KnnJoin:
     def _batch(self, left: _Left, count: int) -> _Found:
         self.run.check_time()
         access = self.access
-        request = SearchRequest(access.column, access.metric, left.vectors, count, self.filter)
+        request = SearchRequest(
+            access.column, access.metric, left.vectors, count, self.filter,
+            tuning=self.run.tuning(),
+        )  # fmt: skip
         hits = self.view.search(request)
         self.run.trace.add_search(self.step.name, hits.stats)
         found = hits.rows >= 0

@@ -351,6 +351,7 @@ class _Request:
             self.settings,
             filters=self.filters,
             deadline=self._deadline,
+            variables=self.variables,
         )
         self._started(run)
         return run

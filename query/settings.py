@@ -23,6 +23,7 @@ class SessionSettings:
     sql_depth: int = 32  # deepest nesting in a statement; see `dialect.depth`
     statement_timeout_ms: int = 30_000
     write_timeout_ms: int = 5_000
+    latency_budget_ms: int = 10
     max_limit: int = 16_384  # largest LIMIT + OFFSET of a search
     result_rows: int = 1_000_000  # largest answer
     result_bytes: int = 512 * MIB
@@ -90,6 +91,11 @@ class Variable:
 _DAY_MS = 86_400_000
 VARIABLES: Mapping[str, Variable] = {
     "target_recall": Variable(_recall, "recall that approximate search must reach; unset = exact"),
+    "latency_budget_ms": Variable(
+        _integer(0, 60_000),
+        "how long a search waits at most for others, to be answered together; 0 = never",
+        node="latency_budget_ms",
+    ),
     "hnsw.ef_search": Variable(_integer(1, 10_000), "candidate list of HNSW indexes"),
     "ivfflat.probes": Variable(_integer(1, 1_000_000), "lists that IVF indexes look into"),
     "hnsw.iterative_scan": Variable(

@@ -76,7 +76,7 @@ class Write:
         """A run of a query that the write needs; given views stand in for the tables' own."""
         run = Execution(
             self.database, self.parameters, self.settings,
-            filters=self.filters, deadline=self.deadline, views=views,
+            filters=self.filters, deadline=self.deadline, variables=self.variables, views=views,
         )  # fmt: skip
         self.started(run)
         return run

@@ -139,6 +139,11 @@ class LimitsSection:
     max_tables: int = _key(1_000, "Tables on this node.", low=1)
     result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)
     result_bytes: int = _key(1 << 30, "Bytes of one answer (413 beyond).", size=True)
+    latency_budget_ms: int = _key(
+        10,
+        "How long a search waits at most for others, to be answered together; 0 = never.",
+        low=0, high=60_000,
+    )  # fmt: skip
     statement_timeout_ms: int = _key(30_000, "Default time of one statement; 0 = none.", low=0)
     sql_length: int = _key(16 << 20, "Characters of SQL text in one request.", size=True)
     sql_depth: int = _key(32, "Nesting of brackets in one statement.", low=8, high=64)
@@ -182,6 +187,7 @@ class Config:
             sql_chars=limits.sql_length,
             sql_depth=limits.sql_depth,
             statement_timeout_ms=limits.statement_timeout_ms,
+            latency_budget_ms=limits.latency_budget_ms,
             max_limit=limits.max_limit,
             result_rows=limits.result_rows,
             result_bytes=limits.result_bytes,

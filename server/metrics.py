@@ -54,6 +54,7 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
         self.registry.register(_Tables(node))
+        self.registry.register(_Counts(node))
         self.registry.register(_Statements(node))
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
@@ -113,3 +114,18 @@ class _Tables(Collector):
                 if row.get(column) is not None:
                     family.add_metric([row["name"]], row[column])
             yield family
+
+
+class _Counts(Collector):
+    """What the node counts, read when Prometheus asks."""
+
+    def __init__(self, node: NodePort) -> None:
+        self._node = node
+
+    def describe(self) -> list[Metric]:
+        return []  # so that registering reads nothing
+
+    def collect(self) -> Iterator[Metric]:
+        for count in self._node.counts():
+            family = CounterMetricFamily if count.total else GaugeMetricFamily
+            yield family(count.name, count.text, value=count.value)

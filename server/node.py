@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,7 @@ from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
 from nearql.cluster.metadata.state import Result, TableRow
 from nearql.engine.backends import probe_backends
+from nearql.engine.batching import BatchStats
 from nearql.engine.context import EngineContext
 from nearql.engine.errors import (
     Conflict,
@@ -48,6 +49,7 @@ from nearql.query.ports import CatalogView
 from nearql.query.session import Session
 from nearql.server import system_tables
 from nearql.server.config import Config
+from nearql.server.counts import Count, counts
 
 log = structlog.get_logger("nearql.node")
 
@@ -170,6 +172,14 @@ class Node:
         """The rows of `nearql.<name>`, or None."""
         build = system_tables.TABLES.get(name)
         return build(self) if build else None
+
+    def batch_stats(self) -> BatchStats:
+        """How many searches were answered together."""
+        return self._context.batcher.stats()
+
+    def counts(self) -> Iterable[Count]:
+        """What it counts, for `/metrics`."""
+        return counts(self)
 
     # ---- tables ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from nearql.query.ports import CatalogView, TableHandle
 from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
 from nearql.server.config import Config
+from nearql.server.counts import Count
 
 
 class ResultColumnPort(Protocol):
@@ -119,3 +120,6 @@ class NodePort(Protocol):
 
     def failed_tables(self) -> Mapping[str, Corruption]:
         """Tables that could not be opened, by uuid."""
+
+    def counts(self) -> Iterable[Count]:
+        """What it counts, for `/metrics`."""

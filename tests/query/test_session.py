@@ -223,6 +223,7 @@ def test_an_unknown_setting_names_the_nearest(sql: Sql) -> None:
         ("write_concern", ["one", "majority", "ALL", 1, "1"], ["none", 0, -1, True]),
         ("read_level", ["any", "Session"], ["none", 1]),
         ("device", ["auto", "cpu", "gpu"], ["tpu"]),
+        ("latency_budget_ms", [0, 60_000, "5"], [-1, 60_001, 0.5, "long"]),
         ("statement_timeout_ms", [60_000, "30000"], [0, -5, "soon"]),
         ("max_staleness_ms", [0, 10], [-1]),
     ],

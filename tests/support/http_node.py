@@ -8,7 +8,7 @@ node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
 from nearql.server.app import Server, create_app, make_server
 from nearql.server.config import Config, HttpSection, LimitsSection, NodeSection
+from nearql.server.counts import Count
 
 DOCS = TableDef(
     uuid="11111111-2222-3333-4444-555555555555",
@@ -157,6 +158,9 @@ class FakeNode:
 
     def system_table(self, name: str) -> pa.Table | None:
         return self.system.get(name)
+
+    def counts(self) -> Iterable[Count]:
+        return ()
 
     def failed_tables(self) -> Mapping[str, Corruption]:
         return self.failed

@@ -1,0 +1,34 @@
+"""What a node counts besides its HTTP edge, for `/metrics`: one line per metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nearql.server.node import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A metric without labels. total: it only rises, and `/metrics` adds `_total` to its name."""
+
+    name: str
+    text: str
+    value: float
+    total: bool = True
+
+
+def counts(node: Node) -> Iterator[Count]:
+    """All of them now."""
+    batches = node.batch_stats()
+    yield Count(
+        "nearql_search_batches", "Calls that answered several searches together.", batches.calls
+    )
+    yield Count("nearql_search_batched", "Searches answered together with others.", batches.queries)
+    filters = node.session().filters.stats()
+    yield Count("nearql_filter_cache_hits", "Filters found in the cache.", filters.hits)
+    yield Count("nearql_filter_cache_misses", "Filters evaluated.", filters.misses)
+    yield Count("nearql_filter_cache_entries", "Filters kept.", filters.entries, total=False)
+    yield Count("nearql_filter_cache_bytes", "Bytes of filters kept.", filters.bytes, total=False)
