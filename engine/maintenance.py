@@ -27,7 +27,9 @@ class Maintenance:
         self._closed = False
 
     def after_write(self, shards: Iterable[Shard]) -> None:
-        """Have a checkpoint made where one of these shards needs it."""
+        """Have a checkpoint made where one of these shards needs it; also to be asked after open,
+        for what a kill interrupted.
+        """
         if self._closed or not any(self._is_due(shard) for shard in shards):
             return
         if self._busy.acquire(blocking=False):
@@ -46,11 +48,13 @@ class Maintenance:
         return shard.wants_checkpoint and shard.unflushed_bytes >= self._retry_at_bytes
 
     def _checkpoint(self) -> None:
+        again = False
         try:
             for shard in self._shards:
                 if not self._closed and shard.wants_checkpoint:
                     shard.checkpoint()
             self._retry_at_bytes = 0
+            again = True
         except StorageFull as error:
             logger.warning("no checkpoint of table %s: %s", self._table, error.detail)
             behind = max(shard.unflushed_bytes for shard in self._shards)
@@ -60,3 +64,5 @@ class Maintenance:
             raise
         finally:
             self._busy.release()
+        if again:  # what came due meanwhile was told that a checkpoint is under way
+            self.after_write(self._shards)

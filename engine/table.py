@@ -26,6 +26,7 @@ from nearql.engine.keys import Key, keys_of
 from nearql.engine.maintenance import RETRY_BYTES, Maintenance
 from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.schema import Column, TableDef, TableSchema
+from nearql.engine.segment.damage import Damage
 from nearql.engine.segment.rows import Rows
 from nearql.engine.shard.plan import duplicate_key
 from nearql.engine.shard.records import Counts, SchemaChange, Statement
@@ -94,6 +95,7 @@ class Table:
             raise
         table = cls(definition, shards, context)
         table.apply_schema(definition)  # metadata may have been ahead of the shards at a crash
+        table._maintenance.after_write(shards)  # goes on with what the end interrupted
         return table
 
     def close(self) -> None:
@@ -338,6 +340,14 @@ class Table:
         self._check_open()
         for shard in self._shards:
             shard.checkpoint()
+
+    def scrub(self, paced: Callable[[int], None]) -> list[Damage]:
+        """Verify every sealed file again; what is bad now is set aside.
+
+        paced: called with the bytes that are about to be read; may wait.
+        """
+        self._check_open()
+        return [damage for shard in self._shards for damage in shard.scrub(paced)]
 
     def _check_open(self) -> None:
         if self._closed:

@@ -20,6 +20,7 @@ from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
 from nearql.engine.schema import Column, TableSchema
 from nearql.engine.search import VectorSlice
+from nearql.engine.segment.damage import check_keys
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
 from nearql.engine.types import (
@@ -216,6 +217,8 @@ class TableView:
 
     def _picks(self, rows: RowSet | None) -> list[_Pick]:
         if rows is None:
+            for part in self._parts:
+                check_keys(part.segment.data)
             return [
                 _Pick(part, part.segment.live_offsets if part.segment.dead else None, cached=True)
                 for part in self._parts

@@ -79,9 +79,12 @@ def log_all(writes: Sequence[ShardWrite]) -> None:
     """Log on each shard what isn't done there yet. Needs the locks.
 
     Raises:
-        TooLarge: nothing was logged. StorageFull: not `definite` if an earlier shard has logged.
+        TooLarge, Corruption: nothing was logged.
+        StorageFull: not `definite` if an earlier shard has logged.
     """
     todo = [write for write in writes if write.ended is None and write.has_effect]
+    for write in todo:
+        write.shard.check_writable(write.statement.kind)
     payloads = [write.shard.encode(write.statement) for write in todo]
     for place, write in enumerate(todo):
         try:

@@ -2,7 +2,7 @@
 
 Steps of a checkpoint at LSN S, each safe to crash after:
 
-    1. under the lock: close the growing segment, compact; note segments, tombstones,
+    1. under the lock: close the growing segment; note segments, tombstones,
        dedup and S                                                    (`Image.of`)
     2. write each unflushed segment, changed tombstones and dedup to
        new, generated names                                           (`write`)
@@ -11,26 +11,43 @@ Steps of a checkpoint at LSN S, each safe to crash after:
     5. drop log and files that the manifest no longer needs
 
 Writers run on during 2, 3 and 5: rows and tombstones newer than S are in the log. Small neighbours
-are joined on the way, so that many small checkpoints don't leave many small segments.
+are joined on the way, so that many small checkpoints don't leave many small segments, and segments
+with many dead rows are written anew without them. That moves rows to lower positions within the
+range of their segments, which is this copy's own affair: the log knows keys, not positions.
+
+    positions    0 ...... 99 | 100 ..... 199 |        0 .... 69 |     | 100 ..... 199 |
+                 30 dead     | 3 dead        |   ->   none dead | gap | 3 dead        |
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nearql.engine.errors import StorageFull
-from nearql.engine.segment.sealed import join, joinable, open_segment, write_segment
+from nearql.engine.errors import Corruption, StorageFull
+from nearql.engine.segment.damage import Damage, damage_of
+from nearql.engine.segment.data import SegmentData
+from nearql.engine.segment.sealed import (
+    Piece,
+    joinable,
+    lost_segment,
+    open_checked,
+    open_segment,
+    write_segment,
+)
 from nearql.engine.segment.view import SegmentView
+from nearql.engine.settings import EngineSettings
 from nearql.engine.shard.dedup import Dedup
 from nearql.engine.shard.meta import META_FILE
 from nearql.engine.shard.records import fills_from_bytes, fills_to_bytes
-from nearql.engine.shard.state import ShardState
+from nearql.engine.shard.state import ShardState, is_sparse, live_mask
 from nearql.engine.storage.blobs import open_blob, write_blob
 from nearql.engine.storage.files import FileSystem
 from nearql.engine.storage.manifest import (
@@ -42,6 +59,7 @@ from nearql.engine.storage.manifest import (
 )
 
 WAL_DIRECTORY = "wal"
+_OPENERS = 4  # threads that verify files at open: two keep the processor busy, four a disk
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,6 @@ class Image:
     def of(cls, state: ShardState, shard_uuid: bytes) -> Image:
         """Close the growing segment and note everything; the caller holds the shard's lock."""
         state.freeze()
-        state.compact()
         manifest = Manifest(
             shard_uuid, flushed_lsn=state.applied_lsn, epoch=state.epoch,
             next_row=state.next_position, schema_version=state.schema_version,
@@ -65,27 +82,40 @@ class Image:
         return cls(tuple(state.closed), state.dedup.copy(), manifest)
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """Adjacent segments that are one file now, or none where all their rows were dead.
+
+    kept: their rows that the file has, bool over all of them one after the other; None = all, at
+    the positions that they had.
+    """
+
+    old: list[SegmentView]
+    new: SegmentView | None
+    kept: NDArray[np.bool_] | None
+
+
 @dataclass
 class Flushed:
-    """What a checkpoint wrote: groups of segments in memory, each now one file."""
+    """What a checkpoint wrote."""
 
-    replaced: list[tuple[list[SegmentView], SegmentView]] = field(default_factory=list)
+    replaced: list[Replaced] = field(default_factory=list)
 
     def into(self, state: ShardState) -> None:
         """Let the state use the files; the caller holds the shard's lock."""
-        for old, new in self.replaced:
-            state.swap(old, new)
+        for one in self.replaced:
+            state.swap(one.old, one.new, one.kept)
 
 
 class CheckpointStore:
     """The files of one shard's checkpoints. One checkpoint at a time: its caller sees to that."""
 
-    def __init__(self, fs: FileSystem, directory: Path, seal_rows: int) -> None:
+    def __init__(self, fs: FileSystem, directory: Path, settings: EngineSettings) -> None:
         self._fs = fs
         self._directory = directory
-        self._seal_rows = seal_rows
+        self._settings = settings
         # What the manifest lists, by identity of the data (rows) and of the live mask (tombstones).
-        self._entries: dict[int, tuple[Any, SegmentEntry]] = {}
+        self._entries: dict[int, tuple[SegmentData, SegmentEntry]] = {}
         self._masks: dict[str, Any] = {}
         self.bytes = 0  # of segment files
 
@@ -104,10 +134,12 @@ class CheckpointStore:
     def _write(self, image: Image) -> Flushed:
         flushed = Flushed()
         entries: list[SegmentEntry] = []
-        known: dict[int, tuple[Any, SegmentEntry]] = {}
+        known: dict[int, tuple[SegmentData, SegmentEntry]] = {}
         for group in self._groups(image.segments):
-            view, entry = self._segment(group, flushed)
-            entry = self._with_tombstones(view, entry)
+            written = self._segment(group, flushed)
+            if written is None:
+                continue
+            view, entry = written[0], self._with_tombstones(*written)
             entries.append(entry)
             known[id(view.data)] = (view.data, entry)
         dedup = self._write_dedup(image.dedup)
@@ -123,7 +155,7 @@ class CheckpointStore:
         Raises:
             Corruption: names file and place.
         """
-        views = [self._open(entry) for entry in manifest.segments]
+        views = list(ThreadPoolExecutor(_OPENERS).map(self._open, manifest.segments))
         state.load(views, manifest.next_row)
         state.fills = fills_from_bytes(manifest.extra["fills"])
         state.applied_lsn, state.epoch = manifest.flushed_lsn, manifest.epoch
@@ -137,6 +169,22 @@ class CheckpointStore:
     def read_manifest(self) -> Manifest | None:
         """The manifest, None before the first checkpoint."""
         return read_manifest(self._fs, self._directory)
+
+    def segments(self) -> list[tuple[SegmentData, SegmentEntry]]:
+        """The files of the last checkpoint, with the data that is read from them."""
+        return list(self._entries.values())
+
+    def inspect(self, entry: SegmentEntry, paced: Callable[[int], None]) -> Damage | None:
+        """What is wrong with a file by now; None also where it is not needed any more."""
+        found = damage_of(open_checked(self._fs, self._directory / entry.file, entry, paced=paced))
+        manifest = self.read_manifest()
+        named = manifest is not None and entry.file in manifest.files()
+        return found if named else None
+
+    def set_aside(self, data: SegmentData, left: SegmentData) -> None:
+        """Know the file by what is left of its data. Its caller holds off checkpoints."""
+        _, entry = self._entries.pop(id(data))
+        self._entries[id(left)] = (left, entry)
 
     def remove_orphans(self) -> None:
         """Step 5: drop files that the manifest doesn't name, such as a crash leaves."""
@@ -169,26 +217,37 @@ class CheckpointStore:
         A sealed one is copied again only for at least half as many rows as it has, so that each row
         is written O(log n) times. One that isn't a file yet takes a short tail along.
         """
-        before = sum(view.data.rows for view in group)
-        rows = before + segment.data.rows
+        if any(not _kept_rows(view) or damage_of(view.data) for view in (*group, segment)):
+            return False
+        before, more = sum(map(_kept_rows, group)), _kept_rows(segment)
+        limit = self._settings.seal_rows
         if group[0].sealed:
-            worth = rows <= self._seal_rows and segment.data.rows * 2 >= before
+            worth = before + more <= limit and more * 2 >= before
         else:
-            worth = rows <= self._seal_rows * 3 // 2
-        return worth and joinable(group[-1].data, segment.data)
+            worth = before + more <= limit * 3 // 2
+        size = sum(map(_kept_bytes, (*group, segment)))
+        fits = worth and size <= self._settings.seal_bytes * 3 // 2
+        return fits and joinable(group[-1].data, segment.data)
 
     def _segment(
         self, group: list[SegmentView], flushed: Flushed
-    ) -> tuple[SegmentView, SegmentEntry]:
-        """The group as one file, written unless it is one already."""
-        if len(group) == 1 and id(group[0].data) in self._entries:
-            return group[0], self._entries[id(group[0].data)][1]
+    ) -> tuple[SegmentView, SegmentEntry] | None:
+        """The group as one file, written unless it is one already; None where no row is left."""
+        if not any(view.data.rows - view.dead for view in group):
+            flushed.replaced.append(Replaced(group, None, None))
+            return None
+        known = self._entries.get(id(group[0].data))
+        if len(group) == 1 and known is not None and not is_sparse(group[0]):
+            return group[0], known[1]
+        kept = _kept(group)
+        pieces = list(_pieces(group, kept))
         name = f"segment-{uuid.uuid4().hex}"
-        data = join([view.data for view in group])
-        info = write_segment(self._fs, self._directory / name, data)
-        opened, _ = open_segment(self._fs, self._directory / name, verify=False)
-        new = SegmentView(opened, _joined_live(group), sum(v.dead for v in group), sealed=True)
-        flushed.replaced.append((group, new))
+        info = write_segment(self._fs, self._directory / name, pieces)
+        data, _ = open_segment(self._fs, self._directory / name, verify=False)
+        live = _joined_live(group, kept)
+        dead = 0 if live is None else len(live) - int(np.count_nonzero(live))
+        new = SegmentView(data, live if dead else None, dead, sealed=True)
+        flushed.replaced.append(Replaced(group, new, kept))
         return new, SegmentEntry(name, data.base, data.rows, info.size, info.crc)
 
     def _with_tombstones(self, view: SegmentView, entry: SegmentEntry) -> SegmentEntry:
@@ -211,8 +270,13 @@ class CheckpointStore:
         return name
 
     def _open(self, entry: SegmentEntry) -> SegmentView:
-        data, _ = open_segment(self._fs, self._directory / entry.file, verify=True)
-        live, dead = self._open_tombstones(entry)
+        data = open_checked(self._fs, self._directory / entry.file, entry)
+        try:
+            live, dead = self._open_tombstones(entry)
+        except (Corruption, FileNotFoundError) as error:
+            # Without them dead rows would come back.
+            data = lost_segment(entry, str(self._directory / str(entry.tombstones)), str(error))
+            live, dead = None, 0
         self._entries[id(data)] = (data, entry)
         return SegmentView(data, live, dead, sealed=True)
 
@@ -226,9 +290,37 @@ class CheckpointStore:
         return live, entry.rows - int(np.count_nonzero(live))
 
 
-def _joined_live(group: list[SegmentView]) -> Any:
-    if not any(view.dead for view in group):
+def _kept_rows(view: SegmentView) -> int:
+    """Rows that a new file takes of the segment, if it is written."""
+    return view.data.rows - (view.dead if is_sparse(view) else 0)
+
+
+def _kept_bytes(view: SegmentView) -> int:
+    return view.data.nbytes * _kept_rows(view) // view.data.rows
+
+
+def _kept(group: list[SegmentView]) -> NDArray[np.bool_] | None:
+    """Rows of the group that its file takes; None where all stay at their positions."""
+    ends = [view.end for view in group[:-1]]
+    together = ends == [view.data.base for view in group[1:]]
+    if together and not any(map(is_sparse, group)):
         return None
-    return np.concatenate(
-        [np.ones(v.data.rows, np.bool_) if v.live is None else v.live for v in group]
-    )
+    return np.concatenate([live_mask(view) for view in group])
+
+
+def _pieces(group: list[SegmentView], kept: NDArray[np.bool_] | None) -> Iterator[Piece]:
+    start = 0
+    for view in group:
+        mine = None if kept is None else kept[start : start + view.data.rows]
+        start += view.data.rows
+        if mine is None or mine.all():
+            yield Piece(view.data)
+        elif mine.any():
+            yield Piece(view.data, np.flatnonzero(mine))
+
+
+def _joined_live(group: list[SegmentView], kept: NDArray[np.bool_] | None) -> Any:
+    """Which of the file's rows were live when the checkpoint began; None where all were."""
+    if kept is not None or not any(view.dead for view in group):
+        return None  # a file that leaves rows out leaves all dead ones out
+    return np.concatenate([live_mask(view) for view in group])

@@ -20,7 +20,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -40,6 +40,8 @@ from nearql.engine.errors import (
 )
 from nearql.engine.keys import Key
 from nearql.engine.request_id import NO_REQUEST, asker, check_same
+from nearql.engine.segment.damage import Damage, damage_of
+from nearql.engine.segment.data import SegmentData
 from nearql.engine.shard.checkpoint import WAL_DIRECTORY, CheckpointStore, Image
 from nearql.engine.shard.dedup import Recorded
 from nearql.engine.shard.meta import ShardMeta, new_meta, read_meta, write_meta
@@ -50,8 +52,8 @@ from nearql.engine.shard.records import (
     StatementReader,
     encode,
 )
-from nearql.engine.shard.state import ShardState, ShardView
-from nearql.engine.storage.wal import Wal
+from nearql.engine.shard.state import ShardState, ShardView, is_sparse
+from nearql.engine.storage.wal import RecordKind, Wal
 from nearql.engine.types import SHARD_SHIFT, OnConflict
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,7 @@ class Shard:
         self._settings = context.settings
         self._lock = threading.RLock()
         self._state = ShardState(meta.shard, key[0], context.settings)
-        self._store = CheckpointStore(context.fs, directory, context.settings.seal_rows)
+        self._store = CheckpointStore(context.fs, directory, context.settings)
         self._tail: deque[Pending] = deque()  # invariant: in log order, none applied
         self._oldest_pending: float = inf  # LSN of the tail's first; read without the lock
         self._tail_keys: dict[Key, tuple[bool, int]] = {}  # key -> (exists, LSN of who says so)
@@ -364,18 +366,27 @@ class Shard:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether there are segments to seal, or the log behind the last checkpoint grew long."""
-        unflushed = any(not segment.sealed for segment in self._state.closed)
-        return unflushed or self.unflushed_bytes > self._settings.checkpoint_wal_bytes
+        """Whether there are segments to seal or to write anew without dead rows, or the log behind
+        the last checkpoint grew long.
+        """
+        if self._state.lost is not None:
+            return False
+        due = any(not segment.sealed or is_sparse(segment) for segment in self._state.closed)
+        return due or self.unflushed_bytes > self._settings.checkpoint_wal_bytes
 
     def checkpoint(self) -> None:
         """Write the state to files and drop the log behind it. Readers never wait, writers briefly.
+
+        A shard with keys that nobody knows is left as it is: when its file is put back, the log
+        behind the last checkpoint still knows what happened to its rows.
 
         Raises:
             StorageFull: the last checkpoint still stands.
         """
         with self._checkpoint_lock:
             with self._lock:
+                if self._state.lost is not None:
+                    return
                 image = Image.of(self._state, self.meta.shard_uuid)
                 self._view = self._state.view()
                 covered = self.unflushed_bytes
@@ -386,6 +397,41 @@ class Shard:
                 self.unflushed_bytes -= covered
             self.wal.trim(image.manifest.flushed_lsn + 1)
             self._store.remove_orphans()
+
+    # ---- Damage ----------------------------------------------------------------------------
+
+    def scrub(self, paced: Callable[[int], None]) -> list[Damage]:
+        """Verify every file of the last checkpoint again; what is bad now is set aside.
+
+        paced: called with the bytes that are about to be read; may wait.
+        """
+        found = []
+        for data, entry in self._store.segments():
+            if damage_of(data) is not None:
+                continue
+            damage = self._store.inspect(entry, paced)
+            if damage is not None and self._set_aside(data, damage):
+                found.append(damage)
+        return found
+
+    def _set_aside(self, data: SegmentData, damage: Damage) -> bool:
+        with self._checkpoint_lock, self._lock:
+            left = self._state.set_aside(data, damage)
+            if left is None:
+                return False
+            self._store.set_aside(data, left)
+            self._view = self._state.view()
+            return True
+
+    def check_writable(self, kind: RecordKind) -> None:
+        """Refuse rows while the keys of a segment are unknown: they could exist twice.
+
+        Raises:
+            Corruption: names the file; nothing was written.
+        """
+        lost = self._state.lost
+        if lost is not None and kind in (RecordKind.BATCH, RecordKind.DELETE):
+            raise lost.error()
 
     @property
     def schema_version(self) -> int:

@@ -10,7 +10,8 @@ held.
                 sealed: a file    | not flushed yet      |
 
 Invariants: segments are disjoint, ascending ranges of positions below `next_position`, with gaps
-only where compaction dropped one; the key index holds exactly the keys of live rows.
+only where compaction left dead rows out; the key index holds exactly the keys of live rows (but for
+those of a segment that was set aside whole, which nobody knows).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nearql.engine.keys import Key, KeyIndex, keys_of
+from nearql.engine.segment.damage import Damage, SetAside, damage_of
+from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.growing import GrowingSegment
 from nearql.engine.segment.rows import Rows
 from nearql.engine.segment.view import SegmentView
@@ -66,7 +69,9 @@ class ShardView:
             segment.check_invariants()
             assert segment.data.base >= end
             end = segment.end
-        assert self.live == sum(s.data.rows - s.dead for s in self.segments)
+        damages = [damage_of(segment.data) for segment in self.segments]
+        if not any(damage and damage.everything for damage in damages):
+            assert self.live == sum(s.data.rows - s.dead for s in self.segments)
         assert self.version <= self.lsn
 
 
@@ -138,29 +143,6 @@ class ShardState:
             or growing.nbytes + rows.nbytes > settings.seal_bytes
         )
 
-    def compact(self) -> None:
-        """Move the live rows of closed segments with many dead ones to the end; drop the others.
-
-        No log record: positions are this copy's own affair. Moves about `seal_rows` rows, so that
-        writers wait a moment only; the next checkpoint goes on.
-        """
-        moved = 0
-        for segment in [segment for segment in self.closed if _is_sparse(segment)]:
-            live = segment.data.rows - segment.dead
-            if not moved or moved + live <= self.settings.seal_rows:
-                moved += live
-                self.layout += 1
-                self.closed.remove(segment)
-                self.freeze()  # what comes next has the columns of `segment`
-                self._move(segment)
-                self.freeze()
-
-    def _move(self, segment: SegmentView) -> None:
-        for rows in segment.live_rows():
-            keys = keys_of(rows.key(self.key_number))
-            self.index.put(keys, self.next_position)
-            self.growing.append(rows)
-
     def freeze(self) -> None:
         """Close the growing segment, if it has rows, and begin another."""
         if self.growing.rows:
@@ -215,7 +197,9 @@ class ShardState:
         assert not self.growing.rows
         self.closed = segments
         for segment in segments:
-            self._load_keys(segment)
+            damage = damage_of(segment.data)
+            if damage is None or not damage.everything:
+                self._load_keys(segment)
         self.growing = GrowingSegment(next_position, self.settings)
 
     def _load_keys(self, segment: SegmentView) -> None:
@@ -225,9 +209,12 @@ class ShardState:
             keys = keys.filter(pa.array(segment.live))
         self.index.load(keys_of(keys), offsets + segment.data.base)
 
-    def swap(self, old: list[SegmentView], new: SegmentView) -> None:
-        """Replace adjacent closed segments by one file of the same rows, with today's tombstones.
+    def swap(
+        self, old: list[SegmentView], new: SegmentView | None, kept: NDArray[np.bool_] | None
+    ) -> None:
+        """Replace adjacent closed segments by one file of their rows, with today's tombstones.
 
+        kept: their rows that the file has, one after the other; None = all, at their positions.
         `old` are as the checkpoint saw them; rows of them may have died since. After a truncation
         there is nothing to replace.
         """
@@ -240,9 +227,30 @@ class ShardState:
             now.data is not then.data for now, then in zip(current, old, strict=True)
         ):
             return
-        dead = sum(segment.dead for segment in current)
-        live = None if not dead else np.concatenate([_live(segment) for segment in current])
-        self.closed[first : first + len(old)] = [SegmentView(new.data, live, dead, sealed=True)]
+        live = np.concatenate([live_mask(segment) for segment in current])
+        moved = kept is not None or new is None
+        live = live if kept is None else live[kept]
+        replaced = [] if new is None else [_with_live(new.data, live)]
+        self.closed[first : first + len(old)] = replaced
+        if moved:
+            self.layout += 1
+            for segment in replaced:
+                self._load_keys(segment)
+
+    def set_aside(self, data: SegmentData, damage: Damage) -> SegmentData | None:
+        """Serve nothing more of what this segment lost; what is left, None if it was replaced."""
+        for place, view in enumerate(self.closed):
+            if view.data is data:
+                left = SetAside.of(data, damage)
+                self.closed[place] = SegmentView(left, view.live, view.dead, sealed=True)
+                return left
+        return None
+
+    @property
+    def lost(self) -> Damage | None:
+        """Damage that leaves keys unknown: then nothing may be written."""
+        found = (damage_of(segment.data) for segment in self.closed)
+        return next((damage for damage in found if damage and damage.everything), None)
 
     def check_invariants(self) -> None:
         """Raise AssertionError where state contradicts itself."""
@@ -252,6 +260,8 @@ class ShardState:
         self.dedup.check_invariants()
         expected: dict[Key, int] = {}
         for segment in view.segments:
+            if (damage := damage_of(segment.data)) is not None and damage.everything:
+                return  # its keys are in nobody's hands
             keys = keys_of(segment.data.column(self.key_number))
             expected |= {keys[o]: segment.data.base + o for o in segment.live_offsets.tolist()}
         assert len(expected) == len(self.index) == view.live
@@ -259,8 +269,16 @@ class ShardState:
         assert positions.tolist() == list(expected.values())
 
 
-def _is_sparse(segment: SegmentView) -> bool:
+def is_sparse(segment: SegmentView) -> bool:
+    """Whether a segment is worth writing anew without its dead rows."""
+    if damage_of(segment.data) is not None:
+        return segment.dead == segment.data.rows  # what is left of it is never copied
     return segment.dead > segment.data.rows * COMPACT_ABOVE
+
+
+def _with_live(data: SegmentData, live: NDArray[np.bool_]) -> SegmentView:
+    dead = len(live) - int(np.count_nonzero(live))
+    return SegmentView(data, live if dead else None, dead, sealed=True)
 
 
 def _without(
@@ -271,5 +289,6 @@ def _without(
     return changed
 
 
-def _live(segment: SegmentView) -> NDArray[np.bool_]:
+def live_mask(segment: SegmentView) -> NDArray[np.bool_]:
+    """bool, shape (rows,): which rows of the segment are live."""
     return np.ones(segment.data.rows, np.bool_) if segment.live is None else segment.live

@@ -277,5 +277,5 @@ def _places(toc: dict[str, Any]) -> dict[str, tuple[int, int]]:
 def _corrupt(path: Path, what: str) -> errors.Corruption:
     return errors.Corruption(
         f"{path} is corrupt: {what}; restore this copy from a backup or another node",
-        file=str(path),
-    )
+        file=str(path), place=what,
+    )  # fmt: skip

@@ -12,8 +12,19 @@ import pytest
 from nearql.engine.errors import StorageFull
 from nearql.engine.settings import EngineSettings
 from nearql.engine.table import Table
-from support.disks import SimulatedDisk
-from support.tables import SMALL, Fatal, create, definition, insert, keys, one_thread
+from nearql.engine.types import OnConflict
+from support.disks import PowerLoss, SimulatedDisk
+from support.tables import (
+    SMALL,
+    Fatal,
+    contents,
+    create,
+    definition,
+    delete,
+    insert,
+    keys,
+    one_thread,
+)
 
 DIRECTORY = Path("/data/table")
 FOLDER = DIRECTORY / "shard-0000"
@@ -113,3 +124,120 @@ def test_closing_without_room_keeps_everything_in_the_log(
     assert keys(table) == set(range(10))
     table.close()
     assert Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk)).stats().wal_bytes == 0
+
+
+# ---- Dead rows ----------------------------------------------------------------------------------
+
+
+def file_bytes(disk: SimulatedDisk) -> int:
+    return sum(disk.size(FOLDER / n) for n in disk.names(FOLDER) if n.startswith("segment-"))
+
+
+def shape(table: Table) -> list[tuple[int, int, int]]:
+    return [(s.first_row, s.rows, s.dead) for s in table.stats().segments]
+
+
+def of_three_segments(disk: SimulatedDisk) -> Table:
+    table = create(DIRECTORY, context=one_thread(SETTINGS, disk))
+    for start in range(0, 60, 20):
+        insert(table, range(start, start + 20))
+        table.checkpoint()
+    assert shape(table) == [(0, 20, 0), (20, 20, 0), (40, 20, 0)]
+    return table
+
+
+def test_space_comes_back_after_deletes_without_a_command() -> None:
+    """They log little, so that the length of the log alone would not start anything."""
+    disk = SimulatedDisk()
+    table = of_three_segments(disk)
+    before = file_bytes(disk)
+    table.modify(lambda view: delete(view, *range(0, 20, 2), 20, 21))
+    assert shape(table) == [(0, 10, 0), (20, 20, 2), (40, 20, 0)], (
+        "10 % dead is not worth it, 50 % is"
+    )
+    assert file_bytes(disk) < before - 10 * 16, "the vectors and norms of ten rows at least"
+    assert keys(table) == set(range(60)) - {*range(0, 20, 2), 20, 21}
+    table.check_invariants()
+
+
+def test_segments_that_became_small_are_joined() -> None:
+    disk = SimulatedDisk()
+    table = of_three_segments(disk)
+    gone = [k for k in range(60) if k % 20 > 3]
+    table.modify(lambda view: delete(view, *gone))
+    assert shape(table) == [(0, 12, 0)]
+    insert(table, [5])
+    assert keys(table) == {k for k in range(60) if k % 20 <= 3} | {5}
+    table.check_invariants()
+    table.close()
+    table = Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk))
+    assert keys(table) == {k for k in range(60) if k % 20 <= 3} | {5}
+    table.check_invariants()
+
+
+def test_a_segment_whose_rows_all_died_takes_its_file_along() -> None:
+    disk = SimulatedDisk()
+    table = of_three_segments(disk)
+    table.modify(lambda view: delete(view, *range(20, 40)))
+    assert shape(table) == [(0, 20, 0), (40, 20, 0)]
+    assert len([n for n in disk.names(FOLDER) if n.startswith("segment-")]) == 2
+    table.check_invariants()
+
+
+def test_rows_that_die_while_their_segment_is_written_anew_stay_dead() -> None:
+    disk = SimulatedDisk()
+    table = of_three_segments(disk)
+    real = disk.rename
+    done: list[Path] = []
+
+    def rename(source: Path, target: Path) -> None:
+        real(source, target)
+        if target.name == "MANIFEST" and not done:
+            done.append(target)
+            table.modify(lambda view: delete(view, 11))
+            insert(table, [13], "new", on_conflict=OnConflict.REPLACE)
+
+    disk.rename = rename  # type: ignore[method-assign]
+    old = table.read_view()
+    table.modify(lambda view: delete(view, *range(0, 20, 2)))
+    expected = {*range(1, 20, 2), *range(20, 60)} - {11}
+    for _ in range(2):
+        assert done
+        assert keys(table) == expected
+        assert contents(table.read_view())[13]["title"] == "new"
+        table.check_invariants()
+        table.close()
+        table = Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk))
+    assert set(contents(old)) == set(range(60)), "a view held meanwhile stays true"
+
+
+def test_what_a_kill_interrupted_goes_on_at_open() -> None:
+    disk = SimulatedDisk()
+    table = of_three_segments(disk)
+    disk.fail = {"create": errno.ENOSPC}  # no file can be written: the rows die, their space stays
+    table.modify(lambda view: delete(view, *range(0, 20, 2)))
+    assert shape(table)[0] == (0, 20, 10)
+    disk.fail = {}
+    table = Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk.copy()))
+    assert shape(table)[0] == (0, 10, 0)
+    assert keys(table) == set(range(60)) - set(range(0, 20, 2))
+    table.check_invariants()
+
+
+@pytest.mark.parametrize("step", range(1, 40, 2))
+def test_a_kill_at_any_step_of_it_loses_nothing(step: int) -> None:
+    disk = SimulatedDisk()
+    table = of_three_segments(disk)
+    expected = keys(table) - set(range(0, 40, 3))
+    disk.crash_at = disk.steps + step
+    killed = False
+    try:
+        table.modify(lambda view: delete(view, *range(0, 40, 3)))
+    except PowerLoss:
+        killed = True
+    assert killed or step > 20
+    table = Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk.after_kill()))
+    assert keys(table) in (expected, set(range(60)))
+    table.check_invariants()
+    if keys(table) == expected:
+        assert all(s.dead == 0 for s in table.stats().segments)
