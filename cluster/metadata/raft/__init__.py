@@ -1,0 +1,6 @@
+"""Raft for the metadata: PySyncObj 0.3.17, with everything around its rules made ours.
+
+Read in this order: `journal` (what is durable), `messages` and `guard` (what may reach the
+library), `library` (the only file that imports it), `member` (one voter, without threads or
+sockets).
+"""
