@@ -5,15 +5,18 @@ reason.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow import types as t
 
 from nearql.engine.errors import InvalidRequest
 from nearql.engine.schema import Column, TableDef
 from nearql.engine.types import OnConflict, WriteOutcome
-from nearql.query.casting import RowFailure, cast_column
+from nearql.query.casting import RowFailure, cast_column, plain
 from nearql.query.rows import Filler, violations
 from nearql.query.writes import Write, column_of
 
@@ -67,9 +70,43 @@ def _cast(rows: pa.Table, table: TableDef) -> tuple[dict[str, pa.Array], dict[in
             raise InvalidRequest(f"Column {column.name!r} is given twice.", code="duplicate_column")
         cast = cast_column(array, column)
         given[column.name] = cast.array
-        for failure in cast.failures:
+        for failure in [*cast.failures, *_fractions(array, column)]:
             failures.setdefault(failure.row, failure)
     return given, failures
+
+
+def _fractions(values: pa.ChunkedArray, column: Column) -> list[RowFailure]:
+    """Numbers that an integer column can't hold as they are.
+
+    A statement rounds them, as PostgreSQL does; rows that come as data are stored as they are, or
+    told.
+    """
+    if not t.is_integer(column.type.storage):
+        return []
+    given = plain(values)
+    if t.is_floating(given.type) or t.is_decimal(given.type):
+        found = pc.not_equal(given, pc.trunc(given)).fill_null(False)
+        rows = np.flatnonzero(found.to_numpy(zero_copy_only=False)).tolist()
+    elif t.is_string(given.type):
+        written = pc.match_substring_regex(given, r"[.eE]").fill_null(False)
+        suspects = np.flatnonzero(written.to_numpy(zero_copy_only=False)).tolist()
+        rows = [row for row in suspects if _has_fraction(given[row].as_py())]
+    else:
+        return []
+    return [_fraction(given[row].as_py(), row, column) for row in rows]
+
+
+def _has_fraction(text: str) -> bool:
+    try:
+        number = Decimal(text.strip())
+    except InvalidOperation:  # no number at all: the cast has said so
+        return False
+    return number.is_finite() and number != number.to_integral_value()
+
+
+def _fraction(value: object, row: int, column: Column) -> RowFailure:
+    shown = f"Column {column.name!r}: {value} is no {column.type.display}"
+    return RowFailure(row, "invalid_value", f"{shown}: it has a fraction.", "22P02")
 
 
 def _kept(count: int, failures: dict[int, RowFailure]) -> NDArray[np.bool_]:

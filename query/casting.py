@@ -56,7 +56,7 @@ def cast_column(given: pa.Array | pa.ChunkedArray, column: Column) -> Cast:
     Raises:
         InvalidValue: no value of the given type can ever be cast (a list into BIGINT, say).
     """
-    array = _plain(given)
+    array = plain(given)
     if column.type.is_vector:
         return _cast_vectors(array, column)
     if array.type == column.type.storage and column.type.name not in ("UUID", "JSON"):
@@ -79,7 +79,8 @@ def cast_values(values: list[Any], column: Column) -> Cast:
     return _cast_mixed(values, sorted(kinds, key=str), column)
 
 
-def _plain(given: pa.Array | pa.ChunkedArray) -> pa.Array:
+def plain(given: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The same values as one array without dictionaries, extensions, views and half floats."""
     array = given.combine_chunks() if isinstance(given, pa.ChunkedArray) else given
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
@@ -173,7 +174,7 @@ def _duck_cast(array: pa.Array, column: Column) -> Cast:
                 "can't be stored in it.",
                 code="wrong_type", sqlstate="42804", column=column.name,
             ) from error  # fmt: skip
-    made = _plain(answer.table.column(0))
+    made = plain(answer.table.column(0))
     if made.type != column.type.storage:
         made = made.cast(column.type.storage)
     failed = pc.and_(array.is_valid(), made.is_null()).to_numpy(zero_copy_only=False)

@@ -127,3 +127,28 @@ def test_a_repeated_batch_is_stored_once(items: Sql) -> None:
         )
         assert (outcome.inserted, outcome.failed) == (2, ())
     assert items.rows("SELECT count(*) FROM items") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0, 310.5, 3.0, -0.25],
+        ["1.0", "310.5", "3e0", "-25e-2"],
+        pa.array([1, 310.5, 3, -0.25]).cast(pa.decimal128(10, 2)),
+    ],
+    ids=["float", "text", "decimal"],
+)
+def test_a_fraction_is_refused_by_an_integer_column(items: Sql, values: Any) -> None:
+    """A statement rounds, as PostgreSQL does; rows that come as data are stored as they are."""
+    outcome = load(items, id=[1, 2, 3, 4], n=values)
+    assert failed(outcome) == [(1, "invalid_value"), (3, "invalid_value")]
+    assert "is no INTEGER: it has a fraction" in outcome.failed[0].detail
+    assert items.rows("SELECT id, n FROM items ORDER BY id") == [(1, 1), (3, 3)]
+
+
+def test_whole_numbers_of_any_size_stay_whole(items: Sql) -> None:
+    assert load(items, id=[2.0**53, None]).inserted == 1
+    assert load(items, id=["9007199254740993", "1e3"]).inserted == 2
+    assert items.rows("SELECT id FROM items ORDER BY id") == [
+        (1000,), (2**53,), (2**53 + 1,),
+    ]  # fmt: skip

@@ -126,10 +126,11 @@ def test_rows_that_do_not_fit_are_told_and_the_others_stored(running: Served) ->
         b'{"id": null}',
         b'{"id": 6, "vec": "AACAPwAAgD8AAIA/AACAPw=="}',
         b'{"id": 7, "vec": "[1,2,3,4]", "title": 5}',
+        b'{"id": 310.5}',
     ]
     body = b"\n".join(lines)
     answer = running.client.post("/v1/tables/docs/rows", content=body, headers=NDJSON).json()
-    assert [failed["row"] for failed in answer["failed"]] == [1, 2, 3, 4]
+    assert [failed["row"] for failed in answer["failed"]] == [1, 2, 3, 4, 7]
     assert all(failed["detail"] for failed in answer["failed"])
     assert answer["inserted"] == 3
     found = ok(running, "SELECT id, title, vec FROM docs ORDER BY id")["rows"]
