@@ -37,11 +37,15 @@ ID, VECTOR = "id", "vec"
 
 @dataclass(frozen=True)
 class DataFile:
-    """An opened file. rows: how many it has, None where only reading it through would tell."""
+    """An opened file. rows: how many it has, None where only reading it through would tell.
+
+    typed: it says which of its numbers are integers; JSON and CSV don't.
+    """
 
     path: Path
     rows: int | None
     tables: Callable[[], Iterator[pa.Table]]
+    typed: bool = True
 
     def from_row(self, first: int) -> Iterator[pa.Table]:
         """Its rows from number `first` on."""
@@ -89,8 +93,10 @@ def _guarded(path: Path, tables: Callable[[], Iterator[pa.Table]]) -> Iterator[p
         yield from tables()
 
 
-def _data_file(path: Path, rows: int | None, tables: Callable[[], Iterator[pa.Table]]) -> DataFile:
-    return DataFile(path, rows, lambda: _guarded(path, tables))
+def _data_file(
+    path: Path, rows: int | None, tables: Callable[[], Iterator[pa.Table]], *, typed: bool = True
+) -> DataFile:
+    return DataFile(path, rows, lambda: _guarded(path, tables), typed)
 
 
 def _parquet(path: Path, _: str | None) -> DataFile:
@@ -139,7 +145,7 @@ def _csv(delimiter: str) -> Opener:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
 
-        return _data_file(path, None, tables)
+        return _data_file(path, None, tables, typed=False)
 
     return opener
 
@@ -153,7 +159,7 @@ def _jsonl(path: Path, _: str | None) -> DataFile:
                 yield from_rows(group, first)
                 first += len(group)
 
-    return _data_file(path, None, tables)
+    return _data_file(path, None, tables, typed=False)
 
 
 def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -200,11 +206,16 @@ def _hdf5(path: Path, dataset: str | None) -> DataFile:
     try:
         h5py = importlib.import_module("h5py")  # optional: most people never need it
     except ModuleNotFoundError as error:
-        raise UsageError(f"{path} is HDF5, which needs h5py: pip install h5py.") from error
+        raise UsageError(
+            f"{path} is HDF5, which needs the package h5py: pip install 'nearql[hdf5]'."
+        ) from error
     file = h5py.File(path, "r")
     name = dataset or "train"
     if name not in file:
         raise UsageError(f"{path} has no dataset {name!r}, but {', '.join(file)}; give --dataset.")
+    if not isinstance(file[name], h5py.Dataset):
+        held = ", ".join(f"{name}/{each}" for each in file[name])
+        raise UsageError(f"{name!r} in {path} is a group ({held}); give --dataset.")
     return _vectors(path, file[name])
 
 

@@ -24,8 +24,12 @@ _TYPES = {
 }  # fmt: skip
 
 
-def create_table(name: str, sample: pa.Table, key: str | None) -> str:
+def create_table(name: str, sample: pa.Table, key: str | None, *, typed: bool = True) -> str:
     """CREATE TABLE IF NOT EXISTS for data like `sample`; `key` is its primary key, None for none.
+
+    Args:
+        typed: the data says what are integers. JSON doesn't: its [1, 0] may be a vector, and is
+            taken for one where all rows have as many numbers, two or more.
 
     Raises:
         UsageError: no such key column, or a type that no column can have.
@@ -33,7 +37,7 @@ def create_table(name: str, sample: pa.Table, key: str | None) -> str:
     if key is not None and key not in sample.column_names:
         raise UsageError(f"--key {key}: the columns are {', '.join(sample.column_names)}.")
     columns = [
-        f"{quoted(field.name)} {sql_type(field.name, sample[field.name])}"
+        f"{quoted(field.name)} {sql_type(field.name, sample[field.name], typed=typed)}"
         + (" PRIMARY KEY" if field.name == key else "")
         for field in sample.schema
     ]
@@ -45,8 +49,8 @@ def quoted(name: str) -> str:
     return name if _SIMPLE.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
-def sql_type(name: str, values: pa.ChunkedArray) -> str:
-    """The type of a column that holds these values."""
+def sql_type(name: str, values: pa.ChunkedArray, *, typed: bool = True) -> str:
+    """The type of a column that holds these values; `typed` as in `create_table`."""
     import pyarrow as pa
 
     kind: Any = values.type
@@ -61,7 +65,7 @@ def sql_type(name: str, values: pa.ChunkedArray) -> str:
     if pa.types.is_fixed_size_list(kind) and _is_numeric(kind.value_type):
         return _vector(kind.value_type, kind.list_size)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_list_view(kind):
-        return _list(name, kind, values)
+        return _list(name, kind, values, typed)
     if _TYPES.get(str(kind)) == "TEXT":
         return _text(values)
     if str(kind) not in _TYPES:
@@ -82,14 +86,15 @@ def _vector(element: Any, dimensions: int) -> str:
     return f"{'HALFVEC' if str(element) == 'halffloat' else 'VECTOR'}({dimensions})"
 
 
-def _list(name: str, kind: Any, values: pa.ChunkedArray) -> str:
-    """Floating lists of one length are vectors; others stay lists."""
+def _list(name: str, kind: Any, values: pa.ChunkedArray, typed: bool) -> str:
+    """Floating lists of one length are vectors, and of untyped data whole numbers too."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_floating(kind.value_type):
+    shortest = 1 if pa.types.is_floating(kind.value_type) else 2
+    if shortest == 1 or (not typed and pa.types.is_integer(kind.value_type)):
         lengths = pc.unique(pc.list_value_length(values.slice(0, SAMPLE_ROWS)).drop_null())
-        if len(lengths) == 1 and lengths[0].as_py() > 0:
+        if len(lengths) == 1 and lengths[0].as_py() >= shortest:
             return _vector(kind.value_type, lengths[0].as_py())
     return sql_type(name, pa.chunked_array([], kind.value_type)) + "[]"
 

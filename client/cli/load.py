@@ -85,7 +85,7 @@ def _work(arguments: argparse.Namespace) -> int:
             print(f"{arguments.file} has no rows; nothing was loaded.", file=sys.stderr)
             return cli.DONE
         if arguments.create:
-            _create(db, arguments, sample)
+            _create(db, arguments, sample, data.typed)
         kept = state_file(db, arguments)
         state = _resume(db, kept, arguments, data) or State(
             str(uuid.uuid4()), _batch_rows(sample, arguments.batch_bytes)
@@ -96,12 +96,12 @@ def _work(arguments: argparse.Namespace) -> int:
     return cli.FAILED if state.failed else cli.DONE
 
 
-def _create(db: Connection, arguments: argparse.Namespace, sample: pa.Table) -> None:
+def _create(db: Connection, arguments: argparse.Namespace, sample: pa.Table, typed: bool) -> None:
     if arguments.key and arguments.no_key:
         raise UsageError("Give --key or --no-key, not both.")
     default = "id" if "id" in sample.column_names else None
     key = None if arguments.no_key else arguments.key or default
-    statement = create_table(arguments.table, sample, key)
+    statement = create_table(arguments.table, sample, key, typed=typed)
     print(statement, file=sys.stderr)
     db.sql(statement)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,7 +81,7 @@ def test_the_same_again_is_refused_row_by_row_and_upsert_is_not(table: str, load
     assert (done.returncode, counts["updated"], counts["failed"]) == (0, 5000, 0)
 
 
-@pytest.mark.parametrize("suffix", ["npy", "csv", "jsonl"])
+@pytest.mark.parametrize("suffix", ["npy", "csv", "jsonl", "hdf5"])
 def test_other_formats(
     server: ServerProcess, table: str, load: Load, suffix: str, tmp_path: Path
 ) -> None:
@@ -88,6 +89,9 @@ def test_other_formats(
     vectors = np.arange(12, dtype="f4").reshape(4, 3)
     if suffix == "npy":
         np.save(path, vectors)
+    elif suffix == "hdf5":
+        with h5py.File(path, "w") as file:
+            file["train"] = vectors
     elif suffix == "csv":
         lines = [f'{i},"[{a:g},{b:g},{c:g}]"' for i, (a, b, c) in enumerate(vectors)]
         path.write_text("\n".join(["id,vec", *lines, ""]))
@@ -99,6 +103,29 @@ def test_other_formats(
     assert "vec VECTOR(3)" in done.stderr
     found = server.rows("SELECT id, vec FROM docs ORDER BY id")
     assert found == [[i, v.tolist()] for i, v in enumerate(vectors)]
+
+
+def test_json_vectors_of_whole_numbers(
+    server: ServerProcess, table: str, load: Load, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"id": 1, "vec": [1, 0]}\n{"id": 2, "vec": [0, 1]}\n')
+    done = load(table, path, "--create")
+    assert "vec VECTOR(2)" in done.stderr
+    found = server.rows("SELECT id FROM docs ORDER BY vec <-> '[0,1]' LIMIT 1")
+    assert found == [[2]]
+
+
+def test_a_fraction_for_an_integer_column_is_told(
+    server: ServerProcess, table: str, load: Load, tmp_path: Path
+) -> None:
+    server.sql("CREATE TABLE docs (id BIGINT PRIMARY KEY)")
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"id": 1}\n{"id": 310.5}\n')
+    done = load(table, path)
+    assert done.returncode == 1
+    assert "row 1: Column 'id': 310.5 is no BIGINT: it has a fraction." in done.stderr
+    assert server.rows("SELECT id FROM docs") == [[1]]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import importlib
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +53,19 @@ def write(path: Path) -> Path:
         out = np.zeros(ROWS, row)
         out["length"], out["vector"] = 4, VECTORS
         out.tofile(path)
+    elif suffix in (".hdf5", ".h5"):
+        write_hdf5(path)
     return path
+
+
+def write_hdf5(path: Path) -> None:
+    """As the files of ann-benchmarks are: vectors to train with and to ask for, and the truth."""
+    with h5py.File(path, "w") as file:
+        file.attrs["distance"] = "euclidean"
+        file.create_dataset("train", data=VECTORS, chunks=(1000, 4))
+        file.create_dataset("test", data=VECTORS[:7])
+        file.create_dataset("neighbors", data=np.zeros((7, 10), "i4"))
+        file.create_group("more").create_dataset("vectors", data=VECTORS[:3])
 
 
 def values(rows: pa.Table) -> tuple[list[int], list[list[float]]]:
@@ -62,7 +75,7 @@ def values(rows: pa.Table) -> tuple[list[int], list[list[float]]]:
     return rows["id"].to_pylist(), vectors
 
 
-FORMATS = sorted(set(OPENERS) - {"hdf5", "h5", "bvecs"})
+FORMATS = sorted(set(OPENERS) - {"bvecs"})
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -108,7 +121,7 @@ def test_a_format_can_be_named(tmp_path: Path) -> None:
     assert open_file(path, "npy").rows == ROWS
 
 
-@pytest.mark.parametrize("suffix", sorted(set(OPENERS) - {"hdf5", "h5", "csv", "tsv"}))
+@pytest.mark.parametrize("suffix", sorted(set(OPENERS) - {"csv", "tsv"}))
 def test_nonsense_is_named_with_its_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"bad.{suffix}"
     path.write_bytes(b"\xff\x00 nonsense \xfe" * 50)
@@ -157,6 +170,24 @@ def test_a_missing_file(tmp_path: Path) -> None:
         open_file(tmp_path / "gone.parquet")
 
 
+def test_another_dataset_of_an_hdf5_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.hdf5")
+    assert open_file(path, dataset="test").rows == 7
+    assert open_file(path, dataset="more/vectors").rows == 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ("tset", r"no dataset 'tset', but more, neighbors, test, train; give --dataset"),
+        ("more", r"'more' in .* is a group \(more/vectors\)"),
+    ],
+)
+def test_a_wrong_dataset_is_named(dataset: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        open_file(write(tmp_path / "v.hdf5"), dataset=dataset)
+
+
 def test_hdf5_without_h5py_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,5 +196,5 @@ def test_hdf5_without_h5py_says_what_to_install(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     (tmp_path / "v.h5").write_bytes(b"x")
-    with pytest.raises(UsageError, match="pip install h5py"):
+    with pytest.raises(UsageError, match=r"pip install 'nearql\[hdf5\]'"):
         open_file(tmp_path / "v.h5")

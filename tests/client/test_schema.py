@@ -46,6 +46,20 @@ def test_types(values: Any, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([[1, 0], [0, 1], None]), "VECTOR(2)"),
+        (pa.array([[1, 0], [0, 1, 2]]), "BIGINT[]"),
+        (pa.array([[1], [2]]), "BIGINT[]"),
+        (pa.array([["a", "b"]]), "TEXT[]"),
+        (pa.array([1]), "BIGINT"),
+    ],
+)
+def test_whole_numbers_in_untyped_data_may_be_vectors(values: Any, expected: str) -> None:
+    assert sql_type("c", pa.chunked_array([values]), typed=False) == expected
+
+
+@pytest.mark.parametrize(
     "values",
     [pa.array([{"a": 1}]), pa.array([[[(1, 2)]]], pa.list_(pa.map_(pa.int8(), pa.int8())))],
 )
