@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from nearql.engine.batching import Batcher
+from nearql.engine.index.builder import Builder
 from nearql.engine.segment.cache import ColumnCache
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class EngineContext:
     def column_cache(self) -> ColumnCache:
         """Columns of segments with dead rows, filtered once and kept while they fit."""
         return ColumnCache(self.settings.column_cache_bytes)
+
+    @cached_property
+    def index_builder(self) -> Builder:
+        """What builds indexes, one segment after the other."""
+        return Builder()
 
     @cached_property
     def background(self) -> ThreadPoolExecutor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import cpu_count
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from nearql.engine import strategy
 from nearql.engine.backends.base import LENGTH_MAX, LENGTH_MIN, Backend, Block, Candidates
-from nearql.engine.codes import Codes, Coder, Rows, Tile
+from nearql.engine.codes import Coder, Codes, Rows, Tile
 from nearql.engine.distance import (
     Vectors,
     candidate_distances,
@@ -35,6 +35,7 @@ from nearql.engine.distance import (
     row_norms,
     score_limit,
 )
+from nearql.engine.index.base import VectorIndex
 from nearql.engine.ranking import KeysOf, Ranking
 from nearql.engine.settings import EngineSettings
 from nearql.engine.team import Team
@@ -55,6 +56,7 @@ class VectorSlice:
     valid: bool, shape (n,): live and not NULL; None = all.
     norms: float32, shape (n,), by `row_norms`; None = computed when first needed.
     codes: of these rows; None = none are made.
+    rests: by index over these rows, which it leaves to be read.
     """
 
     vectors: Vectors
@@ -62,6 +64,7 @@ class VectorSlice:
     valid: NDArray[np.bool_] | None = None
     norms: NDArray[np.float32] | None = None
     codes: Codes | None = None
+    rests: dict[VectorIndex, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def lengths(self) -> NDArray[np.float32]:

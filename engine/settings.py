@@ -28,4 +28,5 @@ class EngineSettings:
     write_queue_bytes: int = 64 * MIB  # per table; 429 beyond
     write_queue_batches: int = 256
     scan_codes_bytes: int = GIB  # 8-bit codes beside raw vectors; 0 = none
+    index_min_rows: int = 5_000  # a segment of fewer rows is read, whatever is declared
     column_cache_bytes: int = 256 * MIB  # filtered columns of segments with dead rows

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from nearql.engine.context import EngineContext
 from nearql.engine.deadline import Deadline
 from nearql.engine.defaults import literal_default
 from nearql.engine.errors import Conflict, InternalError, InvalidValue, Unavailable
+from nearql.engine.index.catalog import IndexProgress, TableIndexes
 from nearql.engine.keys import Key, keys_of
 from nearql.engine.maintenance import RETRY_BYTES, Maintenance
 from nearql.engine.request_id import NO_REQUEST
-from nearql.engine.schema import Column, TableDef, TableSchema
+from nearql.engine.schema import Column, IndexDef, TableDef, TableSchema
 from nearql.engine.segment.damage import Damage
 from nearql.engine.segment.rows import Rows
 from nearql.engine.shard.plan import duplicate_key
@@ -58,6 +60,9 @@ class Table:
         self._context = context
         self._admission = Admission(definition.name, context.settings)
         self._maintenance = Maintenance(definition.name, self._shards, context)
+        self._indexes = TableIndexes(definition.name, self._shards, context)
+        for shard in self._shards:
+            shard.watcher = self._indexes
         self._view: TableView | None = None  # the last one given out; kept for its directories
         self._closed = False
 
@@ -95,6 +100,8 @@ class Table:
             raise
         table = cls(definition, shards, context)
         table.apply_schema(definition)  # metadata may have been ahead of the shards at a crash
+        table._indexes.declare(definition.schema, definition.indexes)
+        table._indexes.open()
         table._maintenance.after_write(shards)  # goes on with what the end interrupted
         return table
 
@@ -105,6 +112,7 @@ class Table:
         self._closed = True
         self._view = None
         self._maintenance.close()
+        self._indexes.close()
         for shard in self._shards:
             shard.close(checkpoint_bytes=_CLOSE_CHECKPOINT_BYTES)
 
@@ -122,7 +130,7 @@ class Table:
         shards = tuple(shard.read_view() for shard in self._shards)
         view = self._view
         if view is None or not view.shows(schema, shards):
-            view = self._view = TableView(schema, shards, self._context)
+            view = self._view = TableView(schema, shards, self._context, self._indexes)
         return view
 
     def stats(self) -> TableStats:
@@ -235,6 +243,27 @@ class Table:
             log_all(writes)
             self._finished(writes, deadline)
             self._definition = definition
+
+    # ---- Indexes ---------------------------------------------------------------------------
+
+    def declare_indexes(self, indexes: Sequence[IndexDef]) -> None:
+        """The table's indexes from now on. What is missing is built in the background, from the
+        rows that are there; the builds of others end.
+        """
+        self._check_open()
+        self._definition = replace(self._definition, indexes=tuple(indexes))
+        self._indexes.declare(self._definition.schema, indexes)
+        self._indexes.refresh(seal=True)
+
+    def rebuild_indexes(self, uuids: Sequence[str]) -> None:
+        """Build these anew in the background; until then the old ones answer."""
+        self._check_open()
+        self._indexes.rebuild(uuids)
+
+    def index_progress(self) -> Mapping[str, IndexProgress]:
+        """How far each index is, by uuid."""
+        self._check_open()
+        return self._indexes.progress()
 
     def _check_schema_is(self, schema: TableSchema) -> None:
         if self._definition.schema != schema:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from nearql.engine.context import EngineContext
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
+from nearql.engine.index.catalog import TableIndexes
+from nearql.engine.index.search import search_indexed
 from nearql.engine.schema import Column, TableSchema
 from nearql.engine.search import VectorSlice
 from nearql.engine.segment.damage import check_keys
@@ -66,11 +68,16 @@ class TableView:
     """Implements `query.ports.TableView`. Immutable; holds its memory for as long as it is held."""
 
     def __init__(
-        self, schema: TableSchema, shards: tuple[ShardView, ...], context: EngineContext
+        self,
+        schema: TableSchema,
+        shards: tuple[ShardView, ...],
+        context: EngineContext,
+        indexes: TableIndexes,
     ) -> None:
         self._schema = schema
         self._shards = shards
         self._context = context
+        self._indexes = indexes
 
     def shows(self, schema: TableSchema, shards: tuple[ShardView, ...]) -> bool:
         """Whether this is the view of just these."""
@@ -168,9 +175,10 @@ class TableView:
     def _search(self, request: SearchRequest) -> SearchHits:
         column = self._schema.column(request.column)
         parts = self._searched(column)
-        return self._context.searcher.search(
-            [_slice(part, column.number) for part in parts], request,
-            masks=self._masks(parts, request.rows), keys_of=self._keys_of,
+        return search_indexed(
+            self._context.searcher, [_slice(part, column.number) for part in parts],
+            self._indexes.over([part.segment.data for part in parts], column.number, request),
+            request, masks=self._masks(parts, request.rows), keys_of=self._keys_of,
         )  # fmt: skip
 
     def search_range(

@@ -117,7 +117,7 @@ class IndexKind:
     load: the index again, reading the parts where they lie (they stay mapped for as long as it
         lives), over the same source.
     metrics: what it can be built for.
-    least_rows: fewer than this many are not worth an index of this kind: they are read instead.
+    least_rows: it cannot be built over fewer.
     """
 
     name: str

@@ -125,5 +125,5 @@ KIND = IndexKind(
     dump=dump,
     load=load,
     metrics=frozenset({Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE, Metric.L1}),
-    least_rows=1_000,
+    least_rows=64,
 )

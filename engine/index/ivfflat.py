@@ -46,4 +46,4 @@ def _slack(k: int) -> int:
     return k + 6 + k // 8  # lists compare in float32, what decides is float64
 
 
-KIND = IndexKind("ivfflat", build, dump, load, ivf.METRICS, least_rows=1_000)
+KIND = IndexKind("ivfflat", build, dump, load, ivf.METRICS, least_rows=64)

@@ -64,4 +64,4 @@ def _slack(k: int) -> int:
     return max(100, 10 * k) if k <= 100 else 4 * k + 600
 
 
-KIND = IndexKind("ivfpq", build, dump, load, ivf.METRICS, least_rows=5_000)
+KIND = IndexKind("ivfpq", build, dump, load, ivf.METRICS, least_rows=64)

@@ -90,4 +90,4 @@ def _slack(k: int) -> int:
     return max(60, 6 * k) if k <= 100 else 3 * k + 300
 
 
-KIND = IndexKind("ivfrabitq", build, dump, load, ivf.METRICS, least_rows=5_000)
+KIND = IndexKind("ivfrabitq", build, dump, load, ivf.METRICS, least_rows=64)

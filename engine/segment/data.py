@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nearql.engine.codes import Codes
+from nearql.engine.index.base import VectorIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,15 @@ class SegmentData:
 
     Invariant: chunks have the same columns, none is empty, and their rows add up to `rows`; each
     block in `vectors` has `rows` rows.
+
+    indexes: those built over these rows so far, by uuid of their definition.
     """
 
     base: int
     rows: int
     chunks: tuple[pa.RecordBatch, ...]
     vectors: Mapping[int, VectorBlock]
+    indexes: dict[str, VectorIndex] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def columns(self) -> Mapping[int, int]:

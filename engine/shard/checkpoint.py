@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.errors import Corruption, StorageFull
+from nearql.engine.index.files import INDEX_DIRECTORY
 from nearql.engine.segment.damage import Damage, damage_of
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.sealed import (
@@ -48,6 +49,7 @@ from nearql.engine.shard.dedup import Dedup
 from nearql.engine.shard.meta import META_FILE
 from nearql.engine.shard.records import fills_from_bytes, fills_to_bytes
 from nearql.engine.shard.state import ShardState, is_sparse, live_mask
+from nearql.engine.shard.watcher import Watcher
 from nearql.engine.storage.blobs import open_blob, write_blob
 from nearql.engine.storage.files import FileSystem
 from nearql.engine.storage.manifest import (
@@ -101,9 +103,11 @@ class Flushed:
 
     replaced: list[Replaced] = field(default_factory=list)
 
-    def into(self, state: ShardState) -> None:
+    def into(self, state: ShardState, watcher: Watcher | None) -> None:
         """Let the state use the files; the caller holds the shard's lock."""
         for one in self.replaced:
+            if watcher is not None and one.new is not None:
+                watcher.moved(one.old, one.new, one.kept)
             state.swap(one.old, one.new, one.kept)
 
 
@@ -189,7 +193,7 @@ class CheckpointStore:
     def remove_orphans(self) -> None:
         """Step 5: drop files that the manifest doesn't name, such as a crash leaves."""
         manifest = self.read_manifest()
-        keep = {MANIFEST_FILE, META_FILE, WAL_DIRECTORY}
+        keep = {MANIFEST_FILE, META_FILE, WAL_DIRECTORY, INDEX_DIRECTORY}
         keep |= set(manifest.files()) if manifest is not None else set()
         for name in self._fs.names(self._directory):
             if name not in keep:

@@ -53,6 +53,7 @@ from nearql.engine.shard.records import (
     encode,
 )
 from nearql.engine.shard.state import ShardState, ShardView, is_sparse
+from nearql.engine.shard.watcher import Watcher
 from nearql.engine.storage.wal import RecordKind, Wal
 from nearql.engine.types import SHARD_SHIFT, OnConflict
 
@@ -93,6 +94,7 @@ class Shard:
         self._in_flight: dict[bytes, Pending] = {}
         self._checkpoint_lock = threading.Lock()
         self.unflushed_bytes = 0  # logged since the last checkpoint
+        self.watcher: Watcher | None = None
         self._recover()
         self._view = self._state.view()
 
@@ -392,11 +394,17 @@ class Shard:
                 covered = self.unflushed_bytes
             flushed = self._store.write(image)
             with self._lock:
-                flushed.into(self._state)
+                flushed.into(self._state, self.watcher)
                 self._view = self._state.view()
                 self.unflushed_bytes -= covered
             self.wal.trim(image.manifest.flushed_lsn + 1)
             self._store.remove_orphans()
+        if self.watcher is not None:
+            self.watcher.refresh()
+
+    def sealed_files(self) -> list[tuple[SegmentData, str]]:
+        """Segments of the last checkpoint with the names of their files."""
+        return [(data, entry.file) for data, entry in self._store.segments()]
 
     # ---- Damage ----------------------------------------------------------------------------
 

@@ -1,0 +1,411 @@
+"""A table's indexes: what is declared, what is built, what the builder does next.
+
+A built index hangs on the data of its segment (`SegmentData.indexes`), so that a read view finds
+the one that belongs to its rows for as long as it is held, and memory goes with the last of them.
+
+    declared ----ask----> queued -> training -> building -> (file) -> ready
+                 ^                      |                        |
+                 |                      +--- DROP, TRUNCATE, close: called off, nothing is left
+                 +--- a checkpoint seals, joins or compacts segments: what is new is built
+
+Invariants: the file of an index is durable before a search uses it; a search never waits for a
+build; rows without an index are read, so that answers are complete at every moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearql.engine.context import EngineContext
+from nearql.engine.errors import Corruption, NearQLError, StorageFull
+from nearql.engine.index.base import BuildCancelled, IndexKind, Source
+from nearql.engine.index.carried import CarriedIndex, Part
+from nearql.engine.index.choice import kind_for, least_rows
+from nearql.engine.index.files import IndexFiles, file_name
+from nearql.engine.index.rows import coverable
+from nearql.engine.index.search import Indexed
+from nearql.engine.schema import IndexDef, TableSchema
+from nearql.engine.segment.data import SegmentData
+from nearql.engine.segment.view import SegmentView
+from nearql.engine.shard.state import ShardView
+from nearql.engine.types import SearchRequest
+
+logger = logging.getLogger(__name__)
+
+_DEAD_SHARE = 0.1  # above it dead rows are left out of a new index
+
+
+class IndexedShard(Protocol):
+    """A shard, as its indexes see it."""
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are."""
+
+    def read_view(self) -> ShardView:
+        """The newest read view."""
+
+    def sealed_files(self) -> list[tuple[SegmentData, str]]:
+        """Segments of the last checkpoint with the names of their files."""
+
+    def checkpoint(self) -> None:
+        """Seal the growing segment, among others."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexProgress:
+    """How far an index is. phase: queued, training, building, ready or failed.
+
+    rows_done: rows that need no more building, of rows_total live ones. rate: rows a second of the
+    build under way. detail: why it failed.
+    """
+
+    phase: str
+    rows_done: int
+    rows_total: int
+    rate: float | None
+    eta_ms: int | None
+    bytes: int
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    definition: IndexDef
+    column: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """An index that a segment lacks."""
+
+    shard: int
+    declared: _Declared
+    kind: IndexKind
+    data: SegmentData
+    file: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.declared.definition.uuid, self.file
+
+    @property
+    def name(self) -> str:
+        return file_name(*self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The build under way."""
+
+    task: _Task
+    phase: str
+    done: int
+    started_s: float
+
+
+class TableIndexes:
+    """Thread-safe. `declare` first; `close` calls off what is under way."""
+
+    def __init__(self, table: str, shards: Sequence[IndexedShard], context: EngineContext) -> None:
+        self._table = table
+        self._shards = shards
+        self._context = context
+        self._files = [IndexFiles(context.fs, shard.directory) for shard in shards]
+        self._lock = threading.Lock()
+        self._declared: tuple[_Declared, ...] = ()
+        self._failed: dict[tuple[str, str], str] = {}  # by task: why
+        self._running: _Running | None = None
+        self._seal = False  # the growing segments are to be sealed first
+        self._closed = False
+
+    # ---- Declaring -------------------------------------------------------------------------
+
+    def declare(self, schema: TableSchema, definitions: Sequence[IndexDef]) -> None:
+        """These are the table's indexes from now on; `open` or `refresh` follows."""
+        declared = tuple(_Declared(d, schema.column(d.column).number) for d in definitions)
+        kept = {one.definition.uuid for one in declared}
+        with self._lock:
+            self._declared = declared
+            self._failed = {key: why for key, why in self._failed.items() if key[0] in kept}
+        for segment in self._segments():
+            for uuid in set(segment.data.indexes) - kept:
+                segment.data.indexes.pop(uuid, None)
+
+    def open(self) -> None:
+        """Take over the files that are there. A damaged one is set aside and built again."""
+        for task in list(self._missing()):
+            self._opened(task, verify=True)
+        self.refresh()
+
+    def rebuild(self, uuids: Sequence[str]) -> None:
+        """Build these anew; meanwhile the old ones answer."""
+        with self._lock:
+            self._failed = {k: why for k, why in self._failed.items() if k[0] not in uuids}
+        for number, shard in enumerate(self._shards):
+            for data, file in shard.sealed_files():
+                for uuid in uuids:
+                    old = data.indexes.get(uuid)
+                    if old is not None and not isinstance(old, CarriedIndex):
+                        self._files[number].remove(file_name(uuid, file))
+                        data.indexes[uuid] = CarriedIndex([Part(0, data.rows, old)])
+        self.refresh(seal=True)
+
+    def refresh(self, *, seal: bool = False) -> None:
+        """Have the builder look for what is missing.
+
+        seal: rows in memory are written to files first, so that they are indexed.
+        """
+        with self._lock:
+            self._seal = self._seal or seal
+            if self._closed:
+                return
+        self._context.index_builder.ask(self)
+
+    def close(self) -> None:
+        """Call off the build under way and wait for its end; finished files stay."""
+        with self._lock:
+            self._closed = True
+        self._context.index_builder.forget(self)
+
+    # ---- Searching -------------------------------------------------------------------------
+
+    def over(
+        self, segments: Sequence[SegmentData], column: int, request: SearchRequest
+    ) -> Sequence[Indexed | None]:
+        """The index that a search may ask for each of these segments; None = there is none.
+
+        Of several, the one that was declared last.
+        """
+        usable = [
+            one.definition
+            for one in reversed(self._declared)
+            if one.column == column and one.definition.metric is request.metric
+        ]
+        return [_indexed(data, usable) for data in segments]
+
+    # ---- Moving ----------------------------------------------------------------------------
+
+    def moved(
+        self, old: Sequence[SegmentView], new: SegmentView, kept: NDArray[np.bool_] | None
+    ) -> None:
+        """A checkpoint put the rows of `old`, those of them that are `kept`, into `new`."""
+        uuids = {uuid for view in old for uuid in view.data.indexes}
+        for uuid in uuids:
+            parts, start, read = [], 0, 0
+            for view in old:
+                mine = None if kept is None else kept[read : read + view.data.rows]
+                read += view.data.rows
+                rows = view.data.rows if mine is None else int(np.count_nonzero(mine))
+                parts.append(Part(start, rows, view.data.indexes.get(uuid), mine))
+                start += rows
+            if any(part.index is not None and part.rows for part in parts):
+                new.data.indexes[uuid] = CarriedIndex([part for part in parts if part.rows])
+
+    # ---- Building --------------------------------------------------------------------------
+
+    def build_next(self) -> bool:
+        """See `Buildable`: the largest segment first."""
+        if self._closed:
+            return False
+        self._seal_growing()
+        self._sweep()
+        task = max(self._missing(), key=lambda task: task.data.rows, default=None)
+        if task is None:
+            return False
+        self._run(task)
+        return True
+
+    def step(self, phase: str, done: int) -> None:
+        """See `BuildWatch.step`."""
+        with self._lock:
+            running = self._running
+            assert running is not None
+            if self._closed or running.task.declared not in self._declared:
+                raise BuildCancelled
+            started_s = running.started_s if phase == running.phase else time.monotonic()
+            self._running = replace(running, phase=phase, done=done, started_s=started_s)
+        view = self._shards[running.task.shard].read_view()
+        if not any(segment.data is running.task.data for segment in view.segments):
+            raise BuildCancelled
+
+    @property
+    def threads(self) -> int:
+        """See `BuildWatch.threads`."""
+        return self._context.searcher.team.threads
+
+    def _run(self, task: _Task) -> None:
+        with self._lock:
+            self._running = _Running(task, "queued", 0, time.monotonic())
+        try:
+            self._build(task)
+        except BuildCancelled:
+            logger.info("building index %s was called off", task.declared.definition.name)
+        except StorageFull as error:
+            self._fail(task, error.detail)
+        except Exception as error:
+            logger.exception("building index %s failed", task.declared.definition.name)
+            self._fail(task, error.detail if isinstance(error, NearQLError) else repr(error))
+        finally:
+            with self._lock:
+                self._running = None
+
+    def _build(self, task: _Task) -> None:
+        definition = task.declared.definition
+        source = self._source(task)
+        covered = len(source.norms) if source.covered is None else np.count_nonzero(source.covered)
+        if covered < task.kind.least_rows:
+            self._fail(task, "")
+            return
+        index = task.kind.build(source, definition.metric, definition.options, self)
+        self._files[task.shard].write(task.name, task.kind, index, source)
+        del index  # the file takes its place
+        self._opened(task, verify=False)
+
+    def _source(self, task: _Task) -> Source:
+        block = task.data.vectors[task.declared.column]
+        valid = block.valid
+        view = self._view_of(task)
+        if view is not None and view.live is not None and view.dead > _DEAD_SHARE * task.data.rows:
+            valid = view.live if valid is None else valid & view.live
+        metric = task.declared.definition.metric
+        return Source(block.data, block.norms, coverable(block.norms, valid, metric))
+
+    def _view_of(self, task: _Task) -> SegmentView | None:
+        segments = self._shards[task.shard].read_view().segments
+        return next((segment for segment in segments if segment.data is task.data), None)
+
+    def _opened(self, task: _Task, *, verify: bool) -> None:
+        block = task.data.vectors[task.declared.column]
+        source = Source(block.data, block.norms)
+        files, metric = self._files[task.shard], task.declared.definition.metric
+        try:
+            index = files.open(task.name, task.kind, metric, source, verify=verify)
+        except (Corruption, RuntimeError) as error:  # FAISS: what it can't read
+            logger.warning("index file %s is set aside and built again: %s", task.name, error)
+            files.set_aside(task.name)
+            return
+        if index is not None and task.declared in self._declared:
+            task.data.indexes[task.declared.definition.uuid] = index
+
+    def _fail(self, task: _Task, why: str) -> None:
+        if why:
+            logger.warning("no index %s: %s", task.declared.definition.name, why)
+        with self._lock:
+            self._failed[task.key] = why
+
+    def _seal_growing(self) -> None:
+        with self._lock:
+            due, self._seal = self._seal, False
+            enough = [self._least(one) for one in self._declared]
+        wanted = [rows for rows in enough if rows is not None]
+        if not due or not wanted:
+            return
+        for shard in self._shards:
+            growing = [s.data.rows for s in shard.read_view().segments if not s.sealed]
+            if max(growing, default=0) >= min(wanted):
+                self._checkpoint(shard)
+
+    def _checkpoint(self, shard: IndexedShard) -> None:
+        try:
+            shard.checkpoint()
+        except StorageFull as error:
+            logger.warning("rows of table %s stay un-indexed: %s", self._table, error.detail)
+        except Exception as error:
+            self._context.on_fatal(f"the checkpoint of table {self._table} failed: {error!r}")
+            raise
+
+    def _sweep(self) -> None:
+        """Drop files of indexes and segments that are gone."""
+        uuids = [one.definition.uuid for one in self._declared]
+        for shard, files in zip(self._shards, self._files, strict=True):
+            names = [file for _, file in shard.sealed_files()]
+            files.keep_only(file_name(uuid, name) for uuid in uuids for name in names)
+
+    # ---- Looking ---------------------------------------------------------------------------
+
+    def _segments(self) -> Iterator[SegmentView]:
+        for shard in self._shards:
+            yield from shard.read_view().segments
+
+    def _least(self, declared: _Declared) -> int | None:
+        return least_rows(declared.definition, self._context.settings.index_min_rows)
+
+    def _missing(self) -> Iterator[_Task]:
+        least = self._context.settings.index_min_rows
+        for number, shard in enumerate(self._shards):
+            shown = {id(segment.data) for segment in shard.read_view().segments}
+            for data, file in shard.sealed_files():
+                for declared in self._declared:
+                    kind = kind_for(declared.definition, data.rows, least)
+                    if kind is None or id(data) not in shown or not _lacks(data, declared):
+                        continue
+                    task = _Task(number, declared, kind, data, file)
+                    if task.key not in self._failed:
+                        yield task
+
+    def progress(self) -> dict[str, IndexProgress]:
+        """By uuid."""
+        with self._lock:
+            running, sealing = self._running, self._seal
+            failed = {key[0]: why for key, why in self._failed.items() if why}
+        missing = list(self._missing())
+        total = sum(segment.data.rows - segment.dead for segment in self._segments())
+        found = {}
+        for declared in self._declared:
+            uuid = declared.definition.uuid
+            mine = running if running is not None and running.task.declared is declared else None
+            rows = sum(task.data.rows for task in missing if task.declared is declared)
+            pending = rows - (mine.done if mine is not None and mine.phase == "building" else 0)
+            if sealing and self._least(declared) is not None:
+                pending = max(pending, 1)
+            rate = _rate(mine)
+            found[uuid] = IndexProgress(
+                phase=_phase(mine, pending, failed.get(uuid)),
+                rows_done=max(0, total - pending), rows_total=total, rate=rate,
+                eta_ms=0 if not pending else int(1000 * pending / rate) if rate else None,
+                bytes=self._bytes(uuid), detail=failed.get(uuid),
+            )  # fmt: skip
+        return found
+
+    def _bytes(self, uuid: str) -> int:
+        held = [segment.data.indexes.get(uuid) for segment in self._segments()]
+        return sum(index.nbytes for index in held if index is not None)
+
+
+def _indexed(data: SegmentData, usable: Sequence[IndexDef]) -> Indexed | None:
+    for definition in usable:
+        found = data.indexes.get(definition.uuid)
+        if found is not None:
+            return Indexed(found, definition)
+    return None
+
+
+def _lacks(data: SegmentData, declared: _Declared) -> bool:
+    if declared.column not in data.vectors:
+        return False
+    found = data.indexes.get(declared.definition.uuid)
+    return found is None or isinstance(found, CarriedIndex)
+
+
+def _phase(running: _Running | None, pending: int, failed: str | None) -> str:
+    if running is not None:
+        return running.phase
+    if pending:
+        return "queued"
+    return "failed" if failed else "ready"
+
+
+def _rate(running: _Running | None) -> float | None:
+    if running is None or running.phase != "building" or not running.done:
+        return None
+    return running.done / max(1e-3, time.monotonic() - running.started_s)
