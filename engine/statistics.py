@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nearql.engine.segment.damage import Damage, damage_of
 from nearql.engine.shard.state import ShardView
 from nearql.engine.types import SHARD_SHIFT, ShardPosition
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentStats:
-    """One segment. first_row: its first row number. bytes: columns, vectors and norms."""
+    """One segment. first_row: its first row number. bytes: columns, vectors and norms.
+
+    damage: what is wrong with it, if it was set aside.
+    """
 
     shard: int
     first_row: int
@@ -19,6 +23,7 @@ class SegmentStats:
     dead: int
     sealed: bool
     bytes: int
+    damage: Damage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ def table_stats(views: Sequence[ShardView], wal_bytes: int) -> TableStats:
             dead=segment.dead,
             sealed=segment.sealed,
             bytes=segment.data.nbytes,
+            damage=damage_of(segment.data),
         )
         for view in views
         for segment in view.segments

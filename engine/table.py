@@ -375,6 +375,23 @@ class Table:
 
         paced: called with the bytes that are about to be read; may wait.
         """
+    def damages(self) -> list[Damage]:
+        """What is wrong with segments that were set aside."""
+        return [s.damage for s in self.stats().segments if s.damage is not None]
+
+    def keys_hit(self, shard: int, damage: Damage) -> list[str] | None:
+        """Keys of the live rows that bad blocks hit, as text; None where they are lost too."""
+        if damage.everything:
+            return None
+        for segment in self._shards[shard].read_view().segments:
+            if segment.data.base <= damage.first < segment.end:
+                offsets = segment.live_offsets + segment.data.base
+                hit = offsets[(offsets >= damage.first) & (offsets < damage.end)]
+                keys = segment.data.column(self._definition.schema.key_number)
+                taken = keys.take(pa.array(hit - segment.data.base))
+                return [str(key) for key in keys_of(taken)]
+        return []
+
         self._check_open()
         return [damage for shard in self._shards for damage in shard.scrub(paced)]
 

@@ -103,7 +103,7 @@ class _Changing:
     def take(self, view: TableView, rows: NDArray[np.int64]) -> pa.Table:
         """Complete rows in storage types."""
         names = [column.name for column in self.table.schema.columns]
-        return stored(view.take(names, rows), self.table.schema)
+        return stored(view.take(names, rows), self.table.schema.columns)
 
 
 class _Deleting(_Changing):
@@ -148,11 +148,14 @@ class _Updating(_Changing):
         """Replace the rows found by themselves with the assigned columns."""
         found = self.affected(view, plan)
         rows = found.column(0).to_numpy()
-        before = self.take(view, rows)
-        after = before
-        for column, array in self._values(found):
-            at = after.schema.get_field_index(column.name)
-            after = after.set_column(at, column.name, array)
+        assigned = {column.name: array for column, array in self._values(found)}
+        key = self.table.schema.key
+        kept = [c for c in self.table.schema.columns if c.name not in assigned or c is key]
+        before = stored(view.take([column.name for column in kept], rows), kept)
+        columns = {name: before.column(name) for name in before.column_names} | assigned
+        after = pa.table(
+            {column.name: columns[column.name] for column in self.table.schema.columns}
+        )
         refuse(violations(self.table, after), numbered=False)
         moved = self._moved(view, rows, before, after)
         self.returning.evaluate(after)

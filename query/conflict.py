@@ -117,11 +117,11 @@ class _Merge:
         check_schema(view, self.table)
         new, mine, theirs = self._matched(view)
         chosen, values = self._values(view, mine, theirs)
-        existing = view.take([column.name for column in self.table.schema.columns], theirs[chosen])
-        updated = stored(existing, self.table.schema)
-        for name, array in values.items():
-            at = updated.schema.get_field_index(name)
-            updated = updated.set_column(at, name, array)
+        columns, key = self.table.schema.columns, self.table.schema.key
+        kept = [column for column in columns if column.name not in values or column is key]
+        existing = stored(view.take([column.name for column in kept], theirs[chosen]), kept)
+        arrays = {name: existing.column(name) for name in existing.column_names} | values
+        updated = pa.table({column.name: arrays[column.name] for column in columns})
         self._check_keys(updated, existing)
         given = mine[chosen]
         refuse([replace(one, row=int(given[one.row])) for one in violations(self.table, updated)])
@@ -175,7 +175,9 @@ class _Merge:
         """
         names = [column.name for column in self.table.schema.columns]
         given = RowsView(self.table.schema, self.rows.take(pa.array(mine)))
-        there = RowsView(self.table.schema, stored(view.take(names, theirs), self.table.schema))
+        there = RowsView(
+            self.table.schema, stored(view.take(names, theirs), self.table.schema.columns)
+        )
         items = [exp.alias_(value.copy(), f"c{at}") for at, (_, value) in enumerate(computed)]
         tree = exp.Select(expressions=items)
         tree.set("from_", exp.From(this=table_node(self.table, self.alias)))

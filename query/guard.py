@@ -36,7 +36,7 @@ from nearql.query.statements import (
 
 SYSTEM_TABLES = (
     "tables", "columns", "indexes", "shards", "nodes", "segments", "devices", "settings",
-    "queries",
+    "queries", "damage",
 )  # fmt: skip
 RESERVED = re.compile(r"nq\d*_|__row$|__key$", re.I)
 

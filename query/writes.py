@@ -226,15 +226,15 @@ def refuse(
     raise error
 
 
-def stored(rows: pa.Table, schema: TableSchema) -> pa.Table:
+def stored(rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
     """Rows taken from a view in storage types: HALFVEC columns come out as float32."""
     arrays = []
-    for column in schema.columns:
+    for column in columns:
         array = rows.column(column.name)
         if array.type != column.type.storage:
             array = _as_stored(array, column)
         arrays.append(array)
-    return pa.Table.from_arrays(arrays, names=[column.name for column in schema.columns])
+    return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 
 
 def _as_stored(array: pa.ChunkedArray, column: Column) -> pa.Array:

@@ -128,6 +128,12 @@ class LimitsSection:
     )
     spool_memory: int = _key(
         256 << 20, "Memory of all bodies being received together; files beyond.", size=True
+    scrub_rate: int = _key(
+        16 << 20, "Bytes a second at which sealed files are verified again; 0 = never.", size=True
+    )
+    scrub_interval_hours: int = _key(
+        168, "Hours between two verifications of all sealed files.", low=1
+    )
     )
     expansion_ratio: int = _key(
         20, "How many times its size a compressed body may expand (413 beyond).", low=2
@@ -232,6 +238,8 @@ _LATER = {  # sections of the cluster: keys are checked and, while cluster.enabl
 }  # fmt: skip
 _NOT_YET = (
     "http.tls_cert_file",
+            scrub_rate_bytes=e.scrub_rate,
+            scrub_interval_s=e.scrub_interval_hours * 3600,
     "http.tls_key_file",
     "auth.jwt_key_file",
     "auth.bootstrap_admin_key_file",

@@ -32,3 +32,10 @@ def counts(node: Node) -> Iterator[Count]:
     yield Count("nearql_filter_cache_misses", "Filters evaluated.", filters.misses)
     yield Count("nearql_filter_cache_entries", "Filters kept.", filters.entries, total=False)
     yield Count("nearql_filter_cache_bytes", "Bytes of filters kept.", filters.bytes, total=False)
+    scrubber, damaged = node.scrubber, sum(len(table.damages()) for table in node.tables())
+    yield Count(
+        "nearql_scrubbed_bytes", "Bytes of sealed files verified again.", scrubber.read_bytes
+    )
+    yield Count("nearql_scrub_rounds", "Rounds over all sealed files.", scrubber.rounds)
+    text = "Segments that failed their checksums and are not served."
+    yield Count("nearql_damaged_segments", text, damaged, total=False)

@@ -41,7 +41,9 @@ from nearql.engine.errors import (
     Unavailable,
 )
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
+from nearql.engine.scrub import Scrubber
 from nearql.engine.search import Searcher
+from nearql.engine.segment.damage import Damage
 from nearql.engine.storage.files import DirectoryLock, LocalFileSystem, ensure_format
 from nearql.engine.table import Table
 from nearql.query import duck
@@ -96,6 +98,10 @@ class Node:
         )
         self._session = Session(self, config.session_settings())
 
+        self.scrubber = Scrubber(
+            self.tables, _report_damage,
+            rate_bytes=settings.scrub_rate_bytes, interval_s=settings.scrub_interval_s,
+        )  # fmt: skip
     @classmethod
     def open(cls, config: Config) -> Node:
         """Lock the data directory, recover metadata and every table.
@@ -118,6 +124,7 @@ class Node:
                 node._warm_up()
             except BaseException:
                 metadata.close()
+                node.scrubber.start()
                 raise
         except BaseException:
             lock.close()
@@ -329,6 +336,7 @@ class Node:
             self._context.searcher.close()
             self.metadata.close()
             self._lock.close()
+            self.scrubber.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -388,7 +396,10 @@ class Node:
                     f"The data of table {row.table.name!r} is gone: {directory} does not exist. "
                     "Restore it from a backup, or DROP the table."
                 )
-            self._tables[row.table.uuid] = Table.open(directory, row.table, self._context)
+            table = Table.open(directory, row.table, self._context)
+            for damage in table.damages():
+                _report_damage(table, damage)
+            self._tables[row.table.uuid] = table
         except Corruption as error:
             # One damaged table must not keep the others from being served; it answers this error.
             log.error("table_not_opened", table=row.table.name, reason=error.detail)
@@ -421,6 +432,13 @@ def _make_directory(directory: Path) -> None:
         raise InvalidRequest(
             f"The data directory {directory} can't be made: {error.strerror}. "
             "Choose another with --data-dir, or change the owner of its parent.",
+def _report_damage(table: Table, damage: Damage) -> None:
+    log.error(
+        "segment_set_aside", table=table.definition.name, file=damage.file, place=damage.place,
+        first_row=damage.first, last_row=damage.end - 1,
+    )  # fmt: skip
+
+
             code="data_dir_unusable",
         ) from error
 

@@ -42,6 +42,11 @@ _SEGMENTS = pa.schema(
     [("table", pa.string()), ("shard", pa.int32()), ("first_row", pa.int64()),
      ("state", pa.string()), ("rows", pa.int64()), ("dead_rows", pa.int64()), ("bytes", pa.int64())]
 )  # fmt: skip
+_DAMAGE = pa.schema(
+    [("table", pa.string()), ("shard", pa.int32()), ("file", pa.string()),
+     ("first_row", pa.int64()), ("last_row", pa.int64()), ("columns", pa.list_(pa.string())),
+     ("keys", pa.list_(pa.string())), ("detail", pa.string())]
+)  # fmt: skip
 _DEVICES = pa.schema(
     [("device", pa.string()), ("backend", pa.string()), ("status", pa.string()),
      ("detail", pa.string())]
@@ -138,7 +143,21 @@ def _segments(node: Node) -> Iterator[tuple[Any, ...]]:
             continue
         for s in node.table(row.table.uuid).stats().segments:
             state = "sealed" if s.sealed else "growing"
+            state = state if s.damage is None else "damaged"
             yield row.table.name, s.shard, s.first_row, state, s.rows, s.dead, s.bytes
+
+
+def _damage(node: Node) -> Iterator[tuple[Any, ...]]:
+    for table in node.tables():
+        names = {column.number: column.name for column in table.definition.schema.columns}
+        for s in table.stats().segments:
+            if (damage := s.damage) is None:
+                continue
+            lost = [names[n] for n in sorted(damage.columns) if n in names]
+            yield (
+                table.definition.name, s.shard, damage.file, damage.first, damage.end - 1,
+                lost or None, table.keys_hit(s.shard, damage), damage.place,
+            )  # fmt: skip
 
 
 def _devices(node: Node) -> Iterator[tuple[Any, ...]]:
@@ -172,6 +191,7 @@ TABLES: dict[str, Callable[[Node], pa.Table]] = {
     "shards": _maker(_SHARDS, _shards),
     "nodes": _maker(_NODES, _nodes),
     "segments": _maker(_SEGMENTS, _segments),
+    "damage": _maker(_DAMAGE, _damage),
     "devices": _maker(_DEVICES, _devices),
     "settings": _maker(_SETTINGS, _settings),
     "queries": lambda node: node.session().statements.table(),

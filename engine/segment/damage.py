@@ -2,9 +2,11 @@
 
 A bad block lies in some part of the file. In raw vectors, their norms or their NULL marks it costs
 that vector column for the whole segment, and the rows that it hits can be named; scalar columns and
-other vectors stay readable. Anywhere else, or where the file is cut short or gone, it costs the
-segment: then not even its keys are known, and a table that can't know which keys exist takes no
-writes.
+other vectors stay readable. When every row that is hit has died, because it was deleted or written
+anew, the next checkpoint copies the others from their good blocks, and the segment is whole again.
+
+Anywhere else, or where the file is cut short or gone, it costs the segment: then not even its keys
+are known, and a table that can't know which keys exist takes no writes.
 
     file   | head, meta | scalars | v3 ......X........ | v3.norms | table of contents |
                                          block 7, rows 2048 to 2730
@@ -24,7 +26,8 @@ from nearql.engine.errors import Corruption
 from nearql.engine.segment.data import SegmentData, VectorBlock
 
 REMEDY = (
-    "Put the file back from a backup and restart the node, or write every row of the segment anew."
+    "Put the file back from a backup and restart the node, or write these rows anew or delete them "
+    "(docs/operating, nearql.damage)."
 )
 
 
@@ -48,6 +51,11 @@ class Damage:
         """Whether not even the keys are known."""
         return not self.columns
 
+    @property
+    def rows(self) -> range:
+        """Positions of the rows that are hit."""
+        return range(self.first, self.end)
+
     def error(self) -> Corruption:
         """What is raised for every use of what is lost; a new one each time."""
         lost = "the segment" if self.everything else "its vectors"
@@ -70,6 +78,12 @@ class SetAside(SegmentData):
         if damage.everything:
             return cls(data.base, data.rows, (), _Lost({}, damage), damage=damage)
         return cls(data.base, data.rows, data.chunks, _Lost(data.vectors, damage), damage=damage)
+
+    def good_rows(self) -> SegmentData:
+        """The data as it was, of which only rows that no bad block hits may be read."""
+        vectors = self.vectors
+        assert isinstance(vectors, _Lost)
+        return SegmentData(self.base, self.rows, self.chunks, vectors.blocks)
 
     def has(self, number: int) -> bool:
         """See `SegmentData.has`."""
@@ -101,22 +115,22 @@ class _Lost(Mapping[int, VectorBlock]):
     """Vector blocks by column number, of which some raise."""
 
     def __init__(self, blocks: Mapping[int, VectorBlock], damage: Damage) -> None:
-        self._blocks = blocks
+        self.blocks = blocks
         self._damage = damage
 
     def __getitem__(self, number: int) -> VectorBlock:
         if self._damage.everything or number in self._damage.columns:
             raise self._damage.error()
-        return self._blocks[number]
+        return self.blocks[number]
 
     def __contains__(self, number: object) -> bool:
-        return number in self._blocks
+        return number in self.blocks
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._blocks)
+        return iter(self.blocks)
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self.blocks)
 
 
 def damage_of(data: SegmentData) -> Damage | None:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from nearql.engine.errors import Corruption, StorageFull
 from nearql.engine.index.files import INDEX_DIRECTORY
-from nearql.engine.segment.damage import Damage, damage_of
+from nearql.engine.segment.damage import Damage, SetAside, damage_of
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.sealed import (
     Piece,
@@ -111,6 +111,15 @@ class Flushed:
             state.swap(one.old, one.new, one.kept)
 
 
+class FoundDamage(Exception):
+    """A file that was to be copied has gone bad: it must be set aside first."""
+
+    def __init__(self, data: SegmentData, damage: Damage) -> None:
+        super().__init__(damage.place)
+        self.data = data
+        self.damage = damage
+
+
 class CheckpointStore:
     """The files of one shard's checkpoints. One checkpoint at a time: its caller sees to that."""
 
@@ -128,10 +137,11 @@ class CheckpointStore:
 
         Raises:
             StorageFull: the last checkpoint still stands, the log keeps everything.
+            FoundDamage: likewise.
         """
         try:
             return self._write(image)
-        except StorageFull:
+        except (StorageFull, FoundDamage):
             self.remove_orphans()
             raise
 
@@ -178,7 +188,9 @@ class CheckpointStore:
         """The files of the last checkpoint, with the data that is read from them."""
         return list(self._entries.values())
 
-    def inspect(self, entry: SegmentEntry, paced: Callable[[int], None]) -> Damage | None:
+    def inspect(
+        self, entry: SegmentEntry, paced: Callable[[int], None] | None = None
+    ) -> Damage | None:
         """What is wrong with a file by now; None also where it is not needed any more."""
         found = damage_of(open_checked(self._fs, self._directory / entry.file, entry, paced=paced))
         manifest = self.read_manifest()
@@ -243,6 +255,7 @@ class CheckpointStore:
         known = self._entries.get(id(group[0].data))
         if len(group) == 1 and known is not None and not is_sparse(group[0]):
             return group[0], known[1]
+        self._check_sources(group)
         kept = _kept(group)
         pieces = list(_pieces(group, kept))
         name = f"segment-{uuid.uuid4().hex}"
@@ -253,6 +266,16 @@ class CheckpointStore:
         new = SegmentView(data, live if dead else None, dead, sealed=True)
         flushed.replaced.append(Replaced(group, new, kept))
         return new, SegmentEntry(name, data.base, data.rows, info.size, info.crc)
+
+    def _check_sources(self, group: list[SegmentView]) -> None:
+        """Copying a file whose bytes went bad would give them good checksums."""
+        for view in group:
+            known = self._entries.get(id(view.data))
+            if known is None or damage_of(view.data) is not None:
+                continue
+            damage = self.inspect(known[1])
+            if damage is not None:
+                raise FoundDamage(view.data, damage)
 
     def _with_tombstones(self, view: SegmentView, entry: SegmentEntry) -> SegmentEntry:
         """The entry with a file of the view's tombstones, written if they changed."""
@@ -317,10 +340,11 @@ def _pieces(group: list[SegmentView], kept: NDArray[np.bool_] | None) -> Iterato
     for view in group:
         mine = None if kept is None else kept[start : start + view.data.rows]
         start += view.data.rows
+        data = view.data.good_rows() if isinstance(view.data, SetAside) else view.data
         if mine is None or mine.all():
-            yield Piece(view.data)
+            yield Piece(data)
         elif mine.any():
-            yield Piece(view.data, np.flatnonzero(mine))
+            yield Piece(data, np.flatnonzero(mine))
 
 
 def _joined_live(group: list[SegmentView], kept: NDArray[np.bool_] | None) -> Any:

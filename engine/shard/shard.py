@@ -42,7 +42,7 @@ from nearql.engine.keys import Key
 from nearql.engine.request_id import NO_REQUEST, asker, check_same
 from nearql.engine.segment.damage import Damage, damage_of
 from nearql.engine.segment.data import SegmentData
-from nearql.engine.shard.checkpoint import WAL_DIRECTORY, CheckpointStore, Image
+from nearql.engine.shard.checkpoint import WAL_DIRECTORY, CheckpointStore, FoundDamage, Image
 from nearql.engine.shard.dedup import Recorded
 from nearql.engine.shard.meta import ShardMeta, new_meta, read_meta, write_meta
 from nearql.engine.shard.plan import InsertPlan, plan_insert
@@ -386,25 +386,36 @@ class Shard:
             StorageFull: the last checkpoint still stands.
         """
         with self._checkpoint_lock:
-            with self._lock:
-                if self._state.lost is not None:
-                    return
-                image = Image.of(self._state, self.meta.shard_uuid)
-                self._view = self._state.view()
-                covered = self.unflushed_bytes
-            flushed = self._store.write(image)
-            with self._lock:
-                flushed.into(self._state, self.watcher)
-                self._view = self._state.view()
-                self.unflushed_bytes -= covered
-            self.wal.trim(image.manifest.flushed_lsn + 1)
-            self._store.remove_orphans()
+            while not self._checkpointed():
+                pass
         if self.watcher is not None:
             self.watcher.refresh()
 
     def sealed_files(self) -> list[tuple[SegmentData, str]]:
         """Segments of the last checkpoint with the names of their files."""
         return [(data, entry.file) for data, entry in self._store.segments()]
+
+    def _checkpointed(self) -> bool:
+        """One try; False where it found damage, which is set aside now. Needs the lock of it."""
+        with self._lock:
+            if self._state.lost is not None:
+                return True
+            image = Image.of(self._state, self.meta.shard_uuid)
+            self._view = self._state.view()
+            covered = self.unflushed_bytes
+        try:
+            flushed = self._store.write(image)
+        except FoundDamage as found:
+            logger.error("%s", found.damage.error().detail)
+            self._set_aside(found.data, found.damage)
+            return False
+        with self._lock:
+            flushed.into(self._state, self.watcher)
+            self._view = self._state.view()
+            self.unflushed_bytes -= covered
+        self.wal.trim(image.manifest.flushed_lsn + 1)
+        self._store.remove_orphans()
+        return True
 
     # ---- Damage ----------------------------------------------------------------------------
 
@@ -418,12 +429,16 @@ class Shard:
             if damage_of(data) is not None:
                 continue
             damage = self._store.inspect(entry, paced)
-            if damage is not None and self._set_aside(data, damage):
-                found.append(damage)
+            if damage is None:
+                continue
+            with self._checkpoint_lock:
+                if self._set_aside(data, damage):
+                    found.append(damage)
         return found
 
     def _set_aside(self, data: SegmentData, damage: Damage) -> bool:
-        with self._checkpoint_lock, self._lock:
+        """Whether the segment was still in use. Needs the checkpoints' lock."""
+        with self._lock:
             left = self._state.set_aside(data, damage)
             if left is None:
                 return False

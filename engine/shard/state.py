@@ -271,8 +271,12 @@ class ShardState:
 
 def is_sparse(segment: SegmentView) -> bool:
     """Whether a segment is worth writing anew without its dead rows."""
-    if damage_of(segment.data) is not None:
-        return segment.dead == segment.data.rows  # what is left of it is never copied
+    damage = damage_of(segment.data)
+    if damage is not None and (damage.everything or segment.live is None):
+        return segment.dead == segment.data.rows
+    if damage is not None:  # good rows are copied once no live one is hit
+        base = segment.data.base
+        return not live_mask(segment)[damage.first - base : damage.end - base].any()
     return segment.dead > segment.data.rows * COMPACT_ABOVE
 
 

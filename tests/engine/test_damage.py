@@ -18,7 +18,17 @@ from nearql.engine.table import Table
 from nearql.engine.types import Metric, OnConflict, SearchRequest
 from nearql.engine.view import TableView
 from support.disks import WatchedFileSystem
-from support.tables import SMALL, create, definition, delete, insert, keys, one_thread, row
+from support.tables import (
+    SMALL,
+    contents,
+    create,
+    definition,
+    delete,
+    insert,
+    keys,
+    one_thread,
+    row,
+)
 
 BLOCK = 256
 SETTINGS = replace(SMALL, seal_rows=100)
@@ -117,24 +127,43 @@ def test_a_bad_vector_block_costs_the_vectors_of_its_segment_and_names_its_rows(
     table.close()
 
 
-def test_such_a_table_takes_writes_and_heals_when_the_rows_are_written_anew(folder: Path) -> None:
+def test_such_a_table_takes_writes_and_heals_when_the_rows_hit_are_written_anew(
+    folder: Path,
+) -> None:
     flip(path := files(folder)[0], vector_place(files(folder)[0], 70))
     table = opened(folder)
+    (damage,) = damages(table)
     insert(table, [1000])
-    table.modify(lambda view: delete(view, 5))
+    table.modify(lambda view: delete(view, 5, damage.first))
     table.checkpoint()
     assert path.exists(), "what is not written anew stays where it is"
     table.close()
     table = opened(folder)
-    expected = {*range(150), 1000} - {3, 5, 120}
+    expected = {*range(150), 1000} - {3, 5, 120, damage.first}
     assert {row["id"] for row in table.read_view().scan(["id"]).to_pylist()} == expected
-    insert(table, [k for k in range(100) if k != 3], "new", on_conflict=OnConflict.REPLACE)
+    hit = [key for key in damage.rows if key in expected]
+    insert(table, hit, "new", on_conflict=OnConflict.REPLACE)
     table.checkpoint()
     assert not damages(table)
     assert not path.exists()
     assert nearest(table.read_view(), 70) == 70
+    wanted = {key: row(key, "new" if key in hit else None) for key in expected}
+    assert contents(table.read_view()) == wanted
     table.check_invariants()
     table.close()
+
+
+def test_what_went_bad_is_never_copied_into_a_file_with_good_checksums(
+    folder: Path, reopened: Table
+) -> None:
+    path = files(folder)[0]
+    flip(path, vector_place(path, 70))
+    reopened.modify(lambda view: delete(view, *range(30, 60)))  # enough to have it written anew
+    assert [damage.file for damage in damages(reopened)] == [str(path)]
+    with pytest.raises(Corruption, match=path.name):
+        nearest(reopened.read_view(), 70)
+    assert len(titles(reopened.read_view())) == 148 - 30
+    reopened.check_invariants()
 
 
 @pytest.mark.parametrize("how", ["meta", "end", "cut", "gone", "swapped", "tombstones"])
