@@ -29,6 +29,6 @@ class EngineSettings:
     write_queue_batches: int = 256
     scan_codes_bytes: int = GIB  # 8-bit codes beside raw vectors; 0 = none
     index_min_rows: int = 5_000  # a segment of fewer rows is read, whatever is declared
-    column_cache_bytes: int = 256 * MIB  # filtered columns of segments with dead rows
     scrub_rate_bytes: int = 16 * MIB  # read per second when sealed files are verified; 0 = never
     scrub_interval_s: int = 7 * 86_400  # between two rounds
+    column_cache_bytes: int = 256 * MIB  # filtered columns of segments with dead rows

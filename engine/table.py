@@ -370,11 +370,6 @@ class Table:
         for shard in self._shards:
             shard.checkpoint()
 
-    def scrub(self, paced: Callable[[int], None]) -> list[Damage]:
-        """Verify every sealed file again; what is bad now is set aside.
-
-        paced: called with the bytes that are about to be read; may wait.
-        """
     def damages(self) -> list[Damage]:
         """What is wrong with segments that were set aside."""
         return [s.damage for s in self.stats().segments if s.damage is not None]
@@ -392,6 +387,11 @@ class Table:
                 return [str(key) for key in keys_of(taken)]
         return []
 
+    def scrub(self, paced: Callable[[int], None]) -> list[Damage]:
+        """Verify every sealed file again; what is bad now is set aside.
+
+        paced: called with the bytes that are about to be read; may wait.
+        """
         self._check_open()
         return [damage for shard in self._shards for damage in shard.scrub(paced)]
 

@@ -107,6 +107,12 @@ class EngineSection:
     checkpoint_wal: int = _key(
         256 << 20, "Log behind the last checkpoint that starts a new one.", size=True
     )
+    scrub_rate: int = _key(
+        16 << 20, "Bytes a second at which sealed files are verified again; 0 = never.", size=True
+    )
+    scrub_interval_hours: int = _key(
+        168, "Hours between two verifications of all sealed files.", low=1
+    )
     wal_file: int = _key(64 << 20, "Size of a WAL file.", size=True)
     wal_retention: int = _key(
         1 << 30, "WAL kept for replicas; a node alone trims freely.", size=True
@@ -128,12 +134,6 @@ class LimitsSection:
     )
     spool_memory: int = _key(
         256 << 20, "Memory of all bodies being received together; files beyond.", size=True
-    scrub_rate: int = _key(
-        16 << 20, "Bytes a second at which sealed files are verified again; 0 = never.", size=True
-    )
-    scrub_interval_hours: int = _key(
-        168, "Hours between two verifications of all sealed files.", low=1
-    )
     )
     expansion_ratio: int = _key(
         20, "How many times its size a compressed body may expand (413 beyond).", low=2
@@ -214,6 +214,8 @@ class Config:
             seal_rows=e.seal_rows,
             seal_bytes=e.seal_bytes,
             checkpoint_wal_bytes=e.checkpoint_wal,
+            scrub_rate_bytes=e.scrub_rate,
+            scrub_interval_s=e.scrub_interval_hours * 3600,
             wal_file_bytes=e.wal_file,
             wal_retention_bytes=0,  # nobody catches up from a node alone
             disk_reserve_bytes=e.disk_reserve,
@@ -238,8 +240,6 @@ _LATER = {  # sections of the cluster: keys are checked and, while cluster.enabl
 }  # fmt: skip
 _NOT_YET = (
     "http.tls_cert_file",
-            scrub_rate_bytes=e.scrub_rate,
-            scrub_interval_s=e.scrub_interval_hours * 3600,
     "http.tls_key_file",
     "auth.jwt_key_file",
     "auth.bootstrap_admin_key_file",

@@ -97,11 +97,11 @@ class Node:
             on_fatal=_exit_at_once,
         )
         self._session = Session(self, config.session_settings())
-
         self.scrubber = Scrubber(
             self.tables, _report_damage,
             rate_bytes=settings.scrub_rate_bytes, interval_s=settings.scrub_interval_s,
         )  # fmt: skip
+
     @classmethod
     def open(cls, config: Config) -> Node:
         """Lock the data directory, recover metadata and every table.
@@ -122,9 +122,9 @@ class Node:
                 node._register()
                 node._reconcile()
                 node._warm_up()
+                node.scrubber.start()
             except BaseException:
                 metadata.close()
-                node.scrubber.start()
                 raise
         except BaseException:
             lock.close()
@@ -329,6 +329,7 @@ class Node:
             if self._closed:
                 return
             self._closed = True
+            self.scrubber.close()
             for table in self._tables.values():
                 table.close()
             self._session.close()
@@ -336,7 +337,6 @@ class Node:
             self._context.searcher.close()
             self.metadata.close()
             self._lock.close()
-            self.scrubber.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -425,13 +425,6 @@ class Node:
                 shutil.rmtree(directory)
 
 
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest(
-            f"The data directory {directory} can't be made: {error.strerror}. "
-            "Choose another with --data-dir, or change the owner of its parent.",
 def _report_damage(table: Table, damage: Damage) -> None:
     log.error(
         "segment_set_aside", table=table.definition.name, file=damage.file, place=damage.place,
@@ -439,6 +432,13 @@ def _report_damage(table: Table, damage: Damage) -> None:
     )  # fmt: skip
 
 
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(
+            f"The data directory {directory} can't be made: {error.strerror}. "
+            "Choose another with --data-dir, or change the owner of its parent.",
             code="data_dir_unusable",
         ) from error
 
