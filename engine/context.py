@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nearql.engine.batching import Batcher
 from nearql.engine.index.builder import Builder
 from nearql.engine.segment.cache import ColumnCache
+from nearql.engine.text import TextMemory
 
 if TYPE_CHECKING:
     from nearql.engine.search import Searcher
@@ -47,6 +48,11 @@ class EngineContext:
     def index_builder(self) -> Builder:
         """What builds indexes, one segment after the other."""
         return Builder()
+
+    @cached_property
+    def text_memory(self) -> TextMemory:
+        """What full-text indexes may hold."""
+        return TextMemory(self.settings.text_memory_bytes)
 
     @cached_property
     def background(self) -> ThreadPoolExecutor:

@@ -27,6 +27,8 @@ class EngineSettings:
     dedup_entries: int = 100_000  # request ids remembered per shard
     write_queue_bytes: int = 64 * MIB  # per table; 429 beyond
     write_queue_batches: int = 256
+    text_memory_bytes: int = GIB  # texts in the indexes of bm25()
+    text_words: int = 1_024  # different words that one bm25() may ask for
     scan_codes_bytes: int = GIB  # 8-bit codes beside raw vectors; 0 = none
     index_min_rows: int = 5_000  # a segment of fewer rows is read, whatever is declared
     scrub_rate_bytes: int = 16 * MIB  # read per second when sealed files are verified; 0 = never

@@ -35,6 +35,7 @@ from nearql.engine.shard.records import Counts, SchemaChange, Statement
 from nearql.engine.shard.shard import Shard
 from nearql.engine.statistics import TableStats, table_stats
 from nearql.engine.storage.wal import RecordKind
+from nearql.engine.text import TextIndexes
 from nearql.engine.types import SHARD_SHIFT, Change, OnConflict, WriteOutcome
 from nearql.engine.view import TableView
 from nearql.engine.writes import (
@@ -61,6 +62,7 @@ class Table:
         self._admission = Admission(definition.name, context.settings)
         self._maintenance = Maintenance(definition.name, self._shards, context)
         self._indexes = TableIndexes(definition.name, self._shards, context)
+        self._texts = TextIndexes(context.text_memory, context.settings.text_words)
         for shard in self._shards:
             shard.watcher = self._indexes
         self._view: TableView | None = None  # the last one given out; kept for its directories
@@ -113,6 +115,7 @@ class Table:
         self._view = None
         self._maintenance.close()
         self._indexes.close()
+        self._texts.close()
         for shard in self._shards:
             shard.close(checkpoint_bytes=_CLOSE_CHECKPOINT_BYTES)
 
@@ -130,7 +133,9 @@ class Table:
         shards = tuple(shard.read_view() for shard in self._shards)
         view = self._view
         if view is None or not view.shows(schema, shards):
-            view = self._view = TableView(schema, shards, self._context, self._indexes)
+            view = self._view = TableView(
+                schema, shards, self._context, self._indexes, self._texts
+            )
         return view
 
     def stats(self) -> TableStats:

@@ -6,7 +6,7 @@ place is found by bisection over the starts of all chunks, never in a map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -25,6 +25,7 @@ from nearql.engine.search import VectorSlice
 from nearql.engine.segment.damage import check_keys
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
+from nearql.engine.text import TextIndexes
 from nearql.engine.types import (
     ROW_COLUMN,
     SHARD_SHIFT,
@@ -73,11 +74,13 @@ class TableView:
         shards: tuple[ShardView, ...],
         context: EngineContext,
         indexes: TableIndexes,
+        texts: TextIndexes,
     ) -> None:
         self._schema = schema
         self._shards = shards
         self._context = context
         self._indexes = indexes
+        self._texts = texts
 
     def shows(self, schema: TableSchema, shards: tuple[ShardView, ...]) -> bool:
         """Whether this is the view of just these."""
@@ -194,6 +197,43 @@ class TableView:
             keys_of=self._keys_of,
         )  # fmt: skip
 
+    def text_scores(self, column: str, text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Row numbers, ascending, and BM25 scores (> 0) of live rows that have a word of `text`.
+
+        Raises:
+            NotFound, InvalidValue: no such column, or it holds no text. TooLarge: see `text`.
+        """
+        found = self._schema.column(column)
+        if found.type.name != "VARCHAR":
+            raise InvalidValue(
+                f"Column {found.name} is {found.type.display}; bm25() needs a TEXT column.",
+                column=found.name,
+            )
+        ends = [shard.segments[-1].end if shard.segments else 0 for shard in self._shards]
+        places = tuple((s.shard, s.layout, end) for s, end in zip(self._shards, ends, strict=True))
+        rows, scores = self._texts.scores(
+            found.number, places, text, partial(self._texts_in, found)
+        )
+        alive = self._alive(rows)
+        return rows[alive], scores[alive]
+
+    def _texts_in(
+        self, column: Column, seen: Mapping[int, int]
+    ) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
+        """Row numbers and texts of row versions beyond those seen, shard -> their end."""
+        for (part, chunk), start in zip(self._chunks, self._chunk_starts.tolist(), strict=True):
+            shard = self._shards[part.shard].shard
+            skipped = max(0, (shard << SHARD_SHIFT) + seen.get(shard, 0) - start)
+            if skipped >= chunk.num_rows:
+                continue
+            offsets = np.arange(skipped, chunk.num_rows)
+            data = part.segment.data
+            if data.has(column.number):
+                array = chunk.column(data.columns[column.number]).slice(skipped)
+            else:
+                array = self._filled(column, part, len(offsets))
+            yield offsets + start, array
+
     # ---- Parts -----------------------------------------------------------------------------
 
     @cached_property
@@ -306,6 +346,18 @@ class TableView:
         if rows.size and (places.min() < 0 or not self._holds(rows, places)):
             raise InternalError("A row number is not in the read view that it is used with.")
         return places
+
+    def _alive(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these row numbers, ascending, are live rows of the view."""
+        places = np.searchsorted(self._chunk_starts, rows, side="right") - 1
+        alive = places >= 0
+        alive[alive] = rows[alive] < self._chunk_ends[places[alive]]
+        for part in self._parts:
+            if part.segment.live is not None:
+                last = part.first_row + part.segment.data.rows
+                low, high = np.searchsorted(rows, [part.first_row, last])
+                alive[low:high] &= part.segment.live[rows[low:high] - part.first_row]
+        return alive
 
     def _holds(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> bool:
         return bool((rows < self._chunk_ends[places]).all())

@@ -118,6 +118,12 @@ class EngineSection:
         1 << 30, "WAL kept for replicas; a node alone trims freely.", size=True
     )
     disk_reserve: int = _key(64 << 20, "Free disk space below which writes answer 507.", size=True)
+    text_memory: int = _key(
+        1 << 30, "Bytes of text that the indexes of bm25() may hold.", size=True
+    )
+    index_min_rows: int = _key(
+        5_000, "Rows of a segment below which it is read, whatever index is declared.", low=64
+    )
     write_queue_bytes: int = _key(
         64 << 20, "Waiting writes per table before 429 is answered.", size=True
     )
@@ -153,6 +159,7 @@ class LimitsSection:
     statement_timeout_ms: int = _key(30_000, "Default time of one statement; 0 = none.", low=0)
     sql_length: int = _key(16 << 20, "Characters of SQL text in one request.", size=True)
     sql_depth: int = _key(32, "Nesting of brackets in one statement.", low=8, high=64)
+    text_words: int = _key(1_024, "Different words that one bm25() may ask for.", low=1)
     slow_statement_ms: int = _key(
         1_000, "Time from which a statement is kept in nearql.queries as slow.", low=0
     )
@@ -229,6 +236,10 @@ SECTIONS: dict[str, type[Any]] = {
     "node": NodeSection, "http": HttpSection, "auth": AuthSection, "engine": EngineSection,
     "limits": LimitsSection, "log": LogSection,
 }  # fmt: skip
+            scan_codes_bytes=e.scan_codes,
+            text_memory_bytes=e.text_memory,
+            text_words=self.limits.text_words,
+            index_min_rows=e.index_min_rows,
 _LATER = {  # sections of the cluster: keys are checked and, while cluster.enabled is false, unused
     "cluster": (
         "enabled", "write_routing", "voters", "discovery", "dns_name", "bootstrap",

@@ -1,0 +1,169 @@
+"""The guard between the network and PySyncObj: messages go in and out through it alone.
+
+The library's rules are sound where a message is what it expects; its own messages are not always.
+Each rule here is the answer to a fault that was seen (the design's audit), and has a test that
+shows the fault without it:
+
+- an acknowledgement counts only in the term it was made in (the library's carries no term);
+- a message of an older term is answered, so that a stale leader steps down at once;
+- entries that we hold already are not replaced: the library would truncate what matches, and with
+  it what was acknowledged. The answer names what really matched, never our own longer end;
+- what is committed is what a message proves: a snapshot chunk or a longer end proves nothing;
+- one vote per member and term;
+- a learner, whose disk was empty, neither votes nor stands: it may have voted before it forgot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import NoReturn, Protocol
+
+from nearql.cluster.metadata.raft.journal import RaftJournal
+from nearql.cluster.metadata.raft.messages import Message
+
+
+class Rules(Protocol):
+    """What the guard asks of the library."""
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+
+    @property
+    def committed(self) -> int:
+        """The highest index known to be committed."""
+
+    def deliver(self, sender: str, message: Message) -> None:
+        """Hand over a message that passed."""
+
+
+class Guard:
+    """Watches one member's messages. Not thread-safe: the tick's thread only."""
+
+    def __init__(
+        self,
+        voters: Collection[str],
+        journal: RaftJournal,
+        send: Callable[[str, Message], None],
+        on_fatal: Callable[[str], NoReturn],
+    ) -> None:
+        """voters: names of the other members. send: past the library, for notices."""
+        self.learning = False
+        self.counts: Counter[str] = Counter()  # what was refused or mended, by reason
+        self._voters, self._journal, self._send = frozenset(voters), journal, send
+        self._on_fatal = on_fatal
+        self._matched: int | None = None  # what the answer to the message in hand must say
+        self._votes: tuple[int, set[str]] = (-1, set())
+
+    def outgoing(self, message: Message, term: int) -> Message:
+        """The message as it leaves."""
+        if message["type"] != "next_node_idx":
+            return message
+        stamped = {**message, "term": term}
+        if self._matched is not None and message["success"]:
+            stamped["next_node_idx"] = self._matched + 1
+        return stamped
+
+    def incoming(self, rules: Rules, sender: str, message: Message) -> None:
+        """Hand a decoded message to the library, mended, or drop it."""
+        if sender not in self._voters:
+            self.counts["stranger"] += 1
+            return
+        handler = getattr(self, f"_on_{message['type']}", None)
+        if handler is None:
+            rules.deliver(sender, message)
+        else:
+            handler(rules, sender, message)
+
+    def _on_term_notice(self, rules: Rules, sender: str, message: Message) -> None:
+        if message["term"] > rules.term:
+            self.counts["stepped_down"] += 1
+            rules.deliver(sender, _hopeless_vote(message["term"]))
+
+    def _on_request_vote(self, rules: Rules, sender: str, message: Message) -> None:
+        if message["term"] < rules.term:
+            self._send(sender, {"type": "term_notice", "term": rules.term})
+        elif not self.learning:
+            rules.deliver(sender, message)
+        elif message["term"] > rules.term:
+            rules.deliver(sender, _hopeless_vote(message["term"]))
+
+    def _on_response_vote(self, rules: Rules, sender: str, message: Message) -> None:
+        if self._votes[0] != rules.term:
+            self._votes = (rules.term, set())
+        if sender in self._votes[1] or message["term"] != rules.term:
+            self.counts["repeated_vote"] += 1
+            return
+        self._votes[1].add(sender)
+        rules.deliver(sender, message)
+
+    def _on_timeout_now(self, rules: Rules, sender: str, message: Message) -> None:
+        if not self.learning:
+            rules.deliver(sender, message)
+
+    def _on_next_node_idx(self, rules: Rules, sender: str, message: Message) -> None:
+        possible = 2 <= message["next_node_idx"] <= self._journal.entries[-1].log_index + 1
+        if message["term"] != rules.term or not possible:
+            self.counts["stale_acknowledgement"] += 1
+            return
+        rules.deliver(sender, message)
+
+    def _on_append_entries(self, rules: Rules, sender: str, message: Message) -> None:
+        if message["term"] < rules.term:
+            self.counts["stale_leader"] += 1
+            self._send(sender, {"type": "term_notice", "term": rules.term})
+            return
+        if "serialized" in message:
+            mended = {**message, "commit_index": rules.committed}
+        else:
+            mended = self._without_what_we_hold(message, rules.committed)
+        try:
+            rules.deliver(sender, mended)
+        finally:
+            self._matched = None
+
+    def _without_what_we_hold(self, message: Message, committed: int) -> Message:
+        """The message from its first entry on that we lack, or have another in place of."""
+        entries, previous = message["entries"], message["prevLogIdx"]
+        end = previous + len(entries)
+        mended = {**message, "commit_index": min(message["commit_index"], max(end, committed))}
+        held = self._held(previous, message["prevLogTerm"], entries)
+        if held is None:
+            return mended  # the library asks for what comes before
+        if held:
+            self.counts["entries_held_already"] += held
+            _, previous, term = entries[held - 1]
+            entries = entries[held:]
+            mended.update(prevLogIdx=previous, prevLogTerm=term, entries=entries)
+        last = self._journal.entries[-1]
+        if entries and entries[0][1] <= min(committed, last.log_index):
+            self._on_fatal(
+                f"another leader's entry {entries[0][1]} contradicts one that is committed here "
+                f"(up to {committed}): the metadata log of this node or of another was changed "
+                "from outside. Put this node's metadata folder aside and start it again."
+            )
+        if not entries and last.log_index > previous:
+            self._matched = previous
+            mended.update(prevLogIdx=last.log_index, prevLogTerm=last.term)
+        return mended
+
+    def _held(
+        self, previous: int, term: int, entries: tuple[tuple[bytes, int, int], ...]
+    ) -> int | None:
+        """How many of the entries we have, or None where we have not even the one before them."""
+        ours = self._journal.entries
+        first = ours[0].log_index
+        if not first <= previous <= ours[-1].log_index or ours[previous - first].term != term:
+            return None
+        held = 0
+        for _, index, of_term in entries:
+            if index > ours[-1].log_index or ours[index - first].term != of_term:
+                break
+            held += 1
+        return held
+
+
+def _hopeless_vote(term: int) -> Message:
+    """Makes the library enter a term, and never vote in answer to this."""
+    return {"type": "request_vote", "term": term, "last_log_index": -1, "last_log_term": -1}
