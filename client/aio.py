@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
 from nearql.client.calls import Caller
+from nearql.client.flight import Tasks
 from nearql.client.network import Steps, adrive
 from nearql.client.stream import astream
 from nearql.client.sync import connect
@@ -29,10 +30,11 @@ def awaited(
     return method
 
 
-class _World:
+class _World(Tasks):
     """The steps of an operation, on a transport's asyncio form."""
 
     def __init__(self, transport: Transport) -> None:
+        super().__init__(transport.acall)
         self.call = transport.acall
         self.stream = functools.partial(astream, transport)
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from nearql.client.errors import RowsFailed, UsageError, from_problem
+from nearql.client.flight import IN_FLIGHT, overlapped
 from nearql.client.loader import BATCH_BYTES, InsertReport, source_of
 from nearql.client.network import Step, Steps
 from nearql.client.parameters import encode_parameters
-from nearql.client.progress import progress_bar
+from nearql.client.progress import Advance, progress_bar
 from nearql.client.result import Result
 from nearql.client.statements import nature_of, split
 from nearql.client.stream import BatchStream
@@ -170,8 +171,12 @@ def insert(
     batch_bytes: int = BATCH_BYTES,
     errors: Literal["raise", "report"] = "raise",
     write_concern: str | int | None = None,
+    in_flight: int | None = None,
 ) -> Steps[InsertReport]:
     """Store many rows, batch by batch; a batch whose answer is lost is sent again and counts once.
+
+    The next batch is made while one is under way. Rows of an upsert arrive in order, so that of two
+    with the same key the later one stays.
 
     Args:
         data: Arrow table, batches or reader; pandas or polars frame; dict of columns (a NumPy array
@@ -181,30 +186,59 @@ def insert(
         batch_bytes: bytes of Arrow data in one request.
         errors: "raise" raises RowsFailed at the end if rows were refused; "report" only lists them.
         write_concern: one, majority, all, or a number of copies.
+        in_flight: requests under way at once: 2, or 1 for an upsert. With more than 1 batches may
+            be stored out of order, and which one of two rows with the same key is refused is open.
 
     Returns:
         InsertReport: rows, inserted, updated, failed (row numbers from 0 in `data`), rows_per_s.
 
     Raises:
         RowsFailed: some rows were refused; the others are stored.
-        As `sql`; batches before the failing one are stored.
+        As `sql`; a note says how many rows are stored.
     """
     self.check_open()
     _check_choice("mode", mode, ("insert", "upsert"))
     _check_choice("errors", errors, ("raise", "report"))
-    if batch_bytes < 1:
-        raise UsageError(f"batch_bytes is {batch_bytes}; it must be at least 1.")
+    _check_count("batch_bytes", batch_bytes)
+    limit = (1 if mode == "upsert" else IN_FLIGHT) if in_flight is None else in_flight
+    _check_count("in_flight", limit)
     settings = {} if write_concern is None else {"write_concern": str(write_concern)}
-    source, report, start = source_of(data), InsertReport(), time.perf_counter()
+    source, report = source_of(data), InsertReport()
+    calls = (
+        _batch_call(self, table, batch, mode=mode, settings=settings)
+        for batch in source.batches(batch_bytes)
+    )
     with progress_bar(f"into {table}", source.rows, shown=progress) as advance:
-        for batch in source.batches(batch_bytes):
-            body = yield from send_batch(self, table, batch, mode=mode, settings=settings)
-            report.add(batch.num_rows, body)
-            report.seconds = time.perf_counter() - start
-            advance(batch.num_rows)
+        yield from _insert_all(self, calls, report, limit, advance)
     if report.failed_count and errors == "raise":
         raise RowsFailed(_describe(report, table), report)
     return report
+
+
+def _insert_all(
+    self: Caller, calls: Iterable[Call], report: InsertReport, limit: int, advance: Advance
+) -> Steps[None]:
+    """Send every batch, and count what became of it in the report."""
+    started, stored_besides = time.perf_counter(), 0
+
+    def landed(call: Call, answer: Answer) -> None:
+        status, body, _ = answer
+        _accept(self, status, body)
+        assert call.rows is not None
+        report.add(call.rows.num_rows, body)
+        report.seconds = time.perf_counter() - started
+        advance(call.rows.num_rows)
+
+    def settled(answer: Answer) -> None:
+        nonlocal stored_besides
+        stored_besides += answer[1].get("inserted", 0) + answer[1].get("updated", 0)
+
+    try:
+        yield from overlapped(calls, landed, settled, limit)
+    except Exception as error:
+        stored = report.inserted + report.updated + stored_besides
+        error.add_note(f"{stored} rows of this insert are stored.")
+        raise
 
 
 def send_batch(
@@ -217,7 +251,21 @@ def send_batch(
     request_id: str | None = None,
 ) -> Steps[dict[str, Any]]:
     """Store one batch under a request id, a new one unless it is given; answers the counts."""
-    call = Call(
+    call = _batch_call(self, table, rows, mode=mode, settings=settings, request_id=request_id)
+    _, body, _ = yield from _ask(self, call)
+    return body
+
+
+def _batch_call(
+    self: Caller,
+    table: str,
+    rows: pa.Table,
+    *,
+    mode: str,
+    settings: dict[str, Any] | None = None,
+    request_id: str | None = None,
+) -> Call:
+    return Call(
         kind="insert",
         table=table,
         rows=rows,
@@ -227,8 +275,6 @@ def send_batch(
         session=self.session,
         writes=True,
     )
-    _, body, _ = yield from _ask(self, call)
-    return body
 
 
 def tables(self: Caller) -> Steps[list[dict[str, Any]]]:
@@ -273,6 +319,11 @@ def _accept(self: Caller, status: int, body: Mapping[str, Any]) -> None:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}.")
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError(f"{name} is {value}; it must be at least 1.")
 
 
 def _describe(report: InsertReport, table: str) -> str:

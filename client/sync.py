@@ -8,6 +8,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
 from nearql.client.calls import Caller
+from nearql.client.flight import Threads
 from nearql.client.http import HttpTransport
 from nearql.client.network import Limits, Steps, drive
 from nearql.client.stream import stream
@@ -29,10 +30,11 @@ def blocking(
     return method
 
 
-class _World:
+class _World(Threads):
     """The steps of an operation, on a transport's blocking form."""
 
     def __init__(self, transport: Transport) -> None:
+        super().__init__(transport.call)
         self.call = transport.call
         self.stream = functools.partial(stream, transport)
 

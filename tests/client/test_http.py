@@ -461,7 +461,7 @@ def test_a_lost_bulk_answer_is_sent_again_under_its_id(connect: Connect) -> None
         ScriptedServer(lambda r: replies.pop(0) or stored(r)) as node,
         connect(node.url) as db,
     ):
-        report = db.insert("t", {"id": range_column(20)}, batch_bytes=80)
+        report = db.insert("t", {"id": range_column(20)}, batch_bytes=80, in_flight=1)
         ids = [r.headers["nearql-request-id"] for r in node.received]
         assert ids[0] == ids[1] != ids[2] == ids[3]
         assert report.rows == 20

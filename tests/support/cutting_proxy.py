@@ -16,6 +16,7 @@ class CuttingProxy:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._target = (parts.hostname or "", parts.port or 0)
+        self._lock = threading.Lock()  # one connection at a time counts its bytes
         self._left: int | None = None  # bytes of the answer that still pass
         self._for_good = False
         self.cuts = 0
@@ -63,24 +64,30 @@ class CuttingProxy:
             try:
                 while data := server.recv(1 << 16):
                     self.last_answer += len(data)
-                    if self._left is None:
-                        client.sendall(data)
-                    elif self._passed(client, data):
+                    if self._cut(client, data):
                         return
             except OSError:  # the client went away
                 return
 
-    def _passed(self, client: socket.socket, data: bytes) -> bool:
-        """Send what may pass; whether the connection is to be cut now."""
-        assert self._left is not None
+    def _cut(self, client: socket.socket, data: bytes) -> bool:
+        """Send what may pass; whether the connection was cut."""
+        with self._lock:
+            cut, piece = self._passing(data)
+        client.sendall(piece)
+        if cut:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            client.shutdown(socket.SHUT_RD)  # wakes the other thread, which holds the socket open
+        return cut
+
+    def _passing(self, data: bytes) -> tuple[bool, bytes]:
+        """(whether to cut now, what passes before)."""
+        if self._left is None:
+            return False, data
         piece = data[: self._left]
         self._left -= len(piece)
-        client.sendall(piece)
         if self._left > 0:
-            return False
+            return False, piece
         if not self._for_good:
             self._left = None
         self.cuts += 1
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        client.shutdown(socket.SHUT_RD)  # wakes the other thread, which holds the socket open
-        return True
+        return True, piece
