@@ -72,11 +72,29 @@ class AuthSection:
     """Who may do what."""
 
     mode: str = _key(
-        "none", "none: everybody may do everything. `required` comes with a later version."
+        "none", "none: everybody may do everything. required: every request needs a key or token."
     )
-    jwt_key_file: str = _key("", "Key set that signs tokens. Comes with a later version.")
     bootstrap_admin_key_file: str = _key(
-        "", "The first administrator's key. Comes with a later version."
+        "", "File with an administrator's key; made, with a new key, where it does not exist.",
+        path=True,
+    )  # fmt: skip
+    jwt_key_file: str = _key(
+        "", "JSON Web Key Set that signed tokens are checked against; none: none is accepted.",
+        path=True,
+    )  # fmt: skip
+    jwt_issuer: str = _key("nearql", "What `iss` of a signed token must be.")
+    jwt_audience: str = _key("nearql", "What `aud` of a signed token must be or hold.")
+    jwt_lifetime_s: int = _key(
+        900, "Longest time from `iat` to `exp` of a signed token.", low=10, high=86_400
+    )
+    jwt_leeway_s: int = _key(30, "How far clocks may differ.", low=0, high=30)
+    session_s: int = _key(43_200, "How long a session of /v1/login lasts.", low=60, high=2_592_000)
+    rotation_grace_s: int = _key(
+        86_400, "How long a key's old text stays valid after a rotation.", low=0, high=2_592_000
+    )
+    max_keys: int = _key(10_000, "Users, and keys with sessions, that there may be.", low=1)
+    audit_file: int = _key(
+        64 << 20, "Size at which a new audit.log is begun; one older is kept.", size=True
     )
 
 
@@ -100,6 +118,12 @@ class EngineSection:
     scan_codes: int = _key(
         1 << 30, "Memory for 8-bit codes that speed up exact searches; 0 = none.", size=True
     )
+    text_memory: int = _key(
+        1 << 30, "Bytes of text that the indexes of bm25() may hold.", size=True
+    )
+    index_min_rows: int = _key(
+        5_000, "Rows of a segment below which it is read, whatever index is declared.", low=64
+    )
     seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
     seal_bytes: int = _key(
         256 << 20, "Vector bytes at which a growing segment is sealed.", size=True
@@ -118,12 +142,6 @@ class EngineSection:
         1 << 30, "WAL kept for replicas; a node alone trims freely.", size=True
     )
     disk_reserve: int = _key(64 << 20, "Free disk space below which writes answer 507.", size=True)
-    text_memory: int = _key(
-        1 << 30, "Bytes of text that the indexes of bm25() may hold.", size=True
-    )
-    index_min_rows: int = _key(
-        5_000, "Rows of a segment below which it is read, whatever index is declared.", low=64
-    )
     write_queue_bytes: int = _key(
         64 << 20, "Waiting writes per table before 429 is answered.", size=True
     )
@@ -141,6 +159,7 @@ class LimitsSection:
     spool_memory: int = _key(
         256 << 20, "Memory of all bodies being received together; files beyond.", size=True
     )
+    text_words: int = _key(1_024, "Different words that one bm25() may ask for.", low=1)
     expansion_ratio: int = _key(
         20, "How many times its size a compressed body may expand (413 beyond).", low=2
     )
@@ -159,7 +178,6 @@ class LimitsSection:
     statement_timeout_ms: int = _key(30_000, "Default time of one statement; 0 = none.", low=0)
     sql_length: int = _key(16 << 20, "Characters of SQL text in one request.", size=True)
     sql_depth: int = _key(32, "Nesting of brackets in one statement.", low=8, high=64)
-    text_words: int = _key(1_024, "Different words that one bm25() may ask for.", low=1)
     slow_statement_ms: int = _key(
         1_000, "Time from which a statement is kept in nearql.queries as slow.", low=0
     )
@@ -218,6 +236,10 @@ class Config:
             backend=e.backend,
             memory_limit_bytes=resolve_memory(e.memory_limit),
             search_threads=e.search_threads,
+            scan_codes_bytes=e.scan_codes,
+            text_memory_bytes=e.text_memory,
+            text_words=self.limits.text_words,
+            index_min_rows=e.index_min_rows,
             seal_rows=e.seal_rows,
             seal_bytes=e.seal_bytes,
             checkpoint_wal_bytes=e.checkpoint_wal,
@@ -226,7 +248,6 @@ class Config:
             wal_file_bytes=e.wal_file,
             wal_retention_bytes=0,  # nobody catches up from a node alone
             disk_reserve_bytes=e.disk_reserve,
-            scan_codes_bytes=e.scan_codes,
             write_queue_bytes=e.write_queue_bytes,
             write_queue_batches=e.write_queue_batches,
         )
@@ -236,10 +257,6 @@ SECTIONS: dict[str, type[Any]] = {
     "node": NodeSection, "http": HttpSection, "auth": AuthSection, "engine": EngineSection,
     "limits": LimitsSection, "log": LogSection,
 }  # fmt: skip
-            scan_codes_bytes=e.scan_codes,
-            text_memory_bytes=e.text_memory,
-            text_words=self.limits.text_words,
-            index_min_rows=e.index_min_rows,
 _LATER = {  # sections of the cluster: keys are checked and, while cluster.enabled is false, unused
     "cluster": (
         "enabled", "write_routing", "voters", "discovery", "dns_name", "bootstrap",
@@ -249,12 +266,7 @@ _LATER = {  # sections of the cluster: keys are checked and, while cluster.enabl
     "raft": ("host", "port", "election_timeout_ms"),
     "replication": ("host", "port", "advertise", "write_concern", "write_timeout_ms"),
 }  # fmt: skip
-_NOT_YET = (
-    "http.tls_cert_file",
-    "http.tls_key_file",
-    "auth.jwt_key_file",
-    "auth.bootstrap_admin_key_file",
-)
+_NOT_YET = ("http.tls_cert_file", "http.tls_key_file")
 _CHOICES = {
     "auth.mode": ("none", "required"),
     "engine.device": ("auto", "cpu", "gpu"),
@@ -321,10 +333,16 @@ def _from_file(file: Path) -> dict[tuple[str, str], tuple[Any, str]]:
             _check_key(section, str(key), file)
             if section in _LATER or value is None:
                 continue
-            if section == "node" and key == "data_dir":
+            if _is_path(section, str(key)):
                 value = file.parent / Path(str(value))
             found[section, key] = (value, str(file))
     return found
+
+
+def _is_path(section: str, key: str) -> bool:
+    """Whether a setting names a file; in a configuration file it counts from that file's folder."""
+    setting = next(f for f in fields(SECTIONS[section]) if f.name == key)
+    return isinstance(setting.default, Path) or bool(setting.metadata.get("path"))
 
 
 def _check_section(section: str, keys: Any, file: Path) -> None:
@@ -418,21 +436,18 @@ def _checked(config: Config) -> Config:
     """Refuse what is unsafe or not offered."""
     if not 0 <= config.http.port <= 65_535:
         raise ConfigError(f"http.port = {config.http.port}: must be 0 to 65535.")
-    if config.auth.mode == "required":
-        raise ConfigError(
-            "auth.mode = required: keys and tokens are not part of this version, and requests "
-            "would go unchecked. Bind a loopback address, or put an authenticating proxy in "
-            "front and use --insecure."
-        )
     for name in _NOT_YET:
         section, _, key = name.partition(".")
         if getattr(getattr(config, section), key):
             raise ConfigError(f"{name} is set, and this version can't honour it; remove the key.")
-    if config.http.host not in LOOPBACK and not config.insecure:
+    is_open = config.auth.mode == "none" and not config.insecure
+    if config.http.host not in LOOPBACK and is_open:
         raise ConfigError(
             f"http.host = {config.http.host} is reachable from other machines and auth.mode is "
-            "none. "
-            "Bind 127.0.0.1, or accept the risk with --insecure (or NEARQL_INSECURE=1)."
+            "none: whoever connects could do everything. Set auth.mode to required and "
+            "auth.bootstrap_admin_key_file to a file for the first administrator's key "
+            "(NEARQL_AUTH_MODE=required NEARQL_AUTH_BOOTSTRAP_ADMIN_KEY_FILE=./admin.key), bind "
+            "127.0.0.1, or accept the risk with --insecure (or NEARQL_INSECURE=1)."
         )
     for key in ("memory_limit", "duckdb_memory_limit"):
         text = getattr(config.engine, key)
