@@ -241,4 +241,5 @@ def _queries(step: Relation) -> list[Query]:
 def _measured(stats: SearchStats) -> dict[str, Any]:
     found = asdict(stats)
     del found["backend"]
-    return {**found, "strategy": stats.label, "recall": "exact"}
+    shown = {**found, "strategy": stats.label}
+    return {**shown, "recall": "exact"} if stats.strategy.startswith("exact") else shown

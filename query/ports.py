@@ -143,6 +143,9 @@ class Database(Protocol):
     def drop_index(self, name: str, *, if_exists: bool) -> bool:
         """Durably drop an index by name; whether it existed."""
 
+    def rebuild_indexes(self, table: str, uuids: Sequence[str]) -> None:
+        """Build these indexes of a table anew, in the background."""
+
     def allocate(self, table_uuid: str, count: int) -> int:
         """The first of `count` fresh identity numbers of a table: gaps permitted, none twice."""
 

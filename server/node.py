@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -284,6 +284,7 @@ class Node:
             self._commit(
                 c.CreateIndex(request_id=_new_id(), table_uuid=row.table.uuid, index=index)
             )
+            self._declare_indexes(row.table.uuid)
             return True
 
     def drop_index(self, name: str, *, if_exists: bool) -> bool:
@@ -298,7 +299,20 @@ class Node:
                     f"There is no index {name!r}.", code="undefined_index", sqlstate="42704"
                 )
             self._commit(c.DropIndex(request_id=_new_id(), index_uuid=found[1]))
+            self._declare_indexes(found[0].table.uuid)
             return True
+
+    def rebuild_indexes(self, table: str, uuids: Sequence[str]) -> None:
+        """Build these indexes anew, in the background."""
+        with self._ddl:
+            self._check_open()
+            self.table(self._row(table).table.uuid).rebuild_indexes(uuids)
+
+    def _declare_indexes(self, table_uuid: str) -> None:
+        """Let a table's data know of its indexes; one that can't be opened has none to build."""
+        table = self._tables.get(table_uuid)
+        if table is not None:
+            table.declare_indexes(self.metadata.state.tables[table_uuid].table.indexes)
 
     def allocate(self, table_uuid: str, count: int) -> int:
         """The first of `count` fresh identity numbers, from a block held in memory."""
@@ -333,6 +347,7 @@ class Node:
             for table in self._tables.values():
                 table.close()
             self._session.close()
+            self._context.index_builder.close()
             self._context.background.shutdown()
             self._context.searcher.close()
             self.metadata.close()

@@ -26,7 +26,8 @@ _COLUMNS = pa.schema(
 _INDEXES = pa.schema(
     [("name", pa.string()), ("table", pa.string()), ("column", pa.string()), ("kind", pa.string()),
      ("metric", pa.string()), ("phase", pa.string()), ("rows_done", pa.int64()),
-     ("rows_total", pa.int64()), ("rate", pa.float64()), ("eta_ms", pa.int64())]
+     ("rows_total", pa.int64()), ("rate", pa.float64()), ("eta_ms", pa.int64()),
+     ("bytes", pa.int64()), ("detail", pa.string())]
 )  # fmt: skip
 _SHARDS = pa.schema(
     [("table", pa.string()), ("shard", pa.int32()), ("uuid", pa.string()), ("epoch", pa.int64()),
@@ -99,14 +100,18 @@ def _columns(node: Node) -> Iterator[tuple[Any, ...]]:
 
 
 def _indexes(node: Node) -> Iterator[tuple[Any, ...]]:
-    """Definitions are kept and every answer is exact, so there is nothing to build yet: ready."""
     for row in _ready(node):
+        if row.table.uuid in node.failed_tables():
+            continue
+        progress = node.table(row.table.uuid).index_progress()
         for index in row.table.indexes:
-            total = node.table(row.table.uuid).stats().rows
-            yield (
-                index.name, row.table.name, index.column, index.kind, str(index.metric), "ready",
-                total, total, None, 0,
-            )  # fmt: skip
+            found = progress.get(index.uuid)
+            if found is not None:  # else it was made this instant
+                yield (
+                    index.name, row.table.name, index.column, index.kind, str(index.metric),
+                    found.phase, found.rows_done, found.rows_total, found.rate, found.eta_ms,
+                    found.bytes, found.detail,
+                )  # fmt: skip
 
 
 def _shards(node: Node) -> Iterator[tuple[Any, ...]]:

@@ -37,8 +37,7 @@ class Builder:
     def ask(self, table: Buildable) -> None:
         """Have a table build what it lacks; harmless when repeated."""
         if self._inline:
-            while table.build_next():
-                pass
+            self._at_once(table)
             return
         with self._changed:
             if self._closed or table in self._queue:
@@ -50,6 +49,15 @@ class Builder:
                 )
                 self._thread.start()
             self._changed.notify_all()
+
+    def _at_once(self, table: Buildable) -> None:
+        if self._busy is None:  # else what runs asks for itself, and looks again when it ends
+            self._busy = table
+            try:
+                while table.build_next():
+                    pass
+            finally:
+                self._busy = None
 
     def forget(self, table: Buildable) -> None:
         """Take a table out of the queue and wait for its build under way, which was called off."""

@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -111,6 +111,7 @@ class _Running:
     phase: str
     done: int
     started_s: float
+    stepped_s: float
 
 
 class TableIndexes:
@@ -125,7 +126,8 @@ class TableIndexes:
         self._declared: tuple[_Declared, ...] = ()
         self._failed: dict[tuple[str, str], str] = {}  # by task: why
         self._running: _Running | None = None
-        self._seal = False  # the growing segments are to be sealed first
+        self._seals_wanted = 0  # how often growing segments were to be sealed ...
+        self._seals_done = 0  # ... and up to which of these they are
         self._closed = False
 
     # ---- Declaring -------------------------------------------------------------------------
@@ -166,7 +168,7 @@ class TableIndexes:
         seal: rows in memory are written to files first, so that they are indexed.
         """
         with self._lock:
-            self._seal = self._seal or seal
+            self._seals_wanted += seal
             if self._closed:
                 return
         self._context.index_builder.ask(self)
@@ -232,8 +234,9 @@ class TableIndexes:
             assert running is not None
             if self._closed or running.task.declared not in self._declared:
                 raise BuildCancelled
-            started_s = running.started_s if phase == running.phase else time.monotonic()
-            self._running = replace(running, phase=phase, done=done, started_s=started_s)
+            now = time.monotonic()
+            started_s = running.started_s if phase == running.phase else now
+            self._running = _Running(running.task, phase, done, started_s, now)
         view = self._shards[running.task.shard].read_view()
         if not any(segment.data is running.task.data for segment in view.segments):
             raise BuildCancelled
@@ -245,7 +248,7 @@ class TableIndexes:
 
     def _run(self, task: _Task) -> None:
         with self._lock:
-            self._running = _Running(task, "queued", 0, time.monotonic())
+            self._running = _Running(task, "queued", 0, 0.0, 0.0)
         try:
             self._build(task)
         except BuildCancelled:
@@ -304,16 +307,16 @@ class TableIndexes:
             self._failed[task.key] = why
 
     def _seal_growing(self) -> None:
-        with self._lock:
-            due, self._seal = self._seal, False
-            enough = [self._least(one) for one in self._declared]
-        wanted = [rows for rows in enough if rows is not None]
-        if not due or not wanted:
+        wanted = self._seals_wanted
+        if wanted == self._seals_done:
             return
+        enough = [rows for rows in map(self._least, self._declared) if rows is not None]
         for shard in self._shards:
             growing = [s.data.rows for s in shard.read_view().segments if not s.sealed]
-            if max(growing, default=0) >= min(wanted):
+            if enough and max(growing, default=0) >= min(enough):
                 self._checkpoint(shard)
+        with self._lock:
+            self._seals_done = wanted
 
     def _checkpoint(self, shard: IndexedShard) -> None:
         try:
@@ -356,7 +359,7 @@ class TableIndexes:
     def progress(self) -> dict[str, IndexProgress]:
         """By uuid."""
         with self._lock:
-            running, sealing = self._running, self._seal
+            running, sealing = self._running, self._seals_wanted > self._seals_done
             failed = {key[0]: why for key, why in self._failed.items() if why}
         missing = list(self._missing())
         total = sum(segment.data.rows - segment.dead for segment in self._segments())
@@ -367,7 +370,7 @@ class TableIndexes:
             rows = sum(task.data.rows for task in missing if task.declared is declared)
             pending = rows - (mine.done if mine is not None and mine.phase == "building" else 0)
             if sealing and self._least(declared) is not None:
-                pending = max(pending, 1)
+                pending = total
             rate = _rate(mine)
             found[uuid] = IndexProgress(
                 phase=_phase(mine, pending, failed.get(uuid)),
@@ -408,4 +411,4 @@ def _phase(running: _Running | None, pending: int, failed: str | None) -> str:
 def _rate(running: _Running | None) -> float | None:
     if running is None or running.phase != "building" or not running.done:
         return None
-    return running.done / max(1e-3, time.monotonic() - running.started_s)
+    return running.done / max(1e-3, running.stepped_s - running.started_s)

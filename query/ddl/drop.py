@@ -36,13 +36,16 @@ def drop_index(statement: DropIndex, database: Database) -> Result:
 
 
 def reindex(statement: Reindex, database: Database) -> Result:
-    """Accepted: searches are exact, so no index has anything to rebuild."""
+    """Have one index, or all of a table, built anew in the background."""
     catalog = database.catalog()
     if statement.is_table:
-        find_table(statement, catalog, statement.target)
-    else:
-        indexes = all_indexes(catalog)
-        if statement.target.lower() not in indexes:
-            known = [index.name for _, index in indexes.values()]
-            raise undefined_index(statement, statement.target, known)
-    return done("Every search is exact in this version, so there is nothing to rebuild.")
+        table = find_table(statement, catalog, statement.target)
+        database.rebuild_indexes(table.name, [index.uuid for index in table.indexes])
+        return done("Its indexes are built anew in the background.")
+    indexes = all_indexes(catalog)
+    if statement.target.lower() not in indexes:
+        known = [index.name for _, index in indexes.values()]
+        raise undefined_index(statement, statement.target, known)
+    table, index = indexes[statement.target.lower()]
+    database.rebuild_indexes(table.name, [index.uuid])
+    return done("It is built anew in the background; until then the old one answers.")

@@ -1,4 +1,4 @@
-"""CREATE INDEX: the definition is checked and recorded; searches stay exact in this version."""
+"""CREATE INDEX: the definition is checked and recorded; the node builds it in the background."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nearql.engine.errors import SqlError, Unsupported
+from nearql.engine.index.registry import index_kinds
 from nearql.engine.schema import Column, IndexDef, TableDef
+from nearql.engine.types import Metric
 from nearql.query.ddl.columns import invalid_option
 from nearql.query.ddl.names import (
     all_indexes,
@@ -42,12 +44,28 @@ class _Range:
         return f"{kind} from {self.low:g} to {self.high:g}"
 
 
+@dataclass(frozen=True, slots=True)
+class _OneOf:
+    values: tuple[str, ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is one of them."""
+        return value in self.values
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.values)}"
+
+
 _RECALL = _Range(0.01, 1.0, whole=False)
 _LISTS = _Range(1, 32_768)
-_HNSW = {"m": _Range(2, 100), "ef_construction": _Range(4, 1_000)}
+_HNSW: Mapping[str, _Range | _OneOf] = {
+    "m": _Range(2, 100),
+    "ef_construction": _Range(4, 1_000),
+    "storage": _OneOf(("float32", "float16", "sq8")),
+}
 _GRAPH = {"graph_degree": _Range(4, 512), "intermediate_graph_degree": _Range(4, 1_024)}
 _IVF = {"lists": _LISTS}
-OPTIONS: Mapping[str, Mapping[str, _Range]] = {
+OPTIONS: Mapping[str, Mapping[str, _Range | _OneOf]] = {
     "auto": {**_HNSW, **_IVF},
     "flat": {},
     "hnsw": _HNSW,
@@ -56,10 +74,14 @@ OPTIONS: Mapping[str, Mapping[str, _Range]] = {
     "ivfrabitq": _IVF,
     "cagra": _GRAPH,
 }
-_EXACT = (
-    "Index {name!r} is recorded; this version answers every search exactly, "
-    "with or without an index."
+_NO_L1 = ("ivfflat", "ivfpq", "ivfrabitq", "cagra")  # whose libraries have no such kernels
+_BUILT = (
+    "Index {name!r} is built in the background; nearql.indexes shows how far it is. Rows that it "
+    "doesn't hold yet are read, so answers are complete meanwhile."
 )
+_READ = "An index of kind flat holds nothing: searches read every row, exactly."
+_NO_DEVICE = "Index {name!r} is recorded: kind cagra needs a GPU, without one searches are exact."
+_NO_FAISS = "Index {name!r} is recorded: FAISS is not installed here, so searches are exact."
 
 
 def create_index(statement: CreateIndex, database: Database) -> Result:
@@ -74,6 +96,7 @@ def create_index(statement: CreateIndex, database: Database) -> Result:
     if not column.type.is_vector:
         return _scalar(statement, column)
     kind = statement.kind or "auto"
+    _check_metric(statement, kind)
     _check_options(statement, kind)
     name = statement.name or _free_name(catalog, table, column)
     if name.lower() in all_indexes(catalog):
@@ -85,7 +108,14 @@ def create_index(statement: CreateIndex, database: Database) -> Result:
     )
     database.create_index(table.name, index, if_not_exists=statement.if_not_exists)
     notices = statement.notices if statement.kind is not None else ()
-    return done(*notices, _EXACT.format(name=name))
+    return done(*notices, _told(kind).format(name=name))
+
+
+def _told(kind: str) -> str:
+    """What becomes of an index of this kind on this node."""
+    if kind in ("flat", "cagra"):
+        return _READ if kind == "flat" else _NO_DEVICE
+    return _BUILT if index_kinds() else _NO_FAISS
 
 
 def _scalar(statement: CreateIndex, column: Column) -> Result:
@@ -96,6 +126,14 @@ def _scalar(statement: CreateIndex, column: Column) -> Result:
             "columns.", position=at(statement, column.name),
         )  # fmt: skip
     return done(*statement.notices)
+
+
+def _check_metric(statement: CreateIndex, kind: str) -> None:
+    if kind in _NO_L1 and statement.metric is Metric.L1:
+        raise Unsupported(
+            f"An index of kind {kind} can't compare by L1 distance; hnsw and flat can.",
+            position=at(statement, kind),
+        )
 
 
 def _check_options(statement: CreateIndex, kind: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,9 @@ class MemoryCatalog:
     def drop_index(self, name: str, *, if_exists: bool) -> bool:
         """Accepted."""
         return True
+
+    def rebuild_indexes(self, table: str, uuids: Sequence[str]) -> None:
+        """Accepted."""
 
     def allocate(self, table_uuid: str, count: int) -> int:
         """Numbers from 1."""
