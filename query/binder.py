@@ -49,6 +49,16 @@ class PendingDistance:
 
 
 @dataclass(eq=False)
+class PendingText:
+    """A column of full-text scores of a source. `identity` tells equal ones."""
+
+    name: str
+    column: str
+    words: PendingValue
+    identity: str
+
+
+@dataclass(eq=False)
 class PendingScan:
     """See `plan.Scan`."""
 
@@ -110,6 +120,7 @@ class Source:
     wants_row: bool = False
     wants_key: bool = False
     distances: list[PendingDistance] = field(default_factory=list)
+    texts: list[PendingText] = field(default_factory=list)
     access: PendingAccess = field(default_factory=PendingScan)
 
     @property
@@ -129,7 +140,7 @@ class Source:
 
     def hidden(self) -> list[str]:
         """The names that it has beyond the table's columns."""
-        names = [distance.name for distance in self.distances]
+        names = [one.name for one in self.distances] + [one.name for one in self.texts]
         if isinstance(self.access, PendingKnnJoin):
             names += [self.access.name, self.access.left_name]
         return names + [self.row] * self.wants_row + [self.key] * self.wants_key

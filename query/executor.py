@@ -58,6 +58,7 @@ from nearql.query.ports import Database, TableView
 from nearql.query.result import Result, ResultColumn, shown_type
 from nearql.query.settings import SessionSettings, Variables
 from nearql.query.shown import show_vectors
+from nearql.query.texts import with_scores
 
 Vector = NDArray[np.float32]
 _EXTRA = 32  # rows fetched beyond k at first, where a join may drop some
@@ -277,7 +278,7 @@ class Execution:
 
     def _scanned(self, step: Relation, access: Scan) -> pa.Table:
         view = self.view(step.table)
-        columns = self._stored_columns(step)
+        columns = self._with_texts(step, self._stored_columns(step))
         rows = self.filter(step, access.filter)
         specs, absent = [], []
         for distance in step.distances:
@@ -289,11 +290,15 @@ class Execution:
         table = view.scan(columns, rows=rows, distances=specs)
         for name in absent:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.float32()))
-        return renamed(table, step)
+        return renamed(with_scores(self, step, table), step)
 
     def _stored_columns(self, step: Relation) -> list[str]:
         key = step.table.schema.key.name
         return [*step.columns, *([key] if step.key and key not in step.columns else [])]
+
+    def _with_texts(self, step: Relation, columns: list[str]) -> list[str]:
+        """What scores need, too: their texts tell NULL from what has none of the words."""
+        return list(dict.fromkeys([*columns, *(score.column for score in step.texts)]))
 
     def rows_table(
         self, step: Relation, rows: NDArray[np.int64], given: Mapping[str, NDArray[np.float32]]
@@ -301,7 +306,7 @@ class Execution:
         """The columns of these rows, in their order, and their distances; those not `given` are
         computed.
         """
-        columns = self._stored_columns(step)
+        columns = self._with_texts(step, self._stored_columns(step))
         further = [one for one in step.distances if one.name not in given]
         vectors = [one.column for one in further if one.column not in columns]
         table = self.view(step.table).take([*columns, *dict.fromkeys(vectors)], rows)
@@ -310,7 +315,7 @@ class Execution:
             arrays[name] = pa.array(values)
         for distance in further:
             arrays[distance.name] = self._computed(distance, table.column(distance.column))
-        return renamed(pa.table(arrays), step)
+        return renamed(with_scores(self, step, pa.table(arrays)), step)
 
     def _computed(self, distance: Distance, column: pa.ChunkedArray) -> pa.Array:
         query = self.vector(distance.query)
@@ -403,6 +408,7 @@ class Execution:
             if (
                 not isinstance(step, Relation)
                 or step.distances
+                or step.texts
                 or not isinstance(step.access, Scan)
             ):
                 return None
@@ -453,6 +459,25 @@ class Execution:
                 sqlstate="42804",
             )
         return float(given)
+
+    def text(self, value: Value) -> str | None:
+        """A text, None for NULL.
+
+        Raises:
+            InvalidValue: something else was given.
+        """
+        if value.parameter is not None:
+            given = self.parameters.scalars([value.parameter])[value.parameter]
+        elif value.query is not None:
+            given = self._scalar(value.query)
+        else:
+            given = value.literal
+        if given is not None and not isinstance(given, str):
+            raise InvalidValue(
+                f"{value.where} must be a text, not {given!r}.",
+                code="wrong_type", sqlstate="42804",
+            )  # fmt: skip
+        return given
 
     def count(self, limit: Value, offset: Value | None) -> int:
         """limit + offset, whole and within max_limit.
@@ -571,8 +596,8 @@ def renamed(table: pa.Table, step: Relation) -> pa.Table:
         arrays[step.row] = table.column(ROW_COLUMN)
     if step.key:
         arrays[step.key] = table.column(step.table.schema.key.name)
-    for distance in step.distances:
-        arrays[distance.name] = table.column(distance.name)
+    for name in [one.name for one in step.distances] + [one.name for one in step.texts]:
+        arrays[name] = table.column(name)
     if not arrays:
         arrays[ROW_COLUMN] = table.column(ROW_COLUMN)
     return pa.Table.from_arrays(list(arrays.values()), names=list(arrays))

@@ -209,7 +209,8 @@ def _access(step: Relation, access: Scan | Nearest | Within | KnnJoin) -> Node:
 
 def _computed(step: Relation) -> str:
     distances = [f"{d.column} {_OPERATOR[d.metric]} {_shown(d.query)}" for d in step.distances]
-    return f" computing {', '.join(distances)}" if distances else ""
+    computed = distances + [f"bm25({t.column}, {_shown(t.words)})" for t in step.texts]
+    return f" computing {', '.join(computed)}" if computed else ""
 
 
 def _count(limit: Value, offset: Value | None) -> str:
@@ -223,6 +224,8 @@ def _shown(value: Value) -> str:
         return f"({_short(value.query.text)})"
     if isinstance(value.literal, np.ndarray):
         return f"a vector of {len(value.literal)} dimensions"
+    if isinstance(value.literal, str):
+        return _short(repr(value.literal))
     return f"{value.literal:g}"
 
 
@@ -235,7 +238,8 @@ def _filter(step: Relation, query: Query, trace: Trace) -> Node:
 
 
 def _queries(step: Relation) -> list[Query]:
-    return [one.query.query for one in step.distances if one.query.query is not None]
+    values = [one.query for one in step.distances] + [one.words for one in step.texts]
+    return [value.query for value in values if value.query is not None]
 
 
 def _measured(stats: SearchStats) -> dict[str, Any]:

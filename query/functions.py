@@ -95,11 +95,13 @@ coalesce date grouping grouping_id ifnull percentile_cont percentile_disc try un
 VECTOR = _names("""
 cosine_distance inner_product l1_distance l2_distance l2_normalize subvector vector_dims vector_norm
 """)
+# Ours too; `query/rules/text_scores.py` replaces them.
+TEXT = _names("bm25 rrf")
 # In FROM.
 TABLE = _names("""
 generate_series generate_subscripts json_each json_tree range regexp_split_to_table unnest
 """)
-ALLOWED = SCALAR | AGGREGATE | WINDOW | SYNTAX | VECTOR
+ALLOWED = SCALAR | AGGREGATE | WINDOW | SYNTAX | VECTOR | TEXT
 AGGREGATES = AGGREGATE | _names("grouping grouping_id percentile_cont percentile_disc")
 
 # Functions whose result grows with a number they are given: name -> (argument, 0-based; what it

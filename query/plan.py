@@ -36,7 +36,7 @@ def sql_name(parameter: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A vector or a number that is known only when the statement runs. Exactly one source is set.
+    """A vector, a number or a text, known only when the statement runs. One source is set.
 
     where: what it is compared with, for messages. dimensions: of a vector, where the column says
         so.
@@ -44,7 +44,7 @@ class Value:
 
     where: str
     parameter: str | None = None
-    literal: NDArray[np.float32] | float | None = None
+    literal: NDArray[np.float32] | float | str | None = None
     query: Query | None = None
     dimensions: int | None = None
 
@@ -57,6 +57,15 @@ class Distance:
     column: str
     metric: Metric
     query: Value
+
+
+@dataclass(frozen=True, eq=False)
+class TextScore:
+    """How well a text column answers some words. name: the column that this becomes."""
+
+    name: str
+    column: str
+    words: Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +131,8 @@ class Relation:
     """A base table as one SELECT sees it, registered as `name`.
 
     columns: of the table, under their own names. distances: further columns, that of `access`
-        included. row, key: names under which the row number and the primary key are added, where
-        something needs them.
+        included. texts: columns of full-text scores. row, key: names under which the row number and
+        the primary key are added, where something needs them.
     """
 
     name: str
@@ -131,6 +140,7 @@ class Relation:
     columns: tuple[str, ...]
     access: Access
     distances: tuple[Distance, ...] = ()
+    texts: tuple[TextScore, ...] = ()
     row: str | None = None
     key: str | None = None
 
@@ -224,6 +234,7 @@ def queries_of(step: Relation) -> list[Query]:
     """The queries that must be answered to make a relation."""
     access = step.access
     found = [one.query.query for one in step.distances]
+    found += [one.words.query for one in step.texts]
     if isinstance(access, Nearest | KnnJoin):
         found += [access.limit.query, access.offset.query if access.offset else None]
     if isinstance(access, Within):

@@ -48,6 +48,7 @@ from nearql.query.plan import (
     Scan,
     Step,
     SystemRelation,
+    TextScore,
     Value,
     Within,
     sql_name,
@@ -352,6 +353,7 @@ class Lowering:
             columns=tuple(column.name for column in self._columns(source)),
             access=self._access(source, distances),
             distances=tuple(distances.values()),
+            texts=tuple(TextScore(t.name, t.column, self._words(t.words)) for t in source.texts),
             row=source.row if source.wants_row else None,
             key=source.key if source.wants_key else None,
         )
@@ -407,10 +409,23 @@ class Lowering:
         literal = _literal(node, pending) if is_vector else _number(node)
         if literal is not None:
             return Value(pending.where, literal=literal, dimensions=dimensions)
+        return self._asked(pending, duck_type(None) if is_vector else _duck("DOUBLE"))
+
+    def _words(self, pending: PendingValue) -> Value:
+        """A parameter or a text literal where the expression is one, else a query for one value."""
+        node = unwrapped(pending.select.expressions[0])
+        if (name := parameter_name(node)) is not None:
+            return Value(pending.where, parameter=name)
+        if isinstance(node, exp.Literal) and node.is_string:
+            return Value(pending.where, literal=node.name)
+        return self._asked(pending, _duck("VARCHAR"))
+
+    def _asked(self, pending: PendingValue, kind: exp.DataType) -> Value:
         item = pending.select.expressions[0]
-        kind = duck_type(None) if is_vector else exp.DataType.build("DOUBLE", dialect="duckdb")
         pending.select.set("expressions", [exp.Cast(this=exp.paren(item.copy()), to=kind)])
-        return Value(pending.where, query=self._query(pending.select), dimensions=dimensions)
+        return Value(
+            pending.where, query=self._query(pending.select), dimensions=pending.dimensions
+        )
 
     # ---- the hot path -----------------------------------------------------------------
 
@@ -429,6 +444,10 @@ class Lowering:
                 return None
             outputs.extend(found)
         return tuple(outputs)
+
+
+def _duck(name: str) -> exp.DataType:
+    return exp.DataType.build(name, dialect="duckdb")
 
 
 def mark_texts(tree: exp.Expr) -> None:
@@ -468,6 +487,8 @@ def _parts(source: Source) -> Iterator[exp.Expr]:
         yield source.materialized
     for distance in source.distances:
         yield distance.query.select
+    for text in source.texts:
+        yield text.words.select
     access = source.access
     if isinstance(access, PendingNearest | PendingKnnJoin):
         yield from (value.select for value in (access.limit, access.offset) if value is not None)

@@ -14,6 +14,7 @@ from nearql.query.rules.merge_subquery import merge_subquery
 from nearql.query.rules.nearest import nearest
 from nearql.query.rules.order_unpushed import order_unpushed
 from nearql.query.rules.range_search import range_search
+from nearql.query.rules.text_scores import text_scores
 from nearql.query.rules.vector_arithmetic import vector_arithmetic
 
 RULES = (
@@ -25,5 +26,6 @@ RULES = (
     order_unpushed,  # the same where it couldn't be pushed down: NULL vectors out, ties by key
     range_search,  # WHERE vec <-> :q < r
     computed_distances,  # distances to a constant anywhere else
+    text_scores,  # bm25(column, words), rrf(rank, ...)
     filtered_scan,  # compute those for the rows that WHERE leaves
 )
