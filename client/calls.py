@@ -303,6 +303,16 @@ def get(self: Caller, route: str) -> Steps[dict[str, Any]]:
     return body
 
 
+def ask(
+    self: Caller, method: str, route: str, members: dict[str, Any] | None = None
+) -> Steps[dict[str, Any]]:
+    """What a route answers to another method; never sent twice."""
+    self.check_open()
+    call = Call(kind="ask", mode=method, text=route, parameters=members, repeatable=False)
+    _, body, _ = yield from _ask(self, call)
+    return body
+
+
 def _ask(self: Caller, call: Call) -> Steps[Answer]:
     answer: Answer = yield Step("call", (call,))
     _accept(self, *answer[:2])

@@ -24,7 +24,7 @@ class Call:
     """One operation on a database.
 
     kind: `sql` (text, parameters, settings), `insert` (table, rows, mode, settings), `get` (text is
-        the route).
+        the route), `ask` (mode is the method, text the route, parameters the JSON body).
     parameters: JSON values; vectors as base64 of little-endian float32.
     repeatable: doing it twice is harmless, or `request_id` keeps it from happening twice.
     writes: belongs to the leader.

@@ -8,6 +8,7 @@ under `nearql`, the SQL types in the fields' under `nearql.type`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
@@ -50,7 +51,7 @@ class Response:
 
 def encode(call: Call) -> Request:
     """The request that does a call."""
-    return {"sql": _encode_sql, "insert": _encode_insert, "get": _encode_get}[call.kind](call)
+    return _ENCODERS[call.kind](call)
 
 
 def _encode_sql(call: Call) -> Request:
@@ -73,6 +74,20 @@ def _encode_insert(call: Call) -> Request:
 
 def _encode_get(call: Call) -> Request:
     return Request("GET", call.text, (("accept", f"{JSON}, {PROBLEM}"), *_identity(call)))
+
+
+def _encode_ask(call: Call) -> Request:
+    headers = (("content-type", JSON), ("accept", f"{JSON}, {PROBLEM}"), *_identity(call))
+    body = b"" if call.parameters is None else orjson.dumps(call.parameters)
+    return Request(call.mode, call.text, headers, body)
+
+
+_ENCODERS: dict[str, Callable[[Call], Request]] = {
+    "sql": _encode_sql,
+    "insert": _encode_insert,
+    "get": _encode_get,
+    "ask": _encode_ask,
+}
 
 
 def _identity(call: Call) -> list[tuple[str, str]]:

@@ -67,11 +67,6 @@ class TableView(Protocol):
     def row_set(self, rows: NDArray[np.int64]) -> RowSet:
         """The filter that qualifies exactly these row numbers."""
 
-    def text_scores(
-        self, column: str, text: str
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Row numbers, ascending, and BM25 scores (> 0) of live rows that have a word of `text`."""
-
     def search(self, request: SearchRequest) -> SearchHits:
         """Exact k nearest rows, ties by primary key; rows with NULL vectors never match."""
 
@@ -121,8 +116,27 @@ class CatalogView:
     tables: Mapping[str, TableDef]  # by lower-case name
 
 
+class AccessControl(Protocol):
+    """Users and their rights, as GRANT and CREATE USER change them; all of it durable."""
+
+    def create_user(self, name: str, role: str) -> None:
+        """Raises Conflict `duplicate_user`, InvalidValue."""
+
+    def drop_user(self, name: str, *, if_exists: bool) -> bool:
+        """With grants and keys; whether there was one. Raises NotFound `undefined_user`."""
+
+    def change_grants(
+        self, user: str, table: TableDef, actions: Sequence[str], *, revoke: bool
+    ) -> None:
+        """Give or take actions on a table; `user` may be a key's id and then means its user."""
+
+
 class Database(Protocol):
     """A node as SQL sees it."""
+
+    @property
+    def access(self) -> AccessControl:
+        """Who may do what."""
 
     def catalog(self) -> CatalogView:
         """The catalog now."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
@@ -49,13 +50,16 @@ from nearql.query.running import RunningStatement, Statements
 from nearql.query.settings import SessionSettings, Variables
 from nearql.query.statements import (
     AlterTable,
+    ChangeGrants,
     CreateExtension,
     CreateIndex,
     CreateTable,
+    CreateUser,
     Delete,
     Describe,
     DropIndex,
     DropTable,
+    DropUser,
     Explain,
     Insert,
     Kill,
@@ -79,6 +83,7 @@ _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered mean
 _STALE = ("schema_changed", "wrong_columns")  # what was planned for a table's schema before
 _TRIES = 10
 _Answer = TypeVar("_Answer")
+Authorise = Callable[[Statement, CatalogView], None]
 
 
 def settled(database: Database, attempt: Callable[[], _Answer]) -> _Answer:
@@ -107,6 +112,7 @@ class Session:
     def __init__(self, database: Database, settings: SessionSettings | None = None) -> None:
         self._database = database
         self._settings = settings or SessionSettings()
+        self._authorise: Authorise | None = None
         duck.configure(
             duck.DuckOptions(self._settings.duck_memory_bytes, self._settings.duck_threads)
         )
@@ -115,6 +121,17 @@ class Session:
         self._statements = Statements(
             self._settings.slow_statement_ms, self._settings.slow_statements
         )
+
+    def restricted(self, database: Database, authorise: Authorise) -> Session:
+        """A session over a part of the database, with plans of its own; the rest is shared.
+
+        authorise: raises Forbidden for a statement that may not run. It is asked once per
+        statement and version of the catalog, so its answer may depend on nothing else.
+        """
+        other = copy(self)
+        other._database, other._authorise = database, authorise
+        other._plans = PlanCache(self._settings.plan_cache_entries, self._settings.plan_cache_text)
+        return other
 
     @property
     def filters(self) -> FilterCache:
@@ -208,6 +225,7 @@ class Session:
             Parameters.of(params),
             variables,
             request_id,
+            authorise=self._authorise,
         )
 
     def close(self) -> None:
@@ -239,6 +257,7 @@ class _Request:
     wrote: bool = False
     stop: Stop | None = None
     user: str | None = None
+    authorise: Authorise | None = None
     _deadline: float = 0.0
     _running: Execution | None = None
     _statement: RunningStatement | None = None
@@ -257,6 +276,8 @@ class _Request:
         catalog = self.database.catalog()
         try:
             if prepared.checked.get(place) != catalog.version:
+                if self.authorise is not None:
+                    self.authorise(statement, catalog)
                 guard.check(statement, catalog)
                 prepared.checked[place] = catalog.version
             return self._dispatch(statement, place, prepared, catalog)
@@ -328,6 +349,8 @@ class _Request:
         if isinstance(statement, Kill):
             self.statements.kill(statement.id)
             return empty("utility")
+        if isinstance(statement, ChangeGrants | CreateUser | DropUser):
+            return utility.change_access(statement, self.database, catalog)
         if isinstance(statement, CreateExtension):
             return replace(empty("ddl"), notices=utility.extension_notices(statement))
         raise Unsupported(f"{type(statement).__name__} is not offered.")

@@ -235,3 +235,29 @@ class CreateExtension(Statement):
     """CREATE EXTENSION [IF NOT EXISTS] vector: accepted, nothing happens."""
 
     name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeGrants(Statement):
+    """GRANT actions ON tables TO users, or with `revoke` REVOKE ... FROM users."""
+
+    actions: tuple[str, ...]
+    tables: tuple[str, ...]
+    users: tuple[str, ...]
+    revoke: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateUser(Statement):
+    """CREATE USER name [WITH (role = ...)]."""
+
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropUser(Statement):
+    """DROP USER [IF EXISTS] name."""
+
+    name: str
+    if_exists: bool = False

@@ -7,12 +7,22 @@ from typing import Any
 import pyarrow as pa
 
 from nearql.engine.errors import SqlError, Unavailable
+from nearql.engine.schema import TableDef
 from nearql.query.duck_errors import nearest_name
 from nearql.query.guard import undefined_table
 from nearql.query.ports import CatalogView, Database
 from nearql.query.result import Result, empty, listing
 from nearql.query.settings import VARIABLES, Variables
-from nearql.query.statements import CreateExtension, Describe, SetVariable, Show, Wait
+from nearql.query.statements import (
+    ChangeGrants,
+    CreateExtension,
+    CreateUser,
+    Describe,
+    DropUser,
+    SetVariable,
+    Show,
+    Wait,
+)
 
 _SYSTEM = ("columns", "indexes", "shards", "nodes", "segments", "devices", "queries")
 
@@ -140,6 +150,35 @@ def wait(statement: Wait) -> Result:
     """How many copies hold everything that was written: alone, one, however many were asked for."""
     del statement
     return listing(pa.table({"copies": pa.array([1], pa.int64())}), "BIGINT")
+
+
+def change_access(
+    statement: ChangeGrants | CreateUser | DropUser, database: Database, catalog: CatalogView
+) -> Result:
+    """GRANT, REVOKE, CREATE USER, DROP USER.
+
+    Raises:
+        NotFound: no such table or user. Conflict: the user exists already.
+    """
+    if isinstance(statement, CreateUser):
+        database.access.create_user(statement.name, statement.role)
+    elif isinstance(statement, DropUser):
+        database.access.drop_user(statement.name, if_exists=statement.if_exists)
+    else:
+        tables = [_granted(name, catalog) for name in statement.tables]
+        for user in statement.users:
+            for table in tables:
+                database.access.change_grants(
+                    user, table, statement.actions, revoke=statement.revoke
+                )
+    return empty("ddl")
+
+
+def _granted(name: str, catalog: CatalogView) -> TableDef:
+    table = catalog.tables.get(name.lower())
+    if table is None:
+        raise undefined_table(name, catalog.tables)
+    return table
 
 
 def extension_notices(statement: CreateExtension) -> tuple[str, ...]:

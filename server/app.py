@@ -20,36 +20,48 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nearql.server.config import Config
+from nearql.server.access.layer import AccessLayer
+from nearql.server.config import Config, ConfigError
 from nearql.server.edge import Edge
 from nearql.server.metrics import Metrics
-from nearql.server.middleware.auth import Authentication, authenticator
+from nearql.server.middleware.auth import Authentication, everybody
 from nearql.server.middleware.context import RequestContext
 from nearql.server.middleware.origin import SameOrigin
 from nearql.server.ports import NodePort
 from nearql.server.problem import from_http, problem_response
-from nearql.server.routes import bound
+from nearql.server.routes import bound, open_paths
 from nearql.server.routes.all import ROUTES
 from nearql.server.spool import SpoolMemory
 from nearql.server.workers import Workers
 
 
-def create_app(node: NodePort, config: Config) -> Starlette:
+def create_app(node: NodePort, config: Config, access: AccessLayer | None = None) -> Starlette:
     """The ASGI application over an open node; closing the node stays with the caller.
 
+    Args:
+        access: who may do what; None where nobody is asked.
+
     Raises:
-        Unsupported: `auth.mode` names a mode that is not part of this version.
+        ConfigError: `auth.mode` asks for keys, and there is nothing that checks them.
     """
+    if config.auth.mode != "none" and access is None:
+        raise ConfigError(f"auth.mode = {config.auth.mode}, and nothing checks keys here.")
     metrics = Metrics(node)
     workers = Workers(config.http.workers, config.http.queue)
     edge = Edge(node, config, workers, metrics, SpoolMemory(config.limits.spool_memory))
+    edge.access = access
     app = Starlette(
         routes=[bound(endpoint, edge) for endpoint in ROUTES],
         middleware=[
             Middleware(
                 RequestContext, observe=metrics.observe, access_log=config.log.requests == "all"
             ),
-            Middleware(Authentication, authenticate=authenticator(config.auth.mode)),
+            Middleware(
+                Authentication,
+                authenticate=everybody if access is None else access.authenticate,
+                is_open=open_paths(ROUTES),
+                refused=metrics.refused,
+            ),
             Middleware(SameOrigin),
         ],
         exception_handlers={HTTPException: _refused_by_router},

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from nearql.server.access.layer import AccessLayer
+from nearql.server.access.principal import Principal
 from nearql.server.config import Config
 from nearql.server.metrics import Metrics
 from nearql.server.ports import NodePort
@@ -21,7 +23,10 @@ WATCH_AFTER_S = 0.05  # shorter statements are not worth a task that listens for
 
 @dataclass
 class Edge:
-    """One per application. draining: a stop has begun; `/readyz` says so."""
+    """One per application.
+
+    draining: a stop has begun; `/readyz` says so. access: None where nobody is asked for a key.
+    """
 
     node: NodePort
     config: Config
@@ -29,6 +34,13 @@ class Edge:
     metrics: Metrics
     spool_memory: SpoolMemory
     draining: bool = False
+    access: AccessLayer | None = None
+
+    def node_of(self, request: Request) -> NodePort:
+        """The node as the one who asks may see it: what routes take data from."""
+        if self.access is None:
+            return self.node
+        return self.access.nodes.of(principal_of(request))
 
     def spool(self) -> Spool:
         """A new place for a body; `with` frees it."""
@@ -48,6 +60,13 @@ class Edge:
                 return await self.workers.run(work)
         finally:
             self.metrics.pending.set(self.workers.pending)
+
+
+def principal_of(request: Request) -> Principal:
+    """Who a request acts for."""
+    found: Principal | None = request.scope.get("principal")
+    assert found is not None, "a route without a rule"
+    return found
 
 
 class _Watch:

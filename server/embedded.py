@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import structlog
 
-from nearql.engine.errors import InvalidRequest, NearQLError, NotFound, Unavailable
+from nearql.engine.errors import InvalidRequest, NearQLError, NotFound, Unavailable, Unsupported
 from nearql.engine.request_id import make_request_id
 from nearql.engine.types import OnConflict
 from nearql.server.config import load_config
@@ -183,6 +183,13 @@ def _get(node: Node, call: Call, started: float) -> Answer:
     return 200, next(t for t in described_tables if t["uuid"] == found.uuid), None
 
 
+def _administer(node: Node, call: Call, started: float) -> Answer:
+    raise Unsupported(
+        f"{call.mode} {call.text} is for a node that serves; here a directory is open in this "
+        "process, and nobody is asked for a key."
+    )
+
+
 _ROUTES: Mapping[str, Callable[[Node], dict[str, Any]]] = {
     "/v1/tables": lambda node: {"tables": describe_tables(node)},
     "/readyz": lambda node: {"status": "ready", "failed_tables": len(node.failed_tables())},
@@ -191,6 +198,7 @@ _KINDS: Mapping[str, Callable[[Node, Call, float], Answer]] = {
     "sql": _sql,
     "insert": _insert,
     "get": _get,
+    "ask": _administer,
 }
 
 

@@ -46,6 +46,12 @@ class Metrics:
         self.pending = Gauge(
             "nearql_statements_pending", "Statements running or waiting.", registry=self.registry
         )
+        self.auth_failures = Counter(
+            "nearql_auth_failures",
+            "Requests refused for their credentials.",
+            ("code",),
+            registry=self.registry,
+        )
         self._describe(node)
 
     def _describe(self, node: NodePort) -> None:
@@ -63,6 +69,10 @@ class Metrics:
         method = scope["method"] if route != "none" else "any"
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(method, route).observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """Count a request whose credentials were refused."""
+        self.auth_failures.labels(code).inc()
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""

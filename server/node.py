@@ -50,6 +50,7 @@ from nearql.query import duck
 from nearql.query.ports import CatalogView
 from nearql.query.session import Session
 from nearql.server import system_tables
+from nearql.server.access.store import AccessStore
 from nearql.server.config import Config
 from nearql.server.counts import Count, counts
 
@@ -101,6 +102,7 @@ class Node:
             self.tables, _report_damage,
             rate_bytes=settings.scrub_rate_bytes, interval_s=settings.scrub_interval_s,
         )  # fmt: skip
+        self._access = AccessStore(metadata, config.auth.max_keys)
 
     @classmethod
     def open(cls, config: Config) -> Node:
@@ -135,6 +137,11 @@ class Node:
     def node_id(self) -> str:
         """This disk's identity, made at its first start."""
         return self.metadata.node_id
+
+    @property
+    def access(self) -> AccessStore:
+        """Users, grants and keys."""
+        return self._access
 
     def session(self) -> Session:
         """The SQL session; shared, thread-safe."""

@@ -6,10 +6,11 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
+from nearql.server.access.authenticate import COOKIE
 from nearql.server.decoding.formats import ARROW_FILE, ARROW_STREAM, NDJSON, PARQUET
 from nearql.server.openapi_schemas import INTEGER, SCHEMAS, STRING, ref
 from nearql.server.problem import MEDIA_TYPE as PROBLEM
-from nearql.server.routes import Endpoint, Kind
+from nearql.server.routes import Endpoint, Rule
 from nearql.server.wire_values import __doc__ as _json_values
 
 JSON = "application/json"
@@ -19,6 +20,10 @@ _PARAMETERS: dict[str, Any] = {
     "Table": {
         "name": "table", "in": "path", "required": True, "schema": STRING,
         "description": "The table's name.",
+    },
+    "Key": {
+        "name": "key", "in": "path", "required": True, "schema": STRING,
+        "description": "A key's id, as GET /v1/keys lists it.",
     },
     "Asset": {"name": "asset", "in": "path", "required": True, "schema": STRING},
     "Mode": {
@@ -67,8 +72,12 @@ def document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
     """The whole description."""
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
-        operation = {**OPERATIONS[endpoint.method, endpoint.path], "x-nearql-kind": endpoint.kind}
-        if endpoint.kind is Kind.OPEN:
+        operation = {
+            **OPERATIONS[endpoint.method, endpoint.path],
+            "x-nearql-kind": endpoint.kind,
+            "x-nearql-rule": endpoint.rule,
+        }
+        if endpoint.rule is Rule.OPEN:
             operation["security"] = []
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation
     return {
@@ -80,11 +89,25 @@ def document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
+        "security": [{"key": []}, {"session": []}],
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,
             "parameters": _PARAMETERS,
             "responses": {f"Problem{status}": _problem(status) for status in _MEANING},
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key, a session's token or a signed token (JWT).",
+                },
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": "Of POST /v1/login. Other methods than GET also need Origin.",
+                },
+            },
         },
     }
 
@@ -152,7 +175,7 @@ OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
         "getTable",
         "One table: schema, rows, bytes, indexes, segments, shards",
         {JSON: ref("Table")},
-        401, 404, 429, 503,
+        401, 403, 404, 429, 503,
         parameters=_parameters("Table"),
     ),
     ("GET", "/v1/cluster"): _operation(
@@ -164,11 +187,62 @@ OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/v1/cluster/shards"): _operation(
         "listShards", "The shards and their copies", {JSON: ref("ShardList")}, 401, 429, 503
     ),
+    ("GET", "/v1/keys"): _operation(
+        "listKeys", "Users, their rights and keys", {JSON: ref("KeyList")}, 401, 403, 409
+    ),
+    ("POST", "/v1/keys"): _operation(
+        "createKey",
+        "Make a key",
+        {JSON: ref("NewKey")},
+        400, 401, 403, 404, 409, 413, 415, 507,
+        description="For a user that is there, or for a new one with `role` and `tables`. `key` is "
+        "shown in this answer and nowhere else.",
+        requestBody=_body({JSON: ref("KeyRequest")}),
+    ),
+    ("DELETE", "/v1/keys/{key}"): _operation(
+        "revokeKey",
+        "Void a key and its sessions",
+        {JSON: ref("Revoked")},
+        401, 403, 404, 409, 507,
+        parameters=_parameters("Key"),
+    ),
+    ("POST", "/v1/keys/{key}/rotate"): _operation(
+        "rotateKey",
+        "A new text for a key",
+        {JSON: ref("RotatedKey")},
+        400, 401, 403, 404, 409, 413, 415, 507,
+        description="The old text stays valid for `grace_s` seconds. For administrators, and for "
+        "the key of the request itself.",
+        parameters=_parameters("Key"),
+        requestBody={**_body({JSON: ref("RotateRequest")}), "required": False},
+    ),
+    ("POST", "/v1/revocations"): _operation(
+        "revokeToken",
+        "Void signed tokens",
+        {JSON: ref("Revoked")},
+        400, 401, 403, 409, 413, 415, 507,
+        description="One by its `jti`, or all of a subject that were issued until now.",
+        requestBody=_body({JSON: ref("RevokeRequest")}),
+    ),
+    ("POST", "/v1/login"): _operation(
+        "login",
+        "Open a session with a key",
+        {JSON: ref("Session")},
+        400, 401, 403, 409, 413, 415, 507,
+        description="The key is in the body or in Authorization. The answer sets a cookie, too.",
+        requestBody={**_body({JSON: ref("LoginRequest")}), "required": False},
+    ),
+    ("DELETE", "/v1/login"): _operation(
+        "logout", "End the session of the request", {JSON: ref("Ended")}, 401, 403, 409, 507
+    ),
+    ("GET", "/v1/whoami"): _operation(
+        "whoami", "Who the node takes one for", {JSON: ref("Whoami")}, 401
+    ),
     ("GET", "/livez"): _operation("live", "The process answers", {JSON: ref("Health")}),
     ("GET", "/readyz"): _operation("ready", "Reads are welcome", {JSON: ref("Health")}, 503),
     ("GET", "/leaderz"): _operation("leads", "This node leads", {JSON: ref("Health")}, 503),
     ("GET", "/metrics"): _operation(
-        "metrics", "Prometheus' text format", {"text/plain": STRING}, 401, 429, 503
+        "metrics", "Prometheus' text format", {"text/plain": STRING}, 401, 403, 429, 503
     ),
     ("GET", "/openapi.json"): _operation("openapi", "This description", {JSON: {"type": "object"}}),
     ("GET", "/docs"): _operation("docs", "This description, for people", {"text/html": STRING}),

@@ -189,7 +189,84 @@ _CLUSTER = obj(
     }
 )
 
+_ROLE: Schema = {"enum": ["none", "reader", "writer", "admin"]}
+_SECONDS: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 315_360_000}
+_LIMIT: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 1_000_000}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_TIME_OR_NULL: Schema = {"type": ["string", "null"], "format": "date-time"}
+_ACTIONS: Schema = array({"enum": ["SELECT", "INSERT", "UPDATE", "DELETE", "ADMIN"]})
+_KEY_MEMBERS: dict[str, Schema] = {
+    "id": STRING,
+    "user": STRING,
+    "created_at": _TIME,
+    "expires_at": _TIME_OR_NULL,
+    "rotated_at": _TIME_OR_NULL,
+    "rate": {**nullable("integer"), "description": "Requests per second; null: the node's."},
+    "concurrency": {**nullable("integer"), "description": "Requests at a time."},
+}
+_KEY_TEXT: Schema = {**STRING, "description": "Shown here once; only a digest is kept."}
+_ACCESS: dict[str, Schema] = {
+    "KeyRequest": obj(
+        {"user": {**STRING, "pattern": "^[A-Za-z_][A-Za-z0-9_.@-]{0,126}$"}},
+        {
+            "role": {"enum": [*_ROLE["enum"], None], "description": "Of a new user."},
+            "tables": {
+                "type": ["array", "null"],
+                "items": STRING,
+                "description": "The only tables that a new user's role holds for; null: all.",
+            },
+            "expires_in_s": _SECONDS,
+            "rate": _LIMIT,
+            "concurrency": _LIMIT,
+        },
+        additionalProperties=False,
+    ),
+    "Key": obj(_KEY_MEMBERS),
+    "NewKey": obj({**_KEY_MEMBERS, "key": _KEY_TEXT}),
+    "RotateRequest": obj(
+        {},
+        {
+            "grace_s": {"type": ["integer", "null"], "minimum": 0, "maximum": 315_360_000},
+            "expires_in_s": _SECONDS,
+        },
+        additionalProperties=False,
+    ),
+    "RotatedKey": obj({**_KEY_MEMBERS, "key": _KEY_TEXT, "old_key_until": _TIME}),
+    "User": obj(
+        {
+            "name": STRING,
+            "role": _ROLE,
+            "tables": {"type": ["array", "null"], "items": STRING},
+            "grants": array(obj({"table": STRING, "actions": _ACTIONS})),
+        }
+    ),
+    "KeyList": obj({"users": array(ref("User")), "keys": array(ref("Key"))}),
+    "RevokeRequest": obj(
+        {}, {"jti": STRING, "subject": STRING}, additionalProperties=False,
+        minProperties=1, maxProperties=1,
+    ),
+    "Revoked": obj({"revoked": STRING}),
+    "LoginRequest": obj({}, {"key": STRING}, additionalProperties=False),
+    "Session": obj({"token": STRING, "expires_at": _TIME, "user": STRING}),
+    "Ended": obj({"ended": STRING}),
+    "Whoami": obj(
+        {
+            "user": STRING,
+            "via": {"enum": ["local", "bootstrap", "key", "session", "token"]},
+            "key": nullable("string"),
+            "admin": BOOLEAN,
+            "all_tables": {**_ACTIONS, "description": "What is permitted on every table."},
+            "tables": {
+                "type": "object",
+                "additionalProperties": _ACTIONS,
+                "description": "What is permitted on each visible table.",
+            },
+        }
+    ),
+}  # fmt: skip
+
 SCHEMAS: dict[str, Schema] = {
+    **_ACCESS,
     "Problem": _PROBLEM,
     "SqlRequest": _SQL_REQUEST,
     "SqlAnswer": _SQL_ANSWER,

@@ -62,6 +62,8 @@ def problem_response(
     sent = dict(headers or {})
     if error.retry_after_s is not None:
         sent["Retry-After"] = str(error.retry_after_s)
+    if error.http_status == HTTPStatus.UNAUTHORIZED:
+        sent["WWW-Authenticate"] = "Bearer"
     body = orjson.dumps(document(error, request_id), default=str, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, error.http_status, sent, MEDIA_TYPE)
 

@@ -12,8 +12,9 @@ import structlog
 import uvicorn
 
 from nearql.engine.backends.blas import use_one_blas_thread
+from nearql.server.access.layer import AccessLayer
 from nearql.server.app import Server, create_app, uvicorn_config
-from nearql.server.config import Config
+from nearql.server.config import LOOPBACK, Config
 from nearql.server.logs import configure_logs
 from nearql.server.node import Node
 
@@ -26,9 +27,15 @@ def serve(config: Config, listener: socket.socket) -> int:
     config = replace(config, http=replace(config.http, port=listener.getsockname()[1]))
     for warning in config.warnings:
         log.warning("configuration", text=warning)
-    if config.insecure:
+    if config.insecure and config.auth.mode == "none":
         log.warning(
             "insecure", text="--insecure: anybody who reaches this address may do everything"
+        )
+    if config.auth.mode == "required" and config.http.host not in LOOPBACK:
+        log.warning(
+            "plain_http",
+            text="Keys and rows travel unencrypted to this address: set http.tls_cert_file and "
+            "http.tls_key_file, or let only a proxy with TLS reach it.",
         )
     keep_pandas_out()
     use_one_blas_thread()  # this process is ours: batches are cut over the search team instead
@@ -36,9 +43,9 @@ def serve(config: Config, listener: socket.socket) -> int:
     gc.freeze()  # what lives as long as the process need not be looked through again
     gc.enable()
     try:
-        server = _AnnouncingServer(
-            uvicorn_config(create_app(node, config), config), config.advertise_url
-        )
+        access = AccessLayer(node, config) if config.auth.mode == "required" else None
+        app = create_app(node, config, access)
+        server = _AnnouncingServer(uvicorn_config(app, config), config.advertise_url)
         server.run(sockets=[listener])
         return 0 if server.started else 1
     finally:

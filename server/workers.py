@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from nearql.engine.errors import Overloaded, Unavailable
@@ -57,7 +58,9 @@ class Workers:
         """
         self.check_room()
         self._pending += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        # With the request's context: its id is in what the thread logs.
+        context = copy_context()
+        future = asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
         future.add_done_callback(self._done)
         # A shield: a request that goes away must not free its place while its thread still works.
         return await asyncio.shield(future)

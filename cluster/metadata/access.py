@@ -127,7 +127,7 @@ def _change_grants(access: Access, command: c.ChangeGrants) -> Applied:
 def _create_key(access: Access, command: c.CreateKey) -> Applied:
     if command.user not in access.users and command.parent is None:
         return _no_user(access, command.user)
-    if command.parent is not None and command.parent not in (*access.keys, BOOTSTRAP):
+    if command.parent is not None and not _may_open(access, command.parent):
         return _no_key(access, command.parent)
     if command.key_id in access.keys:
         return Applied(access, "duplicate_key_id", f"There is a key {command.key_id!r} already.")
@@ -143,6 +143,10 @@ def _create_key(access: Access, command: c.CreateKey) -> Applied:
     )
     kept = _without_ended_sessions(access.keys, command)
     return Applied(replace(access, keys={**kept, key.key_id: key}), value=key.key_id)
+
+
+def _may_open(access: Access, parent: str) -> bool:
+    return parent in access.keys or parent.startswith(BOOTSTRAP)
 
 
 def _without_ended_sessions(keys: Mapping[str, KeyRow], new: c.CreateKey) -> dict[str, KeyRow]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from sqlglot.tokenizer_core import TokenType
 
 from nearql.engine.errors import SqlError
-from nearql.query.dialect import dml, utility
+from nearql.query.dialect import access, dml, utility
 from nearql.query.dialect.alter import alter
 from nearql.query.dialect.create import create_table
 from nearql.query.dialect.cursor import Cursor, did_you_mean, nearest
@@ -64,6 +64,8 @@ def _create(cursor: Cursor) -> Statement:
         return utility.create_extension(cursor)
     if word == "TABLE":
         return create_table(cursor)
+    if word == "USER":
+        return access.create_user(cursor)
     raise cursor.unexpected("TABLE or INDEX")
 
 
@@ -76,6 +78,8 @@ def _drop(cursor: Cursor) -> Statement:
         return drop_index(cursor)
     if word == "TABLE":
         return _drop_table(cursor)
+    if word == "USER":
+        return access.drop_user(cursor)
     raise cursor.unexpected("TABLE or INDEX")
 
 
@@ -134,6 +138,8 @@ _READERS: Mapping[str, Callable[[Cursor], Statement]] = {
     "EXPLAIN": _explain,
     "WAIT": utility.wait,
     "KILL": utility.kill,
+    "GRANT": access.grant,
+    "REVOKE": access.revoke,
     "BEGIN": utility.transaction,
     "START": utility.transaction,
     "COMMIT": utility.transaction,

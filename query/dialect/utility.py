@@ -50,8 +50,6 @@ REFUSED = {
     "DO": "DO is not offered: there is no procedural language.",
     "CLUSTER": "CLUSTER is not offered: segments keep rows in the order they were written.",
     "SUMMARIZE": "SUMMARIZE is not offered; DESCRIBE names a table's columns.",
-    "GRANT": "GRANT needs authentication, which this server doesn't have yet.",
-    "REVOKE": "REVOKE needs authentication, which this server doesn't have yet.",
     "BACKUP": "BACKUP is not offered yet; stop the node and copy its data directory.",
     "RESTORE": "RESTORE is not offered yet; start a node on a copy of a data directory.",
 }
@@ -65,8 +63,7 @@ REFUSED_OBJECTS = {
     "TYPE": "Types of one's own are not offered.",
     "TRIGGER": "Triggers are not offered.",
     "SECRET": "DuckDB secrets are not offered.",
-    "ROLE": "Roles are not offered.",
-    "USER": "Users are not SQL here.",
+    "ROLE": "Roles are not made: a user has one of none, reader, writer, admin; see CREATE USER.",
     "MATERIALIZED": "Materialized views are not offered; use CREATE TABLE ... AS SELECT.",
     "TEMP": "Temporary tables are not offered; put the query into a CTE.",
     "TEMPORARY": "Temporary tables are not offered; put the query into a CTE.",

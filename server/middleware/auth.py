@@ -1,62 +1,63 @@
-"""Who is asking: the slot where keys and tokens are checked, before anything of a request is read.
+"""Who is asking: keys and tokens are checked here, before anything of a request is read.
 
-Denied by default: a request without a principal passes only to routes of kind `open`
-(`routes.bound`). With `auth.mode: none` everybody is the one local principal. `required` has no
-implementation in this version, and `create_app` refuses it by name rather than letting requests in.
+Denied by default: without a principal only routes of kind `open` are reached; any other path,
+also one that is no route, answers 401. With `auth.mode: none` everybody is the one local principal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nearql.engine.errors import Unsupported
+from nearql.engine.errors import Forbidden, Unauthenticated
+from nearql.server.access.principal import LOCAL, Principal
+
+Authenticate = Callable[[Scope], Principal | None]
+IsOpen = Callable[[Scope], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who a request acts for."""
-
-    name: str
-
-
-Authenticate = Callable[[Scope], Awaitable[Principal | None]]
-_LOCAL = Principal("local")
-
-
-async def everybody(scope: Scope) -> Principal | None:
+def everybody(scope: Scope) -> Principal | None:
     """`auth.mode: none`."""
-    return _LOCAL
-
-
-_MODES: dict[str, Authenticate] = {"none": everybody}
-
-
-def authenticator(mode: str) -> Authenticate:
-    """The check that a mode names.
-
-    Raises:
-        Unsupported: the mode is not part of this version.
-    """
-    found = _MODES.get(mode)
-    if found is None:
-        raise Unsupported(
-            f"auth.mode = {mode} is not part of this version; requests would go unchecked. "
-            "Use `none` on a loopback address, or put an authenticating proxy in front."
-        )
-    return found
+    return LOCAL
 
 
 class Authentication:
-    """Sets `scope["principal"]`, None where the request proves nobody."""
+    """Sets `scope["principal"]`, None where the request proves nobody.
 
-    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+    Args:
+        authenticate: the principal, or None without credentials; raises for wrong ones.
+        is_open: whether the request is for a route that needs no token.
+        refused: told the code of each refusal.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticate: Authenticate,
+        is_open: IsOpen,
+        refused: Callable[[str], None],
+    ) -> None:
         self.app = app
         self.authenticate = authenticate
+        self.is_open = is_open
+        self.refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["principal"] = await self.authenticate(scope)
+            scope["principal"] = self._principal(scope)
         await self.app(scope, receive, send)
+
+    def _principal(self, scope: Scope) -> Principal | None:
+        try:
+            found = self.authenticate(scope)
+            if found is None and not self.is_open(scope):
+                raise Unauthenticated(
+                    "This node needs a key or a token: Authorization: Bearer <key>.",
+                )
+        except (Unauthenticated, Forbidden) as error:
+            if self.is_open(scope):  # health is told to whoever asks, however
+                return None
+            self.refused(error.code)
+            raise
+        return found

@@ -1,8 +1,8 @@
-"""Routes as data: method, path, declared kind, handler. `routes.all` lists them in one tuple.
+"""Routes as data: method, path, declared kind, rule, handler. `routes.all` lists them in one tuple.
 
-The kind says what a route does to data, so that authorisation (`open` needs no token) and, in a
-cluster, redirects to the leader (`write`, and `sql` by its parsed statement) follow a declaration
-and never the path's text.
+The kind says what a route does to data, so that in a cluster redirects to the leader (`write`, and
+`sql` by its parsed statement) follow a declaration and never the path's text. The rule says who
+may use it; without one only administrators may, and a test fails.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from enum import StrEnum
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
+from starlette.types import Scope
 
-from nearql.engine.errors import Unauthenticated
+from nearql.engine.errors import Forbidden, Unauthenticated
+from nearql.server.access.principal import Principal
 from nearql.server.edge import Edge
 
 Handler = Callable[[Request, Edge], Awaitable[Response]]
@@ -24,10 +26,20 @@ Handler = Callable[[Request, Edge], Awaitable[Response]]
 class Kind(StrEnum):
     """What a route does."""
 
-    OPEN = "open"  # no token needed, nothing secret in it
+    OPEN = "open"  # touches no data
     READ = "read"
     WRITE = "write"
     SQL = "sql"  # a read or a write: the parsed statement says which
+
+
+class Rule(StrEnum):
+    """Who may use a route, where tokens are required."""
+
+    OPEN = "open"  # everybody; nothing secret in it
+    ANYBODY = "anybody"  # whoever proves to be somebody
+    BY_TABLE = "by_table"  # whoever that is, too: the answer holds what his rights show him
+    ALL_TABLES = "all_tables"  # a role that holds for all tables
+    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,7 @@ class Endpoint:
     path: str
     kind: Kind
     handler: Handler
+    rule: Rule = Rule.ADMIN
 
 
 def bound(endpoint: Endpoint, edge: Edge) -> Route:
@@ -45,8 +58,35 @@ def bound(endpoint: Endpoint, edge: Edge) -> Route:
 
     async def run(request: Request) -> Response:
         request.scope["nearql.route"] = endpoint.path
-        if endpoint.kind is not Kind.OPEN and request.scope.get("principal") is None:
-            raise Unauthenticated("This route needs a token.")
+        if endpoint.rule is not Rule.OPEN:
+            check_rule(endpoint.rule, request.scope.get("principal"))
         return await endpoint.handler(request, edge)
 
     return Route(endpoint.path, run, methods=[endpoint.method])
+
+
+def check_rule(rule: Rule, principal: Principal | None) -> None:
+    """Raises Unauthenticated or Forbidden where a principal may not use a route of this rule."""
+    if principal is None:
+        raise Unauthenticated("This node needs a key or a token: Authorization: Bearer <key>.")
+    rights = principal.rights
+    if rights.admin or rule in (Rule.ANYBODY, Rule.BY_TABLE):
+        return
+    if rule is Rule.ALL_TABLES and rights.sees_all:
+        return
+    raise Forbidden(
+        f"{principal.name} may not use this route: it takes "
+        + ("the role admin." if rule is Rule.ADMIN else "a role that holds for all tables.")
+    )
+
+
+def open_paths(endpoints: tuple[Endpoint, ...]) -> Callable[[Scope], bool]:
+    """Tells whether a request is for a route of rule `open`, before it is routed."""
+    rules = [(e.method, compile_path(e.path)[0]) for e in endpoints if e.rule is Rule.OPEN]
+
+    def is_open(scope: Scope) -> bool:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        path = scope["path"]
+        return any(m == method and pattern.fullmatch(path) for m, pattern in rules)
+
+    return is_open

@@ -19,17 +19,20 @@ TERM_ALONE = 0  # terms count Raft elections; a node alone holds none
 
 async def cluster(request: Request, edge: Edge) -> Response:
     """Leader, term, nodes and shards."""
-    return json_reply(await edge.run(lambda: describe_cluster(edge.node)))
+    node = edge.node_of(request)
+    return json_reply(await edge.run(lambda: describe_cluster(node)))
 
 
 async def nodes(request: Request, edge: Edge) -> Response:
     """The nodes alone."""
-    return json_reply({"nodes": await edge.run(lambda: node_list(edge.node))})
+    node = edge.node_of(request)
+    return json_reply({"nodes": await edge.run(lambda: node_list(node))})
 
 
 async def shards(request: Request, edge: Edge) -> Response:
     """The shards alone."""
-    return json_reply({"shards": await edge.run(lambda: shard_list(edge.node))})
+    node = edge.node_of(request)
+    return json_reply({"shards": await edge.run(lambda: shard_list(node))})
 
 
 def describe_cluster(node: NodePort) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from starlette.responses import Response
 
 from nearql.engine.errors import InvalidRequest, InvalidValue
 from nearql.engine.types import OnConflict
+from nearql.server.access.node import forbidden
+from nearql.server.access.principal import Principal, acting_as
+from nearql.server.access.rights import Action
 from nearql.server.body import BodyLimit, decoded_chunks
 from nearql.server.bulk import Kept, Load, Report, load
 from nearql.server.decoding.formats import format_of
-from nearql.server.edge import Edge
+from nearql.server.edge import Edge, principal_of
+from nearql.server.ports import NodePort
 from nearql.server.replies import json_reply
 from nearql.server.request import media_type, request_id_of
-from nearql.server.routes.tables import find_table
+from nearql.server.routes.tables import visible_table
 from nearql.server.spool import Spool
 
 MODES = {"insert": OnConflict.ERROR, "upsert": OnConflict.REPLACE}
@@ -27,18 +31,31 @@ _FILE_PIECE = 1 << 20  # what one write to the file gathers
 
 async def rows(request: Request, edge: Edge) -> Response:
     """Store the rows of a body; answers counts and the rows that failed."""
-    asked = _asked(request, edge)
+    node, principal = edge.node_of(request), principal_of(request)
+    asked = _asked(request, edge, node)
+    _check_rights(principal, asked)
     edge.workers.check_room()
     with edge.spool() as spool:
         await _receive(request, edge, spool)
         edge.metrics.bytes_received.inc(spool.size)
         body = spool.buffer()
-        report = await edge.run(lambda: _store(edge, asked, body))
+        report = await edge.run(lambda: _store(edge, asked, body, node, principal))
     edge.metrics.rows_loaded.inc(report.inserted + report.updated)
     return json_reply(report.answer())
 
 
-def _asked(request: Request, edge: Edge) -> Load:
+def _check_rights(principal: Principal, asked: Load) -> None:
+    """Before the body is read; the table's handle checks again."""
+    wanted = [Action.INSERT]
+    if asked.on_conflict is OnConflict.REPLACE:
+        wanted.append(Action.UPDATE)
+    for action in wanted:
+        if not principal.rights.allows(action, asked.table.uuid):
+            with acting_as(principal):
+                raise forbidden(action, asked.table.name)
+
+
+def _asked(request: Request, edge: Edge, node: NodePort) -> Load:
     """The request without its body; whatever is wrong is told before the body is read."""
     unknown = set(request.query_params) - _PARAMETERS
     if unknown:
@@ -46,7 +63,7 @@ def _asked(request: Request, edge: Edge) -> Load:
             f"Unknown query parameter {min(unknown)[:80]!r}; known are mode and write_concern."
         )
     return Load(
-        table=find_table(edge.node, request.path_params["table"]),
+        table=visible_table(node, principal_of(request), request.path_params["table"]),
         decode=format_of(media_type(request)),
         on_conflict=_mode(request.query_params.get("mode", "insert")),
         settings=_settings(request),
@@ -83,11 +100,13 @@ async def _receive(request: Request, edge: Edge, spool: Spool) -> None:
         await asyncio.to_thread(spool.write, b"".join(pending))
 
 
-def _store(edge: Edge, asked: Load, body: pa.Buffer) -> Report:
+def _store(
+    edge: Edge, asked: Load, body: pa.Buffer, node: NodePort, principal: Principal
+) -> Report:
     """In a worker thread."""
-    with edge.spool() as spool:
+    with acting_as(principal), edge.spool() as spool:
         kept = Kept(edge.spool_memory, spool, body)
         try:
-            return load(edge.node.session(), asked, body, kept)
+            return load(node.session(), asked, body, kept)
         finally:
             kept.close()

@@ -12,8 +12,10 @@ from starlette.responses import Response
 
 from nearql.query.watchdog import Stop
 from nearql.server import wire
+from nearql.server.access.principal import Principal, acting_as
 from nearql.server.body import BodyLimit, read_body
-from nearql.server.edge import Edge
+from nearql.server.edge import Edge, principal_of
+from nearql.server.ports import NodePort
 from nearql.server.replies import PiecesResponse
 from nearql.server.request import media_type, parse_sql_request, request_id_of
 from nearql.server.session_token import SESSION_HEADER, check_token, session_token
@@ -32,6 +34,8 @@ class _Question:
     arrow: bool
     started: float
     stop: Stop
+    node: NodePort
+    principal: Principal
 
 
 async def sql(request: Request, edge: Edge) -> Response:
@@ -46,6 +50,8 @@ async def sql(request: Request, edge: Edge) -> Response:
         session=request.headers.get(SESSION_HEADER),
         arrow=wire.wants_arrow(request.headers.get("accept", "")),
         body=body,
+        node=edge.node_of(request),
+        principal=principal_of(request),
     )
     pieces, kind, rows = await edge.run(
         partial(answer, edge, question), request, question.stop.stop
@@ -60,13 +66,15 @@ def answer(edge: Edge, question: _Question) -> Answer:
     """Parse, execute, encode; in a worker thread."""
     asked = parse_sql_request(question.body, question.content_type)
     since = check_token(edge.node, question.session)
-    result = edge.node.session().execute(
-        asked.sql,
-        asked.params,
-        asked.settings,
-        request_id=question.request_id,
-        stop=question.stop,
-    )
+    with acting_as(question.principal):
+        result = question.node.session().execute(
+            asked.sql,
+            asked.params,
+            asked.settings,
+            request_id=question.request_id,
+            stop=question.stop,
+            user=question.principal.user,
+        )
     elapsed_ms = (time.perf_counter() - question.started) * 1000
     token = session_token(edge.node, since, result.stats.get("shards") or ())
     stats = wire.statistics(edge.config.node.name, elapsed_ms, result.stats, {"session": token})

@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from nearql.engine.errors import NotFound
 from nearql.engine.schema import TableDef
-from nearql.server.edge import Edge
+from nearql.server.access.node import hidden
+from nearql.server.access.principal import LOCAL, Principal, acting_as
+from nearql.server.edge import Edge, principal_of
 from nearql.server.ports import NodePort
 from nearql.server.replies import json_reply
 from nearql.server.routes.cluster import shard_list
@@ -20,14 +22,32 @@ _COLUMN = ("name", "type", "nullable", "default", "primary_key")
 
 async def tables(request: Request, edge: Edge) -> Response:
     """Every table."""
-    return json_reply({"tables": await edge.run(lambda: describe_tables(edge.node))})
+    node, principal = edge.node_of(request), principal_of(request)
+    return json_reply({"tables": await edge.run(lambda: describe_tables(node, principal))})
 
 
 async def table(request: Request, edge: Edge) -> Response:
     """One table; 404 names the nearest."""
-    found = find_table(edge.node, request.path_params["table"])
-    described = await edge.run(lambda: describe_tables(edge.node))
+    node, principal = edge.node_of(request), principal_of(request)
+    found = visible_table(node, principal, request.path_params["table"])
+    described = await edge.run(lambda: describe_tables(node, principal))
     return json_reply(next((t for t in described if t["uuid"] == found.uuid), None))
+
+
+def visible_table(node: NodePort, principal: Principal, name: str) -> TableDef:
+    """The table of this name among those that the principal may know of.
+
+    Raises:
+        NotFound: code `undefined_table`, for those who may know of all tables. Forbidden: for
+        others, whether there is such a table or not.
+    """
+    try:
+        return find_table(node, name)
+    except NotFound:
+        if principal.rights.sees_all:
+            raise
+        with acting_as(principal):
+            raise hidden(name) from None
 
 
 def find_table(node: NodePort, name: str) -> TableDef:
@@ -45,8 +65,13 @@ def find_table(node: NodePort, name: str) -> TableDef:
     return found
 
 
-def describe_tables(node: NodePort) -> list[dict[str, Any]]:
-    """Every table as /v1/tables shows it, by name."""
+def describe_tables(node: NodePort, principal: Principal = LOCAL) -> list[dict[str, Any]]:
+    """Every table that the principal may know of, as /v1/tables shows it, by name."""
+    with acting_as(principal):
+        return _described(node)
+
+
+def _described(node: NodePort) -> list[dict[str, Any]]:
     shards = shard_list(node)
     columns, indexes, segments = (rows(node, name) for name in ("columns", "indexes", "segments"))
     return [

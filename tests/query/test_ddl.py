@@ -24,6 +24,7 @@ from nearql.query.ddl import run_ddl
 from nearql.query.dialect import parse
 from nearql.query.ports import CatalogView
 from nearql.query.result import Result
+from support.access import RecordedAccess
 from support.sql import Sql
 
 
@@ -34,6 +35,7 @@ class Definitions:
         self.tables: dict[str, TableDef] = {}
         self.nodes = nodes
         self.changes = 0
+        self.access = RecordedAccess()
         self.rebuilt: list[list[str]] = []
 
     def catalog(self) -> CatalogView:

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from nearql.engine.errors import Corruption, Overloaded, StorageFull, Unsupported, WriteUnknown
+from nearql.engine.errors import Corruption, Overloaded, StorageFull, WriteUnknown
 from nearql.server.app import create_app
-from nearql.server.config import AuthSection, Config
+from nearql.server.config import AuthSection, ConfigError
 from support.http_node import FakeNode, FakeResult, Served, make_config, serve
 from support.waiting import wait_for
 
@@ -209,29 +209,8 @@ def test_a_stop_finishes_requests_in_flight_and_refuses_new_ones(tmp_path: Path)
 
 def test_required_auth_refuses_to_start_rather_than_letting_everybody_in(tmp_path: Path) -> None:
     config = replace(make_config(tmp_path), auth=AuthSection(mode="required"))
-    with pytest.raises(Unsupported, match=r"auth\.mode = required"):
+    with pytest.raises(ConfigError, match=r"auth\.mode = required"):
         create_app(FakeNode(config), config)
-
-
-def test_without_a_principal_only_open_routes_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from nearql.server.middleware import auth
-
-    async def nobody(scope: Any) -> None:
-        return None
-
-    monkeypatch.setitem(auth._MODES, "none", nobody)
-    config: Config = make_config(tmp_path)
-    open_routes = {"/livez", "/readyz", "/leaderz", "/openapi.json", "/docs", "/"}
-    with serve(FakeNode(config), config) as running:
-        from nearql.server.routes.all import ROUTES
-
-        for route in ROUTES:
-            path = route.path.replace("{table}", "docs").replace("{asset}", "dashboard.js")
-            status = running.client.request(route.method, path).status_code
-            opened = route.path in open_routes or "{asset}" in route.path
-            assert (status == 401) != opened, route
 
 
 def test_a_client_that_goes_away_stops_its_statement(narrow: Served) -> None:

@@ -46,7 +46,7 @@ def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
     for reference in used:
         assert resolve(reference, DOCUMENT)
     for kind, components in DOCUMENT["components"].items():
-        for name in components:
+        for name in components if kind != "securitySchemes" else ():
             assert f"#/components/{kind}/{name}" in used, f"{kind}/{name} is used nowhere"
 
 
@@ -75,7 +75,7 @@ def test_every_operation_describes_its_answer_and_its_problems() -> None:
 def test_open_routes_need_no_token() -> None:
     for path, method, operation in operations():
         endpoint = next(e for e in ROUTES if (e.path, e.method.lower()) == (path, method))
-        assert (operation.get("security") == []) == (endpoint.kind == "open"), path
+        assert (operation.get("security") == []) == (endpoint.rule == "open"), path
 
 
 def test_the_server_serves_this_document(served: Served) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pyarrow as pa
+from starlette.applications import Starlette
 
 from nearql.engine.errors import Corruption
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
@@ -204,7 +205,14 @@ class Served:
 @contextmanager
 def serve(node: Any, config: Config) -> Iterator[Served]:
     """A real uvicorn in a thread, on a free port; stopped and joined at the end."""
-    server = make_server(create_app(node, config), config)
+    with serve_app(node, config, create_app(node, config)) as running:
+        yield running
+
+
+@contextmanager
+def serve_app(node: Any, config: Config, app: Starlette) -> Iterator[Served]:
+    """As `serve`, with an application that is there already."""
+    server = make_server(app, config)
     started = threading.Event()
     startup = server.startup
 

@@ -16,6 +16,7 @@ from nearql.query.ports import CatalogView
 from nearql.query.result import Result
 from nearql.query.session import Session
 from nearql.query.settings import SessionSettings
+from support.access import RecordedAccess
 from support.disks import SimulatedDisk
 from support.tables import SMALL, one_thread
 
@@ -31,6 +32,7 @@ class MemoryCatalog:
         self.version = 1
         self.next_number = 1
         self.noticed: list[str] = []
+        self.recorded = RecordedAccess()
 
     def catalog(self) -> CatalogView:
         """The tables now."""
@@ -101,6 +103,11 @@ class MemoryCatalog:
     def describe_settings(self) -> Mapping[str, Any]:
         """One made-up setting."""
         return {"limits.max_limit": 16_384}
+
+    @property
+    def access(self) -> RecordedAccess:
+        """What was asked of it."""
+        return self.recorded
 
     def notice(self, text: str) -> None:
         """Remember."""
