@@ -171,6 +171,12 @@ def job_bench(args: list[str]) -> None:
     become("python", str(found[args[0]]), *args[1:])
 
 
+def job_simulate_metadata(args: list[str]) -> None:
+    """Run schedules of the metadata simulator: `--seed N`, or two minutes of fresh seeds."""
+    os.environ["PYTHONHASHSEED"] = "0"
+    become("python", "tests/simulation/metadata.py", *args)
+
+
 def job_python(args: list[str]) -> None:
     """Run the environment's Python."""
     become("python", *args)
@@ -228,6 +234,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     "lint": job_lint,
     "demo": job_demo,
     "bench": job_bench,
+    "simulate-metadata": job_simulate_metadata,
     "python": job_python,
     "lock": job_lock,
 }

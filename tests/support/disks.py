@@ -162,6 +162,11 @@ class SimulatedDisk:
         if self.crash_at is not None and self.steps >= self.crash_at:
             raise PowerLoss
 
+    def is_durable(self, path: Path) -> bool:
+        """Whether a power loss now would leave this file as it is."""
+        inode = self.names_cached.get(path)
+        return inode is self.names_durable.get(path) and (inode is None or not inode.dirty)
+
     # ---- FileSystem --------------------------------------------------------------------
 
     def open(self, path: Path, *, create: bool = False) -> int:

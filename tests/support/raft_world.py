@@ -68,7 +68,7 @@ class Machine:
         return msgpack.unpackb(dumped)
 
     def adopt(self, index: int, state: Any) -> None:
-        self.done = {command: at for command, at in state[1]}
+        self.done = dict(state[1])
         self.index = index
 
 
@@ -314,6 +314,10 @@ class World:
     def transmit(self, source: str, target: str, data: bytes) -> bool:
         link, life = (source, target), self.sites[target].life
         self.trace.update(data)
+        sender = self.sites[source]
+        assert sender.member is not None
+        if sender.member.journal.unsynced or not sender.disk.is_durable(LOG):
+            raise Broken(f"{source} sent what its disk may forget: {data[:80]!r}")
         if link in self._down or self.sites[target].member is None:
             return False
         if link in self._cut:

@@ -10,6 +10,8 @@ shows the fault without it:
   it what was acknowledged. The answer names what really matched, never our own longer end;
 - what is committed is what a message proves: a snapshot chunk or a longer end proves nothing;
 - one vote per member and term;
+- who hears a leader does not help to depose it: a member cut off from the leader alone would else
+  force an election a second, for as long as the cut lasts;
 - a learner, whose disk was empty, neither votes nor stands: it may have voted before it forgot.
 """
 
@@ -31,6 +33,10 @@ class Rules(Protocol):
         """The current term."""
 
     @property
+    def leading(self) -> bool:
+        """Whether this member leads; without a majority's answers it soon stops to."""
+
+    @property
     def committed(self) -> int:
         """The highest index known to be committed."""
 
@@ -47,12 +53,19 @@ class Guard:
         journal: RaftJournal,
         send: Callable[[str, Message], None],
         on_fatal: Callable[[str], NoReturn],
+        *,
+        clock: Callable[[], float],
+        loyal_s: float,
     ) -> None:
-        """voters: names of the other members. send: past the library, for notices."""
+        """voters: names of the other members. send: past the library, for notices.
+
+        loyal_s: how long after a leader's message no vote is given to another.
+        """
         self.learning = False
         self.counts: Counter[str] = Counter()  # what was refused or mended, by reason
         self._voters, self._journal, self._send = frozenset(voters), journal, send
-        self._on_fatal = on_fatal
+        self._on_fatal, self._clock, self._loyal_s = on_fatal, clock, loyal_s
+        self._heard_leader = -loyal_s + clock()
         self._matched: int | None = None  # what the answer to the message in hand must say
         self._votes: tuple[int, set[str]] = (-1, set())
 
@@ -84,6 +97,8 @@ class Guard:
     def _on_request_vote(self, rules: Rules, sender: str, message: Message) -> None:
         if message["term"] < rules.term:
             self._send(sender, {"type": "term_notice", "term": rules.term})
+        elif rules.leading or self._clock() - self._heard_leader < self._loyal_s:
+            self.counts["loyal"] += 1
         elif not self.learning:
             rules.deliver(sender, message)
         elif message["term"] > rules.term:
@@ -114,6 +129,7 @@ class Guard:
             self.counts["stale_leader"] += 1
             self._send(sender, {"type": "term_notice", "term": rules.term})
             return
+        self._heard_leader = self._clock()
         if "serialized" in message:
             mended = {**message, "commit_index": rules.committed}
         else:

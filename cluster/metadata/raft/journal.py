@@ -138,6 +138,11 @@ class RaftJournal:
         self._handle = -1
 
     @property
+    def unsynced(self) -> bool:
+        """Whether anything awaits the next `sync`."""
+        return self._replacing or bool(self._pending)
+
+    @property
     def size_bytes(self) -> int:
         """Length of the file without what is not written yet."""
         return self._end

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -125,6 +126,7 @@ class Library(syncobj.SyncObj):  # type: ignore[misc]
         self._around = surroundings
         self._links: _Link
         self._snapshots = _Snapshots(surroundings)
+        self._finished: deque[Callable[[], None]] = deque()
         config = _configuration(timing, compact_entries)
         nodes = [_Voter(name) for name in others]
         with _construction:
@@ -171,9 +173,16 @@ class Library(syncobj.SyncObj):  # type: ignore[misc]
         """Queue a command; `done` comes in the tick's thread, or never."""
 
         def finished(result: Any, reason: int) -> None:
-            done(_OUTCOMES.get(reason, Outcome.REFUSED), result)
+            # Not called from here: where a callback raises, the library applies the entry again.
+            outcome = _OUTCOMES.get(reason, Outcome.REFUSED)
+            self._finished.append(lambda: done(outcome, result))
 
         self._applyCommand(command, finished, messages.REGULAR)
+
+    def call_back(self) -> None:
+        """Tell the callers of what was finished."""
+        while self._finished:
+            self._finished.popleft()()
 
     def deliver(self, sender: str, message: Message) -> None:
         """A message that passed the guard."""
@@ -208,9 +217,14 @@ class Library(syncobj.SyncObj):  # type: ignore[misc]
 
     def _SyncObj__doApplyCommand(self, command: bytes) -> Any:
         """Instead of unpickling a call: the command's own bytes go to the state machine."""
-        if command[0] == messages.REGULAR:
+        if command[0] != messages.REGULAR:
+            return None
+        try:
             return self._around.apply(self.applied + 1, command[1:])
-        return None
+        except Exception as error:  # noqa: BLE001  whatever it was, the others may not have had it
+            self._around.on_fatal(
+                f"metadata entry {self.applied + 1} could not be applied: {error!r}"
+            )
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:
         """As the library does it, but a failure is never logged and passed over."""
@@ -352,8 +366,8 @@ class _Snapshots:
     def getTransmissionData(self, receiver: Node) -> tuple[bytes, bool, bool]:
         """The next chunk for a member that lacks what the log no longer has.
 
-        Never None, which the library would send again and again for a tenth of a second: while a new
-        snapshot waits to be put in place, the journal still holds the one before and its entries.
+        Never None, which the library would send again and again for a tenth of a second: while a
+        new snapshot waits to be put in place, the journal still holds the one before.
         """
         snapshot = self._around.journal.snapshot
         if snapshot is None:

@@ -92,7 +92,14 @@ class RaftMember:
         self._accepted: Any = None
         self._told: tuple[int, int] = (0, 0)
         self._again = False
-        self.guard = Guard(config.others, journal, self._send_past_library, on_fatal)
+        self.guard = Guard(
+            config.others,
+            journal,
+            self._send_past_library,
+            on_fatal,
+            clock=clock,
+            loyal_s=config.timing.election_min_s / 2,
+        )
         self.guard.learning = config.learning
         self._learner = _Learner(config, clock())
         loaded = None if journal.snapshot is None else _parts(journal.snapshot)
@@ -135,6 +142,7 @@ class RaftMember:
         if self.guard.learning:
             self._learn()
         self.library.doTick(0.0 if self._again else wait_s)
+        self.library.call_back()
         self._again = False
         if self.library.leading:
             news = (self.journal.entries[-1].log_index, self.library.committed)
