@@ -99,8 +99,12 @@ class ActiveFile:
         self.allocated = self.end_offset
 
     def seal(self) -> None:
-        """No more records come: give unused room back. Need not be durable."""
+        """No more records come: give unused room back, on disk and in memory. Need not be durable.
+
+        Sealed files are read by recovery and catch-up only, and a load would fill memory with them.
+        """
         self._fs.truncate(self._open(), self.end_offset)
+        self._fs.drop_cache(self._open())
         self.allocated = self.end_offset
         self.release()
 

@@ -208,6 +208,9 @@ class SimulatedDisk:
         self._crash()
         self.handles[handle].sync()
 
+    def drop_cache(self, handle: int) -> None:
+        self.calls["drop_cache"] += 1
+
     def allocate(self, handle: int, size: int) -> None:
         self._step("allocate")
         inode = self.handles[handle]

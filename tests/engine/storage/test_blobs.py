@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,49 @@ def test_writing_copies_no_part(tmp_path: Path) -> None:
     written = [np.frombuffer(b, np.uint8) for b in fs.buffers if len(b) == vectors.nbytes]
     assert len(written) == 1
     assert np.shares_memory(written[0], vectors)
+
+
+def test_a_large_file_is_written_and_synced_in_runs(tmp_path: Path) -> None:
+    """So that a log that syncs meanwhile never waits for all of it."""
+    fs = WatchedFileSystem()
+    vectors = np.arange(5_000_000, dtype=np.float32)  # 20 MB
+    write_blob(fs, tmp_path / "blob", {"v": vectors})
+    assert max(len(b) for b in fs.buffers) <= 8 << 20
+    assert fs.calls["fdatasync"] >= 3
+    blob = open_blob(tmp_path / "blob")
+    np.testing.assert_array_equal(np.frombuffer(blob["v"], np.float32), vectors)
+
+
+def test_a_part_may_come_in_pieces(tmp_path: Path) -> None:
+    pieces = [bytes([i]) * (i * 1000) for i in range(100)]
+    info = write_blob(FS, tmp_path / "blob", {"a": iter(pieces), "b": iter([]), "c": b"x"})
+    blob = open_blob(tmp_path / "blob")
+    assert bytes(blob["a"]) == b"".join(pieces)
+    assert (len(blob["b"]), bytes(blob["c"])) == (0, b"x")
+    assert blob.info == info
+
+
+def test_a_failing_piece_leaves_no_file(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_blob(FS, tmp_path / "blob", {"a": pieces()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_blocks_are_all_listed_and_read_beside_the_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "blob"
+    write_blob(FS, path, {"a": bytes(4 * BLOCK_BYTES)})
+    content = bytearray(path.read_bytes())
+    content[500] ^= 1
+    content[3 * BLOCK_BYTES] ^= 1
+    path.write_bytes(content)
+    read: list[int] = []
+    bad = open_blob(path, verify=False).bad_blocks(paced=read.append)
+    assert [(one.number, one.start) for one in bad] == [(0, 0), (3, 3 * BLOCK_BYTES)]
+    assert sum(read) == 4 * BLOCK_BYTES + 64
 
 
 def test_parts_outlive_the_blob_and_its_file(tmp_path: Path) -> None:
