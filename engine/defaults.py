@@ -10,6 +10,7 @@ import re
 
 import pyarrow as pa
 
+from nearql.engine.bits import packed
 from nearql.engine.errors import InvalidValue, Unsupported
 from nearql.engine.schema import Column
 
@@ -38,8 +39,10 @@ def literal_default(column: Column) -> pa.Scalar | None:
             column=column.name,
         )
     try:
+        if column.type.bits is not None:
+            return pa.scalar(packed(text, column.type.bits), column.type.storage)
         return pa.scalar(text, pa.string()).cast(column.type.storage)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (ValueError, pa.ArrowNotImplementedError) as error:
         raise InvalidValue(
             f"The default {column.default} of column {column.name} is no {column.type.display}.",
             column=column.name,
@@ -47,8 +50,10 @@ def literal_default(column: Column) -> pa.Scalar | None:
 
 
 def _bare(text: str) -> str:
-    """The expression without the casts around it."""
+    """The expression without the brackets and casts around it."""
     text = text.strip()
+    if text.startswith("(") and text.endswith(")"):
+        return _bare(text[1:-1])
     for pattern in (_CAST, _SUFFIX):
         if not _QUOTED.match(text) and (match := pattern.match(text)):
             return _bare(match[1])

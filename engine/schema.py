@@ -18,6 +18,7 @@ from nearql.engine.errors import InvalidValue, UndefinedColumn, Unsupported
 from nearql.engine.types import KEY_COLUMN, Metric
 
 MAX_DIMENSIONS = 16_384
+MAX_BITS = 64_000
 
 _STORAGE: dict[str, pa.DataType] = {
     "BOOLEAN": pa.bool_(),
@@ -59,6 +60,11 @@ _ALIASES = {
 }  # fmt: skip
 _DECIMAL = re.compile(r"^DECIMAL(?:\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?$")
 _VECTOR = re.compile(r"^(VECTOR|HALFVEC)\s*\(\s*(\d+)\s*\)$")
+_BITS = re.compile(r"^BIT\s*\(\s*(\d+)\s*\)$")
+_NO_SPARSE = (
+    "SPARSEVEC is not offered: store VECTOR(n) or HALFVEC(n), zeros included (up to "
+    f"{MAX_DIMENSIONS} dimensions), or the pairs as rows of a table of their own."
+)
 _LENGTH = re.compile(r"^(VARCHAR|CHAR|BPCHAR|CHARACTER VARYING|CHARACTER|TEXT)\s*\(\s*\d+\s*\)$")
 KEY_TYPES = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
@@ -71,7 +77,7 @@ class ColumnType:
     """A column's type; make one with `ColumnType.parse`.
 
     name: canonical DuckDB spelling for scalars (`DECIMAL(18,3)`, `BIGINT[]`), `VECTOR(384)`,
-    `HALFVEC(384)` for vectors.
+    `HALFVEC(384)` for vectors, `BIT(1024)` for bit strings of one length.
     """
 
     name: str
@@ -103,8 +109,18 @@ class ColumnType:
         return "float16" if self.name.startswith("HALFVEC") else "float32"
 
     @cached_property
+    def bits(self) -> int | None:
+        """Length of a bit string; None for any other type."""
+        match = _BITS.match(self.name)
+        return int(match[1]) if match else None
+
+    @cached_property
     def storage(self) -> pa.DataType:
-        """The Arrow type in segments and in the WAL; a fixed-size list for vectors."""
+        """The Arrow type in segments and in the WAL: a fixed-size list for vectors; for bits eight
+        to a byte, the first in the highest place, zeros behind the last.
+        """
+        if self.bits is not None:
+            return pa.binary((self.bits + 7) // 8)
         if self.dimensions is not None:
             return pa.list_(
                 pa.float16() if self.element == "float16" else pa.float32(), self.dimensions
@@ -118,6 +134,8 @@ class ColumnType:
     @cached_property
     def duck(self) -> str:
         """The DuckDB type as which SQL sees the column."""
+        if self.bits is not None:
+            return "BIT"
         return f"FLOAT[{self.dimensions}]" if self.is_vector else self.name
 
     @property
@@ -129,7 +147,7 @@ class ColumnType:
 def _canonical(text: str) -> str:
     if text.endswith("[]"):
         inner = _canonical(text[:-2].rstrip())
-        if _VECTOR.match(inner):
+        if _VECTOR.match(inner) or _BITS.match(inner):
             raise Unsupported(
                 f"A list of vectors ({text}) is no column type; use a row per vector."
             )
@@ -138,6 +156,10 @@ def _canonical(text: str) -> str:
         return _checked_vector(match[1], int(match[2]))
     if text in ("VECTOR", "HALFVEC"):
         raise InvalidValue(f"A {text} column needs its number of dimensions, as in {text}(384).")
+    if text == "BIT" or (match := _BITS.match(text)):
+        return _checked_bits(int(match[1]) if text != "BIT" and match else 1)
+    if text.partition("(")[0].strip() == "SPARSEVEC":
+        raise Unsupported(_NO_SPARSE)
     if _LENGTH.match(text):
         return "VARCHAR"  # as DuckDB: the length is accepted and not enforced
     head, _, tail = text.partition("(")
@@ -148,8 +170,14 @@ def _canonical(text: str) -> str:
         return head
     raise Unsupported(
         f"Columns can't have the type {text}. Offered: {', '.join(sorted(_STORAGE))}, "
-        "DECIMAL(p,s), lists of these, VECTOR(n) and HALFVEC(n)."
+        "DECIMAL(p,s), lists of these, VECTOR(n), HALFVEC(n) and BIT(n)."
     )
+
+
+def _checked_bits(bits: int) -> str:
+    if not 1 <= bits <= MAX_BITS:
+        raise InvalidValue(f"BIT({bits}): the length must be 1 to {MAX_BITS}.")
+    return f"BIT({bits})"
 
 
 def _checked_vector(kind: str, dimensions: int) -> str:

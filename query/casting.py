@@ -22,6 +22,7 @@ from pyarrow import types as t
 from nearql.engine.errors import InvalidValue, NearQLError
 from nearql.engine.schema import Column
 from nearql.query import duck
+from nearql.query.bits import pack
 from nearql.query.parameters import scalar, vector
 
 _SHOWN = 80  # characters of a value in a message
@@ -59,6 +60,8 @@ def cast_column(given: pa.Array | pa.ChunkedArray, column: Column) -> Cast:
     array = plain(given)
     if column.type.is_vector:
         return _cast_vectors(array, column)
+    if column.type.bits is not None:
+        return _cast_bits(array, column)
     if array.type == column.type.storage and column.type.name not in ("UUID", "JSON"):
         return Cast(array, [])
     if _is_safe(array.type, column):
@@ -122,6 +125,17 @@ def _is_safe(kind: pa.DataType, column: Column) -> bool:
     if t.is_timestamp(kind):
         return bool(t.is_timestamp(target) and (kind.tz is None) == (target.tz is None))
     return bool(t.is_date(kind) and t.is_date32(target))
+
+
+def _cast_bits(array: pa.Array, column: Column) -> Cast:
+    packed = pack(array, column)
+    if packed is None:
+        raise _wrong_type(array, column)
+    failures = [
+        RowFailure(row, code, f"Column {column.name!r}: {why}.", "22P02")
+        for row, (code, why) in sorted(packed.wrong.items())
+    ]
+    return Cast(packed.array, failures)
 
 
 # ---- scalars --------------------------------------------------------------------------
@@ -239,13 +253,13 @@ def _cast_vectors(array: pa.Array, column: Column) -> Cast:
     if not (t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)):
         if t.is_string(kind) or t.is_binary(kind) or t.is_null(kind):
             return _cast_vector_values(array.to_pylist(), column)
-        raise _no_vectors(array, column)
+        raise _wrong_type(array, column)
     if not (
         t.is_floating(kind.value_type)
         or t.is_integer(kind.value_type)
         or t.is_decimal(kind.value_type)
     ):
-        raise _no_vectors(array, column)
+        raise _wrong_type(array, column)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     failures: list[RowFailure] = []
     _wrong_lengths(array, valid, column, failures)
@@ -254,7 +268,7 @@ def _cast_vectors(array: pa.Array, column: Column) -> Cast:
     return _stored(vectors, valid, column, failures)
 
 
-def _no_vectors(array: pa.Array, column: Column) -> InvalidValue:
+def _wrong_type(array: pa.Array, column: Column) -> InvalidValue:
     return InvalidValue(
         f"Column {column.name!r} is {column.type.display}; values of type {array.type} "
         "can't be stored in it.",

@@ -62,6 +62,11 @@ def _columns(statement: CreateTable, given: tuple[ResultColumn, ...]) -> tuple[C
 
 
 def _type(column: ResultColumn) -> ColumnType:
+    if column.type == "BIT":
+        raise Unsupported(
+            f"Column {column.name!r} of the query holds bit strings of no or several lengths; "
+            "give them one, as in ::bit(8)."
+        )
     name = "TEXT" if column.type.startswith("ENUM") else _STORED_AS.get(column.type, column.type)
     try:
         return ColumnType.parse(name)

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ _LOCKED = {
     "python_enable_replacements": "false",
     "temp_directory": "",  # spilling would write files where the process happens to stand
 }
+_BIT = re.compile(r"\bBIT\b")  # DuckDB's Arrow form of BIT is its own internal one
 _BATCH_ROWS = 100_000  # an answer is received in batches, so that too large a one is cut off early
 
 
@@ -49,7 +51,9 @@ class DuckOptions:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query returned: columns by position (names may repeat), `types` in DuckDB's words."""
+    """What a query returned: columns by position (names may repeat), `types` in DuckDB's words; BIT
+    is text.
+    """
 
     table: pa.Table
     types: tuple[str, ...]
@@ -124,6 +128,8 @@ class Cursor:
         with translating():
             relation = self._connection.sql(sql, params=dict(params or {}))
             types = tuple(str(kind) for kind in relation.types)
+            if any(_BIT.search(kind) for kind in types):
+                relation = relation.project(_bits_as_text(relation.columns, types))
             if check_size is None:
                 return Answer(relation.to_arrow_table(), types)
             return Answer(_gathered(relation.to_arrow_reader(_BATCH_ROWS), check_size), types)
@@ -138,6 +144,17 @@ class Cursor:
         with self._lock:
             if not self._closed:
                 self._connection.interrupt()
+
+
+def _bits_as_text(names: Sequence[str], types: Sequence[str]) -> str:
+    """A select list: bit strings, alone or inside lists and structs, as text of 0 and 1."""
+    items = []
+    for place, (name, kind) in enumerate(zip(names, types, strict=True), 1):
+        value = f"#{place}"
+        if _BIT.search(kind):
+            value = f"CAST({value} AS {_BIT.sub('VARCHAR', kind)})"
+        items.append(f'{value} AS "{name.replace(chr(34), chr(34) * 2)}"')
+    return ", ".join(items)
 
 
 def _gathered(reader: pa.RecordBatchReader, check_size: Callable[[int, int], None]) -> pa.Table:

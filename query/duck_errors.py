@@ -50,6 +50,7 @@ _COLUMN = re.compile(
     r'|Column "([^"]+)" in \w+ list not found'
     r'|column "([^"]+)" does not exist'
 )
+_UNEQUAL_BITS = re.compile(r"Cannot (?:XOR|AND|OR) bit strings of different sizes")
 _ALIAS = re.compile(r'Referenced table "([^"]+)" not found')
 _FUNCTION = re.compile(r"(?:Function|Macro)s? with name (\w+) does not exist")
 _PARAMETER = re.compile(r"[Pp]arameter ([:$]\w+)")
@@ -57,6 +58,8 @@ _VALUE = re.compile(r"string ('(?:[^']|'')*')")
 _WRITTEN = {
     "nq_l2": "<->", "nq_ip": "<#>", "nq_cos": "<=>", "nq_l1": "<+>", "nq_add": "+",
     "nq_subtract": "-", "nq_multiply": "*", "nq_sum": "sum", "nq_avg": "avg", "nq_total": "avg",
+    "nq_hamming": "<~>", "nq_jaccard": "<%>", "nq_bits": "::bit", "nq_try_bits": "::bit",
+    "nq_half": "::halfvec", "nq_signs": "binary_quantize", "nq_concat": "||",
 }  # fmt: skip
 _FUNCTIONS = re.compile(rf'"*\b({"|".join(_WRITTEN)})(?:_raw)?\b"*')
 _WORD = re.compile(r"[\w$]+|'(?:[^']|'')*'")
@@ -83,6 +86,9 @@ def _named(text: str) -> NearQLError | None:
     if "More than one row returned by a subquery" in text:
         detail = "A sub-query that stands for one value returns more than one row; add LIMIT 1."
         return InvalidValue(detail, code="cardinality_violation", sqlstate="21000")
+    if _UNEQUAL_BITS.search(text):
+        detail = "The bit strings have different lengths."
+        return InvalidValue(detail, code="different_dimensions")
     if match := _ALIAS.search(text):
         detail = f"Nothing in the FROM clause is named {match[1]!r}."
         return SqlError(detail, code="undefined_alias", sqlstate="42P01", name=match[1])

@@ -31,7 +31,27 @@ _ELEMENTWISE: dict[str, Callable[[Vectors, Vectors], Vectors]] = {
     "nq_subtract": np.subtract,
     "nq_multiply": np.multiply,
 }
+_CAST_BITS = (  # PostgreSQL's explicit cast to bit(n)
+    "{name}(v, n) AS CASE WHEN bit_length({cast}(v AS BIT)) = n THEN {cast}(v AS BIT)"
+    " ELSE CAST(rpad(left(CAST({cast}(v AS BIT) AS VARCHAR), n), n, '0') AS BIT) END"
+)
 _MACROS = (
+    _CAST_BITS.format(name="nq_bits", cast="CAST"),
+    _CAST_BITS.format(name="nq_try_bits", cast="TRY_CAST"),
+    "nq_hamming(a, b) AS CAST(bit_count(xor(CAST(a AS BIT), CAST(b AS BIT))) AS FLOAT)",
+    (
+        "nq_jaccard(a, b) AS CAST(CASE WHEN bit_count(CAST(a AS BIT) & CAST(b AS BIT)) = 0 THEN 1"
+        " ELSE 1 - bit_count(CAST(a AS BIT) & CAST(b AS BIT))"
+        " / bit_count(CAST(a AS BIT) | CAST(b AS BIT)) END AS FLOAT)"
+    ),
+    "hamming_distance(a, b) AS nq_hamming(a, b)",
+    "jaccard_distance(a, b) AS nq_jaccard(a, b)",
+    "binary_quantize(v) AS CAST(nq_signs(v) AS BIT)",
+    (
+        "nq_concat(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL"
+        " THEN list_concat(CAST(a AS FLOAT[]), CAST(b AS FLOAT[])) END"
+    ),
+    "l2_norm(v) AS vector_norm(v)",
     "l2_distance(a, b) AS nq_l2(a, b)",
     "inner_product(a, b) AS 0 - nq_ip(a, b)",
     "cosine_distance(a, b) AS nq_cos(a, b)",
@@ -55,6 +75,8 @@ def install(connection: duckdb.DuckDBPyConnection) -> None:
         _create(connection, name, _elementwise(function), 2, "FLOAT[]")
     _create(connection, "vector_norm", _norm, 1, "DOUBLE")
     _create(connection, "l2_normalize", _normalize, 1, "FLOAT[]")
+    _create(connection, "nq_half", _halves, 1, "FLOAT[]")
+    _create(connection, "nq_signs", _signs, 1, "VARCHAR")
     _raw(connection, "nq_total", _total, ["FLOAT[][]", "BOOLEAN"], "FLOAT[]")
     for name, mean in (("nq_sum", "false"), ("nq_avg", "true")):
         connection.execute(
@@ -124,6 +146,32 @@ def _unit(vectors: Vectors) -> pa.Array:
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros(vectors.shape), where=norms > 0)
     return _lists(unit.astype(np.float32))
+
+
+def _halves(vectors: pa.ChunkedArray) -> pa.Array:
+    return _by_length(_array(vectors), _rounded, pa.list_(pa.float32()))
+
+
+def _rounded(vectors: Vectors) -> pa.Array:
+    with np.errstate(over="ignore"):
+        halves = vectors.astype(np.float16)
+    if not np.isfinite(halves).all():
+        raise ValueError(f"{ERROR}invalid_vector:An element is beyond the range of float16.")
+    return _lists(halves.astype(np.float32))
+
+
+def _signs(vectors: pa.ChunkedArray) -> pa.Array:
+    """1 for each element above zero, else 0, as text."""
+    return _by_length(_array(vectors), _sign_texts, pa.string())
+
+
+def _sign_texts(vectors: Vectors) -> pa.Array:
+    count, dimensions = vectors.shape
+    digits = np.where(vectors > 0, np.uint8(ord("1")), np.uint8(ord("0")))
+    offsets = np.arange(count + 1, dtype=np.int32) * dimensions
+    return pa.StringArray.from_buffers(
+        count, pa.py_buffer(offsets.tobytes()), pa.py_buffer(digits.tobytes())
+    )
 
 
 def _total(groups: pa.ChunkedArray, mean: pa.ChunkedArray) -> pa.Array:

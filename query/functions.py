@@ -93,7 +93,8 @@ coalesce date grouping grouping_id ifnull percentile_cont percentile_disc try un
 """)
 # Ours; `query/duck_functions.py` registers them.
 VECTOR = _names("""
-cosine_distance inner_product l1_distance l2_distance l2_normalize subvector vector_dims vector_norm
+binary_quantize cosine_distance hamming_distance inner_product jaccard_distance l1_distance
+l2_distance l2_norm l2_normalize subvector vector_dims vector_norm
 """)
 # Ours too; `query/rules/text_scores.py` replaces them.
 TEXT = _names("bm25 rrf")
@@ -119,10 +120,6 @@ SERIES = _names("range generate_series")
 
 # Asked for, and not there: the alternative.
 INSTEAD = {
-    "hamming_distance": "BIT vectors come later; use l1_distance.",
-    "jaccard_distance": "BIT vectors come later; use cosine_distance.",
-    "binary_quantize": "BIT vectors come later; search the vectors themselves.",
-    "l2_norm": "Use vector_norm.",
     "version": "SHOW SETTINGS names the version.",
     "current_setting": "SHOW SETTINGS lists them.",
     "set_config": "Use SET.",

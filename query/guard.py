@@ -25,6 +25,7 @@ from nearql.query.dialect import did_you_mean
 from nearql.query.ports import CatalogView
 from nearql.query.statements import (
     ConflictClause,
+    CreateIndex,
     CreateTable,
     Delete,
     Explain,
@@ -127,6 +128,8 @@ def trees_of(statement: Statement) -> Iterator[exp.Expr]:
         yield statement.tree
     elif isinstance(statement, CreateTable):
         yield from _some(statement.source)
+    elif isinstance(statement, CreateIndex):
+        yield from _some(statement.expression, statement.where)
     elif isinstance(statement, Insert):
         yield from _some(statement.source, *_conflict(statement.conflict), *statement.returning)
     elif isinstance(statement, Update | Delete):

@@ -32,7 +32,8 @@ from nearql.query.binder import (
     from_items,
     unwrapped,
 )
-from nearql.query.dialect import distance_of, to_duckdb, to_nearql
+from nearql.query.dialect import bit_distance_of, distance_of, to_duckdb, to_nearql
+from nearql.query.dialect.render import bit_length
 from nearql.query.parameters import names_in, parameter_name, vector
 from nearql.query.plan import (
     INTERNAL,
@@ -54,6 +55,7 @@ from nearql.query.plan import (
     sql_name,
 )
 from nearql.query.ports import CatalogView
+from nearql.query.rows import sql_value
 from nearql.query.rules import RULES
 from nearql.query.rules.common import PARAMETER, conjuncts, is_volatile, item_name
 from nearql.query.shown import vector_outputs
@@ -63,7 +65,7 @@ from nearql.query.whole_rows import spell_rows
 _VECTOR_CALLS = frozenset(
     {"nq_l2", "nq_ip", "nq_cos", "nq_l1", "nq_add", "nq_subtract", "nq_multiply", "nq_sum",
      "nq_avg", "l2_distance", "inner_product", "cosine_distance", "l1_distance", "l2_normalize",
-     "vector_norm", "vector_dims", "subvector"}
+     "vector_norm", "vector_dims", "subvector", "l2_norm", "binary_quantize", "nq_concat"}
 )  # fmt: skip
 
 
@@ -130,8 +132,15 @@ def _keep_name(item: exp.Expr, text: str) -> None:
     if item.is_star or isinstance(item, exp.Alias | exp.Column):
         return
     rewritten = "$" in text or item.find(exp.Query) or to_nearql(item) != text
-    if rewritten or any(distance_of(node) for node in item.walk()):
+    if rewritten or any(_is_ours(node) for node in item.walk()):
         item.replace(exp.alias_(item.copy(), item_name(text), quoted=True))
+
+
+def _is_ours(node: exp.Expr) -> bool:
+    """Whether DuckDB gets other words for it, which it would name a column after."""
+    if isinstance(node, exp.Cast | exp.TryCast):
+        return vector_type(node.to) is not None or bit_length(node.to) is not None
+    return distance_of(node) is not None or bit_distance_of(node) is not None
 
 
 def apply_rules(select: exp.Select, binding: Binding) -> None:
@@ -314,7 +323,6 @@ class Lowering:
             kind = vector_type(cast.to)
             if kind is not None:
                 _check_literal(unwrapped(cast.this), kind[1])
-                cast.set("to", duck_type(kind[1]))
                 if isinstance(unwrapped(cast.this), exp.Placeholder):
                     self._bind_vector(unwrapped(cast.this), kind[1], vectors)
         for node in list(tree.find_all(exp.Placeholder)):
@@ -402,7 +410,7 @@ class Lowering:
         """A parameter or a literal where the expression is one, else a query for one value."""
         node = unwrapped(pending.select.expressions[0])
         dimensions = pending.dimensions
-        if isinstance(node, exp.Cast) and vector_type(node.to) is not None:
+        if isinstance(node, exp.Cast) and (vector_type(node.to) or ("",))[0] == "VECTOR":
             node = unwrapped(node.this)
         if (name := parameter_name(node)) is not None:
             return Value(pending.where, parameter=name, dimensions=dimensions)
@@ -506,12 +514,11 @@ def _parts(source: Source) -> Iterator[exp.Expr]:
 
 
 def _as_sql_type(column: Column) -> exp.Expr:
-    """The column as SQL sees it; UUID and JSON are text in storage."""
-    name = exp.column(exp.to_identifier(column.name, quoted=True))
-    if "UUID" not in column.type.name and "JSON" not in column.type.name:
-        return name
-    kind = exp.DataType.build(column.type.duck, dialect="duckdb")
-    return exp.alias_(exp.Cast(this=name, to=kind), column.name, quoted=True)
+    """The column as SQL sees it."""
+    made = sql_value(column)
+    if made is None:
+        return exp.column(exp.to_identifier(column.name, quoted=True))
+    return exp.alias_(exp.Var(this=made), column.name, quoted=True)
 
 
 def _is_vector_argument(node: exp.Placeholder) -> bool:
@@ -587,7 +594,10 @@ def _outputs(item: exp.Expr, source: Source, binding: Binding) -> list[Output] |
         star = item.this if isinstance(item, exp.Column) else item
         if any(star.args.get(key) for key in ("except_", "replace", "rename", "ilike")):
             return None
-        return [Output(column.name, column.name) for column in source.table.schema.visible]
+        columns = source.table.schema.visible
+        if any(column.type.bits is not None for column in columns):
+            return None
+        return [Output(column.name, column.name) for column in columns]
     access = source.access
     assert isinstance(access, PendingNearest)
     node = unwrapped(item)
@@ -598,7 +608,7 @@ def _outputs(item: exp.Expr, source: Source, binding: Binding) -> list[Output] |
     if node.name == access.distance.name:
         return [Output(item.alias_or_name, None)]
     found = binding.column(node)
-    if found is None or found[0] is not source:
+    if found is None or found[0] is not source or found[1].type.bits is not None:
         return None
     name = item.alias if isinstance(item, exp.Alias) else found[1].name
     return [Output(name, found[1].name)]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nearql.engine.errors import InvalidValue
 from nearql.engine.schema import Column, TableDef, TableSchema
 from nearql.query import duck
+from nearql.query.bits import stored_bits
 from nearql.query.casting import RowFailure, cast_column
 from nearql.query.ports import Database
 from nearql.query.rules.common import VOLATILE
@@ -134,12 +135,19 @@ def _without_halves(rows: pa.Table, schema: TableSchema) -> pa.Table:
 def rows_source(schema: TableSchema, relation: str, helpers: list[str]) -> str:
     """A sub-query over a registered relation of complete rows, columns as SQL sees them."""
     items = [
-        f"CAST({quoted(c.name)} AS {c.type.duck}) AS {quoted(c.name)}"
-        if c.type.name.startswith(("UUID", "JSON"))
-        else quoted(c.name)
+        quoted(c.name) if (made := sql_value(c)) is None else f"{made} AS {quoted(c.name)}"
         for c in schema.visible
     ]
     return f"(SELECT {', '.join([*items, *helpers])} FROM {relation})"
+
+
+def sql_value(column: Column) -> str | None:
+    """SQL for a stored column as SQL sees it; None where storage and SQL have the same type."""
+    if column.type.bits is not None:
+        return stored_bits(quoted(column.name), column.type.bits)
+    if "UUID" in column.type.name or "JSON" in column.type.name:
+        return f"CAST({quoted(column.name)} AS {column.type.duck})"
+    return None
 
 
 def quoted(name: str) -> str:

@@ -177,6 +177,7 @@ class Session:
         result = empty("utility")
         for place, statement in enumerate(prepared.statements):
             try:
+                request.notices += result.notices
                 result = request.run(statement, place, prepared)
             except RecursionError as error:  # found while planning, so nothing was done
                 raise SqlError(

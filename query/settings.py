@@ -5,7 +5,8 @@ Every variable is one row of `VARIABLES`: its name in SQL, its default, how its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,15 +81,58 @@ def _concern(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """What a request may SET. node: the field of SessionSettings that is its default."""
+    """What a request may SET. node: the field of SessionSettings that is its default.
+
+    ignored: why setting it changes nothing, for a variable of pgvector's that is only accepted.
+    """
 
     check: Callable[[Any], Any]
     help: str
     default: Any = None
     node: str | None = None
+    ignored: str | None = None
+
+
+def _accepted(check: Callable[[Any], Any], why: str) -> Variable:
+    return Variable(check, f"accepted: {why}", ignored=why)
+
+
+_SIZE = re.compile(r"\d+(\.\d+)?\s*(B|kB|MB|GB|TB)?$", re.IGNORECASE)
+
+
+def _size(value: Any) -> str:
+    if isinstance(value, bool) or not _SIZE.match(str(value).strip()):
+        raise ValueError("a size such as 64MB")
+    return str(value)
+
+
+def _multiple(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 1_000:
+        raise ValueError("a number from 1 to 1000")
+    return float(value)
 
 
 _DAY_MS = 86_400_000
+_FILTERS = "filters never cost rows here"
+_CORES = "builds and searches use every core"
+# Of PostgreSQL and its relatives, asked for and not there -> the alternative.
+INSTEAD: Mapping[str, str] = {
+    "statement_timeout": "Use statement_timeout_ms.",
+    "lock_timeout": "Use write_timeout_ms.",
+    "synchronous_commit": "Use write_concern.",
+    "search_path": "There are no schemas.",
+    "timezone": "Times are UTC; write AT TIME ZONE in the query.",
+    "work_mem": "The node's engine.memory_limit bounds memory.",
+    "shared_buffers": "The node's engine.memory_limit bounds memory.",
+    "effective_cache_size": "The node's engine.memory_limit bounds memory.",
+    "enable_seqscan": "SET target_recall or hnsw.ef_search permits an index.",
+    "enable_indexscan": "Answers are exact unless target_recall permits less: RESET target_recall.",
+    "diskann.query_search_list_size": "Use hnsw.ef_search, or target_recall.",
+    "diskann.query_rescore": "Answers are always ranked by exact distances.",
+    "vchordrq.probes": "Use ivfflat.probes, or target_recall.",
+    "vchordrq.epsilon": "Use target_recall.",
+    "vchordrq.prefilter": "Filters are always applied before the search.",
+}
 VARIABLES: Mapping[str, Variable] = {
     "target_recall": Variable(_recall, "recall that approximate search must reach; unset = exact"),
     "latency_budget_ms": Variable(
@@ -98,18 +142,16 @@ VARIABLES: Mapping[str, Variable] = {
     ),
     "hnsw.ef_search": Variable(_integer(1, 10_000), "candidate list of HNSW indexes"),
     "ivfflat.probes": Variable(_integer(1, 1_000_000), "lists that IVF indexes look into"),
-    "hnsw.iterative_scan": Variable(
-        _choice("off", "strict_order", "relaxed_order"), "accepted: filters never cost rows here"
-    ),
-    "hnsw.max_scan_tuples": Variable(
-        _integer(1, 2**31 - 1), "accepted: filters never cost rows here"
-    ),
-    "ivfflat.iterative_scan": Variable(
-        _choice("off", "relaxed_order"), "accepted: filters never cost rows here"
-    ),
-    "ivfflat.max_probes": Variable(
-        _integer(1, 1_000_000), "accepted: filters never cost rows here"
-    ),
+    "hnsw.iterative_scan": _accepted(_choice("off", "strict_order", "relaxed_order"), _FILTERS),
+    "hnsw.max_scan_tuples": _accepted(_integer(1, 2**31 - 1), _FILTERS),
+    "hnsw.scan_mem_multiplier": _accepted(_multiple, _FILTERS),
+    "ivfflat.iterative_scan": _accepted(_choice("off", "relaxed_order"), _FILTERS),
+    "ivfflat.max_probes": _accepted(_integer(1, 1_000_000), _FILTERS),
+    "maintenance_work_mem": _accepted(_size, "builds take what engine.memory_limit allows"),
+    "max_parallel_maintenance_workers": _accepted(_integer(0, 1_024), _CORES),
+    "max_parallel_workers": _accepted(_integer(0, 1_024), _CORES),
+    "max_parallel_workers_per_gather": _accepted(_integer(0, 1_024), _CORES),
+    "min_parallel_table_scan_size": _accepted(_size, _CORES),
     "write_concern": Variable(_concern, "copies on which a write must be durable", "majority"),
     "write_timeout_ms": Variable(_integer(1, _DAY_MS), "wait for a write", node="write_timeout_ms"),
     "read_level": Variable(
@@ -121,6 +163,19 @@ VARIABLES: Mapping[str, Variable] = {
     ),
     "device": Variable(_choice("auto", "cpu", "gpu"), "where searches run", "auto"),
 }
+
+
+def unknown_setting(name: str, further: Iterable[str]) -> SqlError:
+    """The error for a name that is no variable, nor one of `further`, with the alternative."""
+    near = nearest_name(name, [*VARIABLES, *further])
+    hint = INSTEAD.get(name.lower())
+    if hint is None:
+        hint = f"Did you mean {near!r}?" if near else "SHOW SETTINGS lists them."
+    extra: dict[str, Any] = {"nearest": near} if near and name.lower() not in INSTEAD else {}
+    return SqlError(
+        f"There is no setting {name!r}. {hint}", code="unknown_setting", sqlstate="42704",
+        name=name, **extra,
+    )  # fmt: skip
 
 
 @dataclass
@@ -138,11 +193,7 @@ class Variables:
         """
         variable = VARIABLES.get(name.lower())
         if variable is None:
-            near = nearest_name(name, VARIABLES)
-            hint = f"Did you mean {near!r}?" if near else "SHOW SETTINGS lists them."
-            raise SqlError(
-                f"There is no setting {name!r}. {hint}", code="unknown_setting", sqlstate="42704"
-            )
+            raise unknown_setting(name, ())
         if value is None or (isinstance(value, str) and value.lower() == "default"):
             self.values.pop(name.lower(), None)
             return

@@ -1,4 +1,6 @@
-"""Vectors in answers: DuckDB says FLOAT[n] or FLOAT[], people asked for VECTOR(n), HALFVEC(n)."""
+"""Vectors in answers: DuckDB says FLOAT[n], FLOAT[] or BIT; people asked for VECTOR(n), HALFVEC(n),
+BIT(n).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlglot import exp
 
+from nearql.engine.schema import ColumnType
 from nearql.query.binder import Binding, from_items, unwrapped
 from nearql.query.result import ResultColumn
 from nearql.query.rules.vector_arithmetic import is_vector
@@ -35,7 +38,7 @@ def vector_outputs(select: exp.Select | None, binding: Binding) -> dict[int, str
 def _type(item: exp.Expr, binding: Binding) -> str | None:
     column = binding.column(unwrapped(item))
     if column is not None:
-        return column[1].type.display if column[1].type.is_vector else None
+        return _display(column[1].type)
     return VECTOR if is_vector(item, binding) else None
 
 
@@ -52,8 +55,13 @@ def _star(item: exp.Expr, select: exp.Select | None, binding: Binding) -> list[s
         source = binding.source_of(one)
         if source is not None and not source.opaque and wanted in ("", one.alias_or_name.lower()):
             columns = [column.type for column in source.table.schema.visible]
-            return [kind.display if kind.is_vector else None for kind in columns]
+            return [_display(kind) for kind in columns]
     return None
+
+
+def _display(kind: ColumnType) -> str | None:
+    """The type of a vector or bit string, which DuckDB's doesn't tell."""
+    return kind.display if kind.is_vector or kind.bits is not None else None
 
 
 def show_vectors(
@@ -68,7 +76,15 @@ def show_vectors(
         elif (size := _one_size(array)) is not None:
             table = table.set_column(place, table.field(place).name, _fixed(array, size))
             shown[place] = ResultColumn(columns[place].name, f"VECTOR({size})")
+    for place, column in enumerate(shown):
+        if column.type == "BIT" and (size := _one_length(table.column(place))) is not None:
+            shown[place] = ResultColumn(column.name, f"BIT({size})")
     return tuple(shown), table
+
+
+def _one_length(texts: pa.ChunkedArray) -> int | None:
+    lengths = pc.unique(pc.binary_length(texts.drop_null()))
+    return lengths[0].as_py() if len(lengths) == 1 else None
 
 
 def _one_size(array: pa.ChunkedArray) -> int | None:

@@ -138,24 +138,37 @@ class RenameTable:
     new_name: str
 
 
+@dataclass(frozen=True)
+class SetStorage:
+    """ALTER TABLE ... ALTER COLUMN name SET STORAGE ...: accepted, nothing happens."""
+
+    name: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlterTable(Statement):
     """ALTER TABLE with one action or several."""
 
     table: str
-    actions: tuple[AddColumn | DropColumn | RenameColumn | RenameTable, ...]
+    actions: tuple[AddColumn | DropColumn | RenameColumn | RenameTable | SetStorage, ...]
     if_exists: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class CreateIndex(Statement):
-    """CREATE INDEX on a vector column; `kind` None where a scalar index is accepted as a no-op."""
+    """CREATE INDEX; `kind` None where a scalar index is accepted as a no-op.
+
+    column: "" where an expression is indexed. where: of a partial index. opclass: in lower case.
+    """
 
     table: str
     name: str | None
     column: str
     kind: str | None
     metric: Metric
+    opclass: str | None = None
+    expression: exp.Expr | None = None
+    where: exp.Expr | None = None
     options: tuple[tuple[str, Any], ...] = ()
     if_not_exists: bool = False
     notices: tuple[str, ...] = ()
@@ -232,9 +245,10 @@ class Kill(Statement):
 
 @dataclass(frozen=True, kw_only=True)
 class CreateExtension(Statement):
-    """CREATE EXTENSION [IF NOT EXISTS] vector: accepted, nothing happens."""
+    """CREATE, DROP or ALTER EXTENSION vector: accepted, nothing happens."""
 
     name: str
+    action: str = "CREATE"
 
 
 @dataclass(frozen=True, kw_only=True)

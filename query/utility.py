@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
-from nearql.engine.errors import SqlError, Unavailable
+from nearql.engine.errors import Unavailable
 from nearql.engine.schema import TableDef
-from nearql.query.duck_errors import nearest_name
 from nearql.query.guard import undefined_table
 from nearql.query.ports import CatalogView, Database
 from nearql.query.result import Result, empty, listing
-from nearql.query.settings import VARIABLES, Variables
+from nearql.query.settings import VARIABLES, Variables, unknown_setting
 from nearql.query.statements import (
     ChangeGrants,
     CreateExtension,
@@ -31,9 +31,12 @@ def set_variable(statement: SetVariable, variables: Variables) -> Result:
     """SET and RESET; holds for the rest of the request."""
     if statement.name == "all" and statement.value is None:
         variables.values.clear()
-    else:
-        variables.set(statement.name, statement.value)
-    return empty("utility")
+        return empty("utility")
+    variables.set(statement.name, statement.value)
+    why = VARIABLES[statement.name].ignored
+    if why is None or statement.value is None:
+        return empty("utility")
+    return replace(empty("utility"), notices=(f"SET {statement.name} changes nothing: {why}.",))
 
 
 def show(statement: Show, database: Database, catalog: CatalogView, variables: Variables) -> Result:
@@ -56,11 +59,7 @@ def show(statement: Show, database: Database, catalog: CatalogView, variables: V
     settings = database.describe_settings()
     if what in settings:
         return _one(what, settings[what])
-    near = nearest_name(what, [*VARIABLES, *settings, "tables", "settings", "cluster", "shards"])
-    hint = f"Did you mean {near!r}?" if near else "SHOW SETTINGS lists them."
-    raise SqlError(
-        f"There is no setting {what!r}. {hint}", code="unknown_setting", sqlstate="42704"
-    )
+    raise unknown_setting(what, [*settings, "tables", "settings", "cluster", "shards"])
 
 
 def _system(database: Database, name: str) -> Result:
@@ -183,4 +182,5 @@ def _granted(name: str, catalog: CatalogView) -> TableDef:
 
 def extension_notices(statement: CreateExtension) -> tuple[str, ...]:
     """CREATE EXTENSION vector is accepted: its types and operators are built in."""
-    return (f"CREATE EXTENSION {statement.name}: vectors are built in; nothing was done.",)
+    what = f"{statement.action} EXTENSION {statement.name}"
+    return (f"{what}: vectors are built in; nothing was done.",)

@@ -33,9 +33,10 @@ from nearql.query.statements import (
     DropColumn,
     RenameColumn,
     RenameTable,
+    SetStorage,
 )
 
-Action = AddColumn | DropColumn | RenameColumn | RenameTable
+Action = AddColumn | DropColumn | RenameColumn | RenameTable | SetStorage
 _NUMBERS_PER_VERSION = 1_024
 
 
@@ -101,6 +102,9 @@ def _apply(alteration: _Alteration, action: Action) -> None:
         _drop(alteration, action)
     elif isinstance(action, RenameColumn):
         _rename(alteration, action)
+    elif isinstance(action, SetStorage):
+        alteration.existing(action.name)
+        alteration.notices.append("SET STORAGE changes nothing: vectors always stand in one piece.")
     else:
         _rename_table(alteration, action)
 

@@ -138,15 +138,36 @@ def checked_conditions(
 
 
 def _bind(statement: Statement, condition: str, columns: Sequence[Column], table: str) -> None:
+    sql = f"SELECT CAST(({condition}) AS BOOLEAN) FROM {_one_row(columns, table)}"
+    _try(statement, sql, f"CHECK ({condition})", columns)
+
+
+def check_expression(statement: Statement, tree: exp.Expr, what: str, table: TableDef) -> str:
+    """DuckDB's type of an expression over one row of the table.
+
+    Raises:
+        SqlError: it can't be evaluated over one row.
+    """
+    check_scalar(tree, what)
+    columns = table.schema.visible
+    sql = f"SELECT ({to_duckdb(tree)}) FROM {_one_row(columns, table.name)}"
+    return _try(statement, sql, what, columns)
+
+
+def _one_row(columns: Sequence[Column], table: str) -> str:
     items = ", ".join(f"CAST(NULL AS {c.type.duck}) AS {quoted(c.name)}" for c in columns)
-    sql = f"SELECT CAST(({condition}) AS BOOLEAN) FROM (SELECT {items}) AS {quoted(table)}"
+    return f"(SELECT {items}) AS {quoted(table)}"
+
+
+def _try(statement: Statement, sql: str, what: str, columns: Sequence[Column]) -> str:
+    """The type of the query's first column; its error as that of `what`."""
     try:
         with duck.shared().cursor() as cursor:
-            cursor.query(sql)
+            return cursor.query(sql).types[0]
     except NearQLError as error:
         name = str(error.extra.pop("name", None) or "")  # the session would look in every table
         hint = did_you_mean(name, [column.name for column in columns]) if name else ""
-        error.detail = f"CHECK ({condition}): {error.detail}{hint}"
+        error.detail = f"{what}: {error.detail}{hint}"
         error.args = (error.detail,)
         error.position = at(statement, name) if name else statement.offset + 1
         raise

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqlglot import exp
+
 from nearql.engine.errors import SqlError, Unsupported
 from nearql.engine.index.registry import index_kinds
 from nearql.engine.schema import Column, IndexDef, TableDef
 from nearql.engine.types import Metric
-from nearql.query.ddl.columns import invalid_option
+from nearql.query.ddl.columns import check_expression, invalid_option
 from nearql.query.ddl.names import (
     all_indexes,
     at,
@@ -21,10 +23,23 @@ from nearql.query.ddl.names import (
     taken,
     undefined_column,
 )
-from nearql.query.dialect import did_you_mean
+from nearql.query.dialect import did_you_mean, to_nearql
+from nearql.query.dialect.index import BIT_OPCLASSES, OPCLASSES
+from nearql.query.guard import position_of
 from nearql.query.ports import CatalogView, Database
 from nearql.query.result import Result
 from nearql.query.statements import CreateIndex
+
+_PARTIAL = (
+    "{index} was not built: a filter never costs recall here, so searches that name its condition "
+    "are answered exactly over the rows that qualify. Index the whole column, without WHERE, to "
+    "permit approximate answers."
+)
+_OF_EXPRESSION = (
+    "{index} was not built: searches by {expression} are computed exactly for every row that "
+    "qualifies. Index the column itself to permit approximate answers."
+)
+_OF_BITS = "{index} was not built: searches of bit strings, as in {column!r}, are always exact."
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +103,26 @@ def create_index(statement: CreateIndex, database: Database) -> Result:
     """Validate and record; on a scalar column, say that nothing was done."""
     catalog = database.catalog()
     table = find_table(statement, catalog, statement.table)
+    if statement.where is not None:
+        check_expression(statement, statement.where, "WHERE", table)
+    if statement.expression is not None:
+        return _expression(statement, statement.expression, table)
     column = table.schema.by_name.get(statement.column.lower())
     if column is None or column.hidden:
         raise undefined_column(statement, table, statement.column)
     if statement.name is not None:
         check_new_name(statement, "index", statement.name)
+    if column.type.bits is not None and statement.kind is not None:
+        return _bits(statement, column)
     if not column.type.is_vector:
         return _scalar(statement, column)
     kind = statement.kind or "auto"
+    if statement.opclass in BIT_OPCLASSES:
+        raise _wrong_class(statement, f"Column {column.name!r}", column.type.display)
     _check_metric(statement, kind)
     _check_options(statement, kind)
+    if statement.where is not None:
+        return done(*statement.notices, _PARTIAL.format(index=_called(statement)))
     name = statement.name or _free_name(catalog, table, column)
     if name.lower() in all_indexes(catalog):
         if not statement.if_not_exists:
@@ -116,6 +141,44 @@ def _told(kind: str) -> str:
     if kind in ("flat", "cagra"):
         return _READ if kind == "flat" else _NO_DEVICE
     return _BUILT if index_kinds() else _NO_FAISS
+
+
+def _called(statement: CreateIndex) -> str:
+    return f"Index {statement.name!r}" if statement.name else "The index"
+
+
+def _expression(statement: CreateIndex, tree: exp.Expr, table: TableDef) -> Result:
+    """Checked as an index of its kind would be; nothing is built."""
+    kind = check_expression(statement, tree, "The indexed expression", table)
+    if statement.kind is None:
+        return done(*statement.notices)
+    _check_options(statement, statement.kind)
+    if kind != "BIT" and not kind.startswith("FLOAT["):
+        raise Unsupported(
+            f"{to_nearql(tree)} is {kind}: USING {statement.kind} indexes vectors.",
+            position=position_of(tree),
+        )
+    if (kind == "BIT") != (statement.opclass in BIT_OPCLASSES):
+        raise _wrong_class(statement, to_nearql(tree), "BIT" if kind == "BIT" else "a vector")
+    notice = _OF_EXPRESSION.format(index=_called(statement), expression=to_nearql(tree))
+    return done(*statement.notices, notice)
+
+
+def _bits(statement: CreateIndex, column: Column) -> Result:
+    _check_options(statement, statement.kind or "auto")
+    if statement.opclass is not None and statement.opclass not in BIT_OPCLASSES:
+        raise _wrong_class(statement, f"Column {column.name!r}", column.type.display)
+    notice = _OF_BITS.format(index=_called(statement), column=column.name)
+    return done(*statement.notices, notice)
+
+
+def _wrong_class(statement: CreateIndex, what: str, kind: str) -> SqlError:
+    fitting = ", ".join(BIT_OPCLASSES) if kind.startswith("BIT") else ", ".join(OPCLASSES)
+    return SqlError(
+        f"{what} is {kind}, which {statement.opclass} doesn't compare; use one of {fitting}.",
+        code="wrong_type", sqlstate="42804",
+        position=at(statement, statement.opclass) if statement.opclass else None,
+    )  # fmt: skip
 
 
 def _scalar(statement: CreateIndex, column: Column) -> Result:

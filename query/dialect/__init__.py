@@ -18,11 +18,20 @@ from nearql.query.dialect.cursor import Cursor, did_you_mean, nearest
 from nearql.query.dialect.depth import DEFAULT_LIMITS, Limits
 from nearql.query.dialect.index import create_index, drop_index, reindex
 from nearql.query.dialect.lexer import Source, split
-from nearql.query.dialect.render import distance_of, to_duckdb, to_nearql
+from nearql.query.dialect.render import bit_distance_of, distance_of, to_duckdb, to_nearql
 from nearql.query.dialect.tokens import retyped
 from nearql.query.statements import DropTable, Explain, Statement
 
-__all__ = ["Limits", "did_you_mean", "distance_of", "nearest", "parse", "to_duckdb", "to_nearql"]
+__all__ = [
+    "Limits",
+    "bit_distance_of",
+    "did_you_mean",
+    "distance_of",
+    "nearest",
+    "parse",
+    "to_duckdb",
+    "to_nearql",
+]
 
 
 def parse(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Statement]:
@@ -76,6 +85,8 @@ def _drop(cursor: Cursor) -> Statement:
         raise cursor.refuse(utility.REFUSED_OBJECTS[word])
     if word == "INDEX":
         return drop_index(cursor)
+    if word == "EXTENSION":
+        return utility.drop_extension(cursor)
     if word == "TABLE":
         return _drop_table(cursor)
     if word == "USER":

@@ -5,9 +5,19 @@ from __future__ import annotations
 from nearql.engine.errors import Unsupported
 from nearql.query.dialect.create import Parts, column_definition
 from nearql.query.dialect.cursor import Cursor
-from nearql.query.statements import AddColumn, AlterTable, DropColumn, RenameColumn, RenameTable
+from nearql.query.dialect.utility import alter_extension
+from nearql.query.statements import (
+    AddColumn,
+    AlterTable,
+    CreateExtension,
+    DropColumn,
+    RenameColumn,
+    RenameTable,
+    SetStorage,
+)
 
-Action = AddColumn | DropColumn | RenameColumn | RenameTable
+Action = AddColumn | DropColumn | RenameColumn | RenameTable | SetStorage
+_STORAGES = ("PLAIN", "EXTERNAL", "EXTENDED", "MAIN", "DEFAULT")
 _REFUSED = {
     "CONSTRAINT": "Constraints are declared in CREATE TABLE; they can't be added or dropped later.",
     "PRIMARY": "The primary key is declared in CREATE TABLE.",
@@ -22,9 +32,11 @@ _ALTER = (
 )
 
 
-def alter(cursor: Cursor) -> AlterTable:
-    """ALTER TABLE [IF EXISTS] name action, ..."""
+def alter(cursor: Cursor) -> AlterTable | CreateExtension:
+    """ALTER TABLE [IF EXISTS] name action, ...; ALTER EXTENSION vector UPDATE."""
     cursor.expect("ALTER")
+    if cursor.word() == "EXTENSION":
+        return alter_extension(cursor)
     if cursor.word() != "TABLE":
         raise cursor.refuse(f"ALTER {cursor.word()} is not offered; ALTER TABLE is.")
     cursor.expect("TABLE")
@@ -50,8 +62,9 @@ def _action(cursor: Cursor) -> Action:
         return _drop(cursor)
     if cursor.accept("RENAME"):
         return _rename(cursor)
+    if cursor.accept("ALTER"):
+        return _alter_column(cursor)
     if cursor.word() in (
-        "ALTER",
         "SET",
         "RESET",
         "ENABLE",
@@ -62,6 +75,18 @@ def _action(cursor: Cursor) -> Action:
     ):
         raise cursor.refuse(_ALTER)
     raise cursor.unexpected("ADD, DROP or RENAME")
+
+
+def _alter_column(cursor: Cursor) -> SetStorage:
+    """After ALTER: [COLUMN] name SET STORAGE kind, which changes nothing here."""
+    position = cursor.position
+    _ = cursor.accept("COLUMN")
+    name = cursor.name("a column name")
+    if not cursor.accept("SET", "STORAGE"):
+        raise Unsupported(_ALTER, position=position)
+    if cursor.accept_any(*_STORAGES) is None:
+        raise cursor.unexpected(f"one of {', '.join(_STORAGES)}")
+    return SetStorage(name)
 
 
 def _add(cursor: Cursor) -> AddColumn:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from sqlglot import exp
 
 from nearql.engine.errors import SqlError, Unsupported
 from nearql.engine.types import Metric
@@ -19,11 +22,8 @@ OPCLASSES: Mapping[str, Metric] = {
     for kind in ("vector", "halfvec")
     for short, metric in _METRIC.items()
 }
-_LATER = {
-    "bit_hamming_ops": "BIT(n)", "bit_jaccard_ops": "BIT(n)", "sparsevec_l2_ops": "SPARSEVEC(n)",
-    "sparsevec_ip_ops": "SPARSEVEC(n)", "sparsevec_cosine_ops": "SPARSEVEC(n)",
-    "sparsevec_l1_ops": "SPARSEVEC(n)",
-}  # fmt: skip
+BIT_OPCLASSES = ("bit_hamming_ops", "bit_jaccard_ops")
+_SPARSE = tuple(f"sparsevec_{short}_ops" for short in _METRIC)
 NO_SCALAR_INDEX = (
     "Scalar columns need no index: filters scan columns in memory. CREATE INDEX {name}did nothing."
 )
@@ -41,18 +41,19 @@ def create_index(cursor: Cursor) -> CreateIndex:
     _ = cursor.accept("ONLY")
     table = cursor.table()
     kind = _kind(cursor)
-    column, metric, is_vector = _indexed(cursor, kind)
+    indexed, is_vector = _indexed(cursor, kind)
     options = _options(cursor)
-    _refuse_rest(cursor)
+    where = _condition(cursor)
     notices: tuple[str, ...] = (
         () if is_vector else (NO_SCALAR_INDEX.format(name=f"{name} " if name else ""),)
     )
     if concurrently:
         notices += ("CONCURRENTLY changes nothing: every index is built in the background.",)
     return CreateIndex(
-        table=table, name=name, column=column, kind=kind if is_vector else None, metric=metric,
-        options=options, if_not_exists=if_not_exists, notices=notices,
-        text=cursor.source.text, offset=cursor.source.offset,
+        table=table, name=name, column=indexed.column, kind=kind if is_vector else None,
+        metric=_metric(indexed) if is_vector else Metric.L2, opclass=indexed.opclass,
+        expression=indexed.expression, where=where, options=options, if_not_exists=if_not_exists,
+        notices=notices, text=cursor.source.text, offset=cursor.source.offset,
     )  # fmt: skip
 
 
@@ -71,29 +72,40 @@ def _kind(cursor: Cursor) -> str | None:
     return kind
 
 
-def _indexed(cursor: Cursor, kind: str | None) -> tuple[str, Metric, bool]:
-    """(column, metric, whether it is declared as a vector index)."""
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    """One item in the brackets: a column or an expression, and its operator class."""
+
+    column: str  # "" for an expression
+    expression: exp.Expr | None
+    opclass: str | None
+    position: int  # of the operator class
+
+
+def _indexed(cursor: Cursor, kind: str | None) -> tuple[_Indexed, bool]:
+    """(what is indexed, whether it is declared as a vector index)."""
     items = cursor.inside().split()
     if not items:
         raise cursor.unexpected("a column in brackets")
-    columns = [_indexed_column(item) for item in items]
-    scalar_kind = kind in _SCALAR_KINDS
-    name, opclass, position = columns[0]
-    if scalar_kind or (kind is None and opclass is None):
-        return name, Metric.L2, False
-    if len(columns) > 1:
-        raise Unsupported("A vector index has one column.", position=columns[1][2])
-    return name, _metric(opclass, position), True
+    found = [_indexed_item(item) for item in items]
+    if kind in _SCALAR_KINDS or (kind is None and found[0].opclass is None):
+        return found[0], False
+    if len(found) > 1:
+        raise Unsupported("A vector index has one column.", position=found[1].position)
+    return found[0], True
 
 
-def _indexed_column(item: Cursor) -> tuple[str, str | None, int]:
-    """(name, operator class, position of the class)."""
-    if item.word() == "(" or item.word(1) == "(":
-        raise item.refuse(
-            "Indexes on expressions are not offered; index the vector column itself "
-            "(HALFVEC columns store half the bytes)."
-        )
-    name = item.name("a column name")
+def _indexed_item(item: Cursor) -> _Indexed:
+    name, expression = "", None
+    if item.word() == "(":
+        expression = item.inside().expression("an expression")
+    elif item.word(1) == "(":
+        start = item.at
+        item.at += 1
+        item.inside()
+        expression = Cursor(item.source, item.tokens[start : item.at]).expression()
+    else:
+        name = item.name("a column name")
     position = item.position
     opclass = None
     if not item.done and item.word() not in ("ASC", "DESC", "NULLS", "COLLATE"):
@@ -101,21 +113,25 @@ def _indexed_column(item: Cursor) -> tuple[str, str | None, int]:
     while item.accept_any("ASC", "DESC", "NULLS", "FIRST", "LAST"):
         pass
     item.expect_end()
-    return name, opclass, position
+    return _Indexed(name, expression, opclass, position)
 
 
-def _metric(opclass: str | None, position: int) -> Metric:
-    if opclass is None:
+def _metric(indexed: _Indexed) -> Metric:
+    """The metric of the operator class; l2 where there is none, and for bit strings."""
+    opclass = indexed.opclass
+    if opclass is None or opclass in BIT_OPCLASSES:
         return Metric.L2
-    if opclass in _LATER:
+    if opclass in _SPARSE:
         raise Unsupported(
-            f"{opclass} needs {_LATER[opclass]} columns, which are not offered yet.",
-            position=position,
+            f"{opclass} needs SPARSEVEC(n) columns, which are not offered: store VECTOR(n) and "
+            f"use vector{opclass.removeprefix('sparsevec')}.",
+            position=indexed.position,
         )
     if opclass not in OPCLASSES:
+        known = (*OPCLASSES, *BIT_OPCLASSES)
         raise SqlError(
-            f"There is no operator class {opclass!r}.{did_you_mean(opclass, OPCLASSES)}",
-            position=position, code="undefined_object", sqlstate="42704",
+            f"There is no operator class {opclass!r}.{did_you_mean(opclass, known)}",
+            position=indexed.position, code="undefined_object", sqlstate="42704",
         )  # fmt: skip
     return OPCLASSES[opclass]
 
@@ -126,16 +142,14 @@ def _options(cursor: Cursor) -> tuple[tuple[str, Any], ...]:
     return with_options(cursor)
 
 
-def _refuse_rest(cursor: Cursor) -> None:
-    if cursor.word() == "WHERE":
-        raise cursor.refuse(
-            "Partial indexes are not offered: a filter in the query never costs recall, "
-            "so index the "
-            "whole column."
-        )
+def _condition(cursor: Cursor) -> exp.Expr | None:
+    """[WHERE condition], up to the end."""
     if cursor.word() == "TABLESPACE":
         raise cursor.refuse("There are no tablespaces.")
-    cursor.expect_end()
+    if not cursor.accept("WHERE"):
+        cursor.expect_end()
+        return None
+    return cursor.expression("a condition")
 
 
 def drop_index(cursor: Cursor) -> DropIndex:

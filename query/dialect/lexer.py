@@ -11,12 +11,11 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, TooLarge, Unsupported
 from nearql.query.dialect.depth import DEFAULT_LIMITS, Limits, check_depth
-from nearql.query.dialect.grammar import DIALECT, OPERATORS
+from nearql.query.dialect.grammar import DIALECT
 from nearql.query.dialect.literals import lift, put_back
 from nearql.query.dialect.tokens import ends_operand, retyped
 
 _PARAMETER = re.compile(r"[A-Za-z_]\w*$")
-_LATER = (OPERATORS["<~>"][0], OPERATORS["<%>"][0])
 _LITERALS = (TokenType.NUMBER, TokenType.STRING)
 _POSTFIX = (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DOT)
 _LIKES = (TokenType.LIKE, TokenType.ILIKE)
@@ -80,7 +79,7 @@ def tokenize(text: str) -> list[Token]:
         raise _unreadable(text) from error
     put_back(tokens, lifted)
     _check_neighbours(text, tokens)
-    return _spell_parameters(_bracket_literals(tokens))
+    return _spell_parameters(_bracket_literals(_bit_literals(tokens)))
 
 
 _PIECE = re.compile(
@@ -102,13 +101,6 @@ def _unreadable(text: str) -> SqlError:
 
 def _check_neighbours(text: str, tokens: list[Token]) -> None:
     """Refuse pairs that sqlglot reads as something else than was meant."""
-    for token in tokens:
-        if token.token_type in _LATER:
-            raise Unsupported(
-                f"The operator {token.text} compares BIT vectors, which come later; "
-                "use <->, <#>, <=> or <+> on VECTOR and HALFVEC.",
-                position=int(token.start) + 1,
-            )
     for before, token in zip(tokens, tokens[1:], strict=False):
         kinds = (before.token_type, token.token_type)
         position = int(token.start) + 1
@@ -122,6 +114,29 @@ def _check_neighbours(text: str, tokens: list[Token]) -> None:
                 f"{before.text} {token.text} is not offered; join conditions with OR or AND.",
                 position=position,
             )
+
+
+def _bit_literals(tokens: list[Token]) -> list[Token]:
+    """`B'101'` as the cast that it means, `('101'::BIT)`."""
+    made: list[Token] = []
+    for token in tokens:
+        before = made[-1] if made else None
+        if before is None or not _is_bit_string(before, token):
+            made.append(token)
+            continue
+        if set(str(token.text)) - {"0", "1"}:
+            raise SqlError(
+                f"B'{token.text}' holds more than 0 and 1.", position=int(before.start) + 1
+            )
+        made.pop()
+        cast = (retyped(token, TokenType.DCOLON, "::"), retyped(token, TokenType.BIT, "BIT"))
+        made += _bracketed(token, *cast)
+    return made
+
+
+def _is_bit_string(before: Token, token: Token) -> bool:
+    adjacent = token.token_type is TokenType.STRING and int(before.end) + 1 == token.start
+    return adjacent and str(before.text).upper() == "B" and before.token_type is TokenType.VAR
 
 
 def _bracket_literals(tokens: list[Token]) -> list[Token]:
@@ -169,12 +184,14 @@ def _spell_parameters(tokens: list[Token]) -> list[Token]:
     questions = 0
     for at, token in enumerate(tokens):
         before = tokens[at - 1] if at else None
-        if token.token_type is TokenType.PLACEHOLDER:
+        if token.token_type in (TokenType.PLACEHOLDER, TokenType.QDCOLON):
             questions += 1
             spelled += [
                 retyped(token, TokenType.PARAMETER, "$"),
                 retyped(token, TokenType.NUMBER, str(questions)),
             ]
+            if token.token_type is TokenType.QDCOLON:  # `?::vector` is `?` and a cast
+                spelled.append(retyped(token, TokenType.DCOLON, "::"))
         elif _is_array_word(tokens, at):
             continue
         elif _starts_parameter(tokens, at):

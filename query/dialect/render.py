@@ -7,9 +7,12 @@ What `to_duckdb` emits (the executor's part of the bargain is to register these 
 | `a <-> b`, `a <#> b`, `a <=> b`, `a <+> b`, and the functions of the same meaning | `nq_l2(a,
 b)`, `nq_ip`, `nq_cos`, `nq_l1` |
 | `inner_product(a, b)`, positive as in pgvector, unless negated | as it is |
-| `vector_dims, vector_norm, l2_normalize, subvector` | as they are |
+| `a <~> b`, `a <%> b`, and `hamming_distance`, `jaccard_distance` | `nq_hamming(a, b)`,
+`nq_jaccard(a, b)` |
+| `vector_dims, vector_norm, l2_normalize, subvector, binary_quantize` | as they are |
 | `x::vector(3)`, `x::vector` | `CAST(x AS FLOAT[3])`, `CAST(x AS FLOAT[])` |
-| `'[..]'::halfvec(3)` of literal text | the same with its elements rounded to float16 |
+| `x::halfvec(3)` | `CAST(nq_half(x) AS FLOAT[3])`: elements rounded to float16 |
+| `x::bit(3)` | `nq_bits(x, 3)`: cut off or filled with zeros on the right, as in PostgreSQL |
 | `:q`, `$q`, `?`, `$1` | `$q`, `$q`, `$1`, `$1` |
 
 `+ - *` and `avg`, `sum` look the same for numbers and vectors, so only the executor, which knows
@@ -23,11 +26,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from sqlglot import ErrorLevel, exp
 from sqlglot.errors import UnsupportedError
 
-from nearql.engine.errors import InvalidValue, SqlError, Unsupported
+from nearql.engine.errors import SqlError, Unsupported
 from nearql.engine.schema import ColumnType
 from nearql.engine.types import Metric
 from nearql.query.dialect.grammar import BROKEN, CARRIERS, NearQL
@@ -66,6 +68,21 @@ def distance_of(node: exp.Expr) -> tuple[Metric, exp.Expr, exp.Expr] | None:
     if metric is None or negated != (metric is Metric.INNER_PRODUCT):
         return None
     return metric, call.expressions[0], call.expressions[1]
+
+
+_BITS = {"<~>": "nq_hamming", "<%>": "nq_jaccard"}
+_BIT_FUNCTIONS = {"hamming_distance": "nq_hamming", "jaccard_distance": "nq_jaccard"}
+
+
+def bit_distance_of(node: exp.Expr) -> tuple[str, exp.Expr, exp.Expr] | None:
+    """(DuckDB's function, left, right) where the node is a distance of bit strings; else None."""
+    operator = CARRIERS.get(type(node))
+    if operator is not None and operator in _BITS:
+        return _BITS[operator], node.this, node.expression
+    if isinstance(node, exp.Anonymous) and len(node.expressions) == 2:
+        name = _BIT_FUNCTIONS.get(str(node.name).lower())
+        return None if name is None else (name, *node.expressions)
+    return None
 
 
 def to_duckdb(tree: exp.Expr) -> str:
@@ -191,9 +208,17 @@ def _arrow(node: exp.Expr) -> exp.Expr:
 def _canonical(node: exp.Expr) -> exp.Expr:
     found = distance_of(node)
     if found is None:
-        return node
+        return _bit_distance(node)
     metric, left, right = found
     return exp.Anonymous(this=CANONICAL[metric], expressions=[left.copy(), right.copy()])
+
+
+def _bit_distance(node: exp.Expr) -> exp.Expr:
+    found = bit_distance_of(node)
+    if found is None:
+        return node
+    name, left, right = found
+    return exp.Anonymous(this=name, expressions=[left.copy(), right.copy()])
 
 
 def _negated_canonical(node: exp.Expr) -> exp.Expr:
@@ -202,12 +227,18 @@ def _negated_canonical(node: exp.Expr) -> exp.Expr:
 
 
 def _cast(node: exp.Expr) -> exp.Expr:
+    bits = bit_length(node.args["to"])
+    if bits is not None:
+        return exp.Anonymous(
+            this="nq_try_bits" if isinstance(node, exp.TryCast) else "nq_bits",
+            expressions=[node.this.copy(), exp.Literal.number(bits)],
+        )
     made = vector_type(node.args["to"])
     if made is None:
         return node
     kind, dimensions = made
     if kind == "HALFVEC":
-        return _half(node, dimensions)
+        node.set("this", exp.Anonymous(this="nq_half", expressions=[node.this.copy()]))
     suffix = "" if dimensions is None else str(dimensions)
     node.set("to", exp.Var(this=f"FLOAT[{suffix}]"))
     return node
@@ -221,13 +252,24 @@ def vector_type(kind: exp.Expr) -> tuple[str, int | None] | None:
         InvalidValue: dimensions out of range.
     """
     name = _type_name(kind)
-    if name in ("SPARSEVEC", "BIT") and kind.expressions:
-        raise Unsupported(f"{name} vectors are not offered yet; use VECTOR(n) or HALFVEC(n).")
+    if name == "SPARSEVEC":
+        ColumnType.parse(name)  # refuses it, with the alternative
     if name not in ("VECTOR", "HALFVEC"):
         return None
     if not kind.expressions:
         return name, None
     return name, ColumnType.parse(f"{name}({_sql(kind.expressions[0])})").dimensions
+
+
+def bit_length(kind: exp.Expr) -> int | None:
+    """The n of a cast to BIT(n); None for any other type, `BIT` of any length included.
+
+    Raises:
+        InvalidValue: out of range.
+    """
+    if _type_name(kind) != "BIT" or not kind.expressions:
+        return None
+    return ColumnType.parse(f"BIT({_sql(kind.expressions[0])})").bits
 
 
 def _type_name(kind: exp.Expr) -> str:
@@ -236,25 +278,6 @@ def _type_name(kind: exp.Expr) -> str:
     if kind.this == exp.DType.USERDEFINED:
         return str(kind.args.get("kind") or "").upper()
     return str(kind.this.value)
-
-
-def _half(node: exp.Expr, dimensions: int | None) -> exp.Expr:
-    literal = node.this
-    if not (isinstance(literal, exp.Literal) and literal.is_string):
-        raise Unsupported(
-            "A cast to halfvec is offered for literal text only, as in '[1, 2]'::halfvec(2); "
-            "a HALFVEC column rounds what is stored in it."
-        )
-    from nearql.query.parameters import vector  # it needs this package's names
-
-    value = vector(literal.name, dimensions=dimensions, where=f"{literal.name[:40]}::halfvec")
-    if value is None or not np.isfinite(rounded := value.astype(np.float16)).all():
-        raise InvalidValue("An element is too large for float16.", code="invalid_vector")
-    numbers = ",".join(map(repr, rounded.astype(np.float32).tolist()))
-    return exp.Cast(
-        this=exp.Literal.string(f"[{numbers}]"),
-        to=exp.Var(this="FLOAT[]" if dimensions is None else f"FLOAT[{dimensions}]"),
-    )
 
 
 _FAITHFUL: Rewrites = {

@@ -208,18 +208,43 @@ def create_extension(cursor: Cursor) -> CreateExtension:
     """After CREATE: EXTENSION [IF NOT EXISTS] vector."""
     cursor.expect("EXTENSION")
     _ = cursor.accept("IF", "NOT", "EXISTS")
+    name = _extension(cursor)
+    cursor.until()
+    return CreateExtension(name=name, **_common(cursor))
+
+
+def drop_extension(cursor: Cursor) -> CreateExtension:
+    """After DROP: EXTENSION [IF EXISTS] vector [RESTRICT]."""
+    cursor.expect("EXTENSION")
+    _ = cursor.accept("IF", "EXISTS")
+    name = _extension(cursor)
+    if cursor.word() == "CASCADE":
+        raise cursor.refuse(
+            "DROP EXTENSION ... CASCADE is not offered: vectors are built in; DROP TABLE, or "
+            "ALTER TABLE ... DROP COLUMN."
+        )
+    _ = cursor.accept("RESTRICT")
+    return CreateExtension(name=name, action="DROP", **_common(cursor))
+
+
+def alter_extension(cursor: Cursor) -> CreateExtension:
+    """After ALTER: EXTENSION vector UPDATE [TO version]."""
+    cursor.expect("EXTENSION")
+    name = _extension(cursor)
+    cursor.expect("UPDATE")
+    cursor.until()
+    return CreateExtension(name=name, action="ALTER", **_common(cursor))
+
+
+def _extension(cursor: Cursor) -> str:
     position = cursor.position
     name = cursor.name("an extension's name")
     if name.lower() not in ("vector", "pgvector"):
         raise Unsupported(
-            (
-                f"There are no extensions to create; {name!r} is none that is built in, as "
-                f"`vector` is."
-            ),
+            f"There are no extensions; {name!r} is none that is built in, as `vector` is.",
             position=position,
         )
-    cursor.until()
-    return CreateExtension(name=name.lower(), **_common(cursor))
+    return name.lower()
 
 
 def explain_options(cursor: Cursor) -> tuple[bool, bool]:

@@ -23,7 +23,7 @@ from nearql.query.binder import (
     unwrapped,
     visible_ctes,
 )
-from nearql.query.dialect import distance_of, to_nearql
+from nearql.query.dialect import bit_distance_of, distance_of, to_nearql
 
 VOLATILE = frozenset(
     {"random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "setseed", "nextval", "currval",
@@ -120,7 +120,7 @@ def nearest_first(select: exp.Select) -> exp.Expr | None:
 def distance_in(node: exp.Expr) -> exp.Expr | None:
     """The distance that a sort key is made of: itself, or a sum, difference or multiple of it."""
     node = unwrapped(node)
-    if distance_of(node):
+    if distance_of(node) or bit_distance_of(node):
         return node
     if isinstance(node, exp.Neg):
         return distance_in(node.this)

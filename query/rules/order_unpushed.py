@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlglot import exp
 
 from nearql.query.binder import Binding, PendingKnnJoin, PendingNearest, Source, own_nodes
+from nearql.query.dialect import bit_distance_of, to_nearql
 from nearql.query.rules.common import (
     aggregates,
     conjuncts,
@@ -29,15 +30,23 @@ def order_unpushed(select: exp.Select, binding: Binding) -> None:
     found = distance_to(distance, binding)
     if found is not None and isinstance(found.source.access, PendingNearest | PendingKnnJoin):
         return
+    if bit_distance_of(distance):
+        binding.note(f"{to_nearql(distance)[:80]}: bit strings, computed exactly for every row")
     _leave_out_nulls(select, distance)
     helpers = not any(isinstance(node, exp.Columns) for node in own_nodes(select))
-    if (
-        found is not None
-        and not found.source.opaque
-        and helpers
-        and not select.args.get("distinct")
-    ):
-        _append_key(select, found.source)
+    source = _measured(distance, select, binding) if found is None else found.source
+    if source is not None and not source.opaque and helpers and not select.args.get("distinct"):
+        _append_key(select, source)
+
+
+def _measured(distance: exp.Expr, select: exp.Select, binding: Binding) -> Source | None:
+    """The one table of this FROM clause that a distance of expressions is about, as in `bits <~>
+    B'101'`.
+    """
+    own = [entry.source for entry in binding.entries(select).values() if entry.source is not None]
+    found = [binding.column(node) for node in distance.find_all(exp.Column)]
+    about = [one for one in own if any(each is not None and each[0] is one for each in found)]
+    return about[0] if len(about) == 1 and None not in found else None
 
 
 def _leave_out_nulls(select: exp.Select, distance: exp.Expr) -> None:

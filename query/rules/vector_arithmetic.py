@@ -13,11 +13,13 @@ _ELEMENTWISE: dict[type[exp.Expr], str] = {
     exp.Add: "nq_add",
     exp.Sub: "nq_subtract",
     exp.Mul: "nq_multiply",
+    exp.DPipe: "nq_concat",
 }
 _AGGREGATES = {"avg": "nq_avg", "mean": "nq_avg", "sum": "nq_sum"}
 _MAKING = frozenset(
-    {"l2_normalize", "subvector", "nq_add", "nq_subtract", "nq_multiply", "nq_avg", "nq_sum"}
-)
+    {"l2_normalize", "subvector", "nq_add", "nq_subtract", "nq_multiply", "nq_concat", "nq_avg",
+     "nq_sum"}
+)  # fmt: skip
 _KEEPING = frozenset(
     {"any_value", "first", "last", "arg_min", "arg_max", "min_by", "max_by", "coalesce"}
 )

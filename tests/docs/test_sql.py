@@ -42,7 +42,7 @@ def test_every_type_and_spelling_is_listed() -> None:
     vectors = {name for name in listed if name.endswith("(n)")}
     shown = {ColumnType.parse(name).display for name in engine_schema._STORAGE}
     assert listed - vectors == shown
-    assert vectors == {"VECTOR(n)", "HALFVEC(n)"}
+    assert vectors == {"VECTOR(n)", "HALFVEC(n)", "BIT(n)"}
     aliases = {alias for row in rows for alias in quoted(row[1])}
     assert aliases - {"VARCHAR"} == set(engine_schema._ALIASES) - {"TEXT"}
 
@@ -117,7 +117,8 @@ def test_system_tables_have_their_columns(tmp_path: Path) -> None:
 
 def test_limits_are_those_in_force() -> None:
     limits = {row[0]: row[1] for row in tables_below(PAGE, "## Limits")}
-    assert limits["dimensions"] == f"{engine_schema.MAX_DIMENSIONS:,}"
+    lengths = f"{engine_schema.MAX_DIMENSIONS:,}; {engine_schema.MAX_BITS:,}"
+    assert limits["dimensions; bits"] == lengths
     assert f"{Config().limits.max_limit:,}" in limits["k (`LIMIT` + `OFFSET`) of a search"]
     joined = limits["rows that a nearest-neighbour join finds"]
     assert joined == f"{SessionSettings().join_rows:,}"

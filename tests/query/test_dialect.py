@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlglot import exp
 
-from nearql.engine.errors import NearQLError, SqlError, TooLarge, Unsupported
+from nearql.engine.errors import InvalidValue, NearQLError, SqlError, TooLarge, Unsupported
 from nearql.engine.types import Metric
 from nearql.query.dialect import Limits, distance_of, parse, to_duckdb, to_nearql
 from nearql.query.dialect.literals import lift
@@ -116,14 +116,11 @@ def test_precedence_is_postgresqls(operator: str, text: str, expected: str) -> N
     assert made == expected.replace("F(", f"{CANONICAL[operator]}(")
 
 
-@pytest.mark.parametrize("operator", ["<~>", "<%>"])
-def test_bit_operators_are_refused_by_name(operator: str) -> None:
-    """They are known, and come with BIT vectors."""
-    error = failure(f"SELECT a {operator} b FROM t")
-    assert isinstance(error, Unsupported)
-    assert operator in error.detail
-    assert "BIT" in error.detail
-    assert error.position == 10
+@pytest.mark.parametrize(("operator", "name"), [("<~>", "hamming"), ("<%>", "jaccard")])
+def test_bit_operators_and_their_functions(operator: str, name: str) -> None:
+    """Both are one function to DuckDB."""
+    assert to_duckdb(item(f"a {operator} b")) == f"nq_{name}(a, b)"
+    assert to_duckdb(item(f"{name}_distance(a, b)")) == f"nq_{name}(a, b)"
 
 
 def test_operators_are_tokens_only_as_a_whole() -> None:
@@ -184,14 +181,31 @@ def test_vector_casts() -> None:
     """VECTOR is a list of FLOAT to DuckDB, HALFVEC text is rounded as storage would."""
     assert to_duckdb(item("x::vector")) == "CAST(x AS FLOAT[])"
     assert to_duckdb(item("CAST(x AS VECTOR(3))")) == "CAST(x AS FLOAT[3])"
-    assert to_duckdb(item("'[0.1]'::halfvec(1)")) == "CAST('[0.0999755859375]' AS FLOAT[1])"
+    assert to_duckdb(item("'[0.1]'::halfvec(1)")) == "CAST(nq_half('[0.1]') AS FLOAT[1])"
+    assert to_duckdb(item("x::halfvec")) == "CAST(nq_half(x) AS FLOAT[])"
 
 
-@pytest.mark.parametrize("text", ["x::halfvec(3)", "x::sparsevec(3)", "'101'::bit(3)"])
+def test_bit_casts() -> None:
+    """BIT(n) cuts off or fills up, as PostgreSQL does; BIT alone is DuckDB's."""
+    assert to_duckdb(item("x::bit(3)")) == "nq_bits(x, 3)"
+    assert to_duckdb(item("TRY_CAST(x AS BIT(3))")) == "nq_try_bits(x, 3)"
+    assert to_duckdb(item("x::bit")) == "CAST(x AS BIT)"
+    assert to_duckdb(item("B'101'")) == "(CAST('101' AS BIT))"
+    with pytest.raises(InvalidValue, match="64000"):
+        to_duckdb(item("x::bit(64001)"))
+
+
+@pytest.mark.parametrize("text", ["x::sparsevec(3)", "x::sparsevec"])
 def test_casts_without_meaning_are_refused(text: str) -> None:
-    """Nothing is rounded or reinterpreted silently."""
-    with pytest.raises(Unsupported):
+    """Nothing is reinterpreted silently."""
+    with pytest.raises(Unsupported, match=r"VECTOR\(n\)"):
         to_duckdb(item(text))
+
+
+def test_a_bit_literal_holds_bits() -> None:
+    """With the place of the one that doesn't."""
+    error = failure("SELECT B'101', b'12' FROM t")
+    assert (error.position, error.detail) == (16, "B'12' holds more than 0 and 1.")
 
 
 # ---- Long literals ----------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_what_is_offered_passes(text: str) -> None:
         ("UPDATE note SET a = 1", "undefined_table", "'notes'"),
         ("SELECT lowr(title) FROM docs", "undefined_function", "'lower'"),
         ("SELECT l2_distanc(v, v) FROM docs", "undefined_function", "'l2_distance'"),
-        ("SELECT hamming_distance(v, v) FROM docs", "undefined_function", "BIT"),
+        ("SELECT hamming_distence(v, v) FROM docs", "undefined_function", "'hamming_distance'"),
         ("SELECT nextval('x')", "undefined_function", "bigserial"),
     ],
 )

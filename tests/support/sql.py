@@ -79,10 +79,12 @@ class MemoryCatalog:
 
     def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
         """Replace the schema."""
-        old = self.names.pop(name.lower())
+        old = self.names[name.lower()]
         definition = TableDef(old.uuid, new_name or old.name, schema)
-        self._define(definition)
-        self.tables[old.uuid].apply_schema(definition)
+        with self.tables[old.uuid].altering(schema):
+            del self.names[name.lower()]
+            self._define(definition)
+            self.tables[old.uuid].apply_schema(definition)
 
     def create_index(self, table: str, index: IndexDef, *, if_not_exists: bool) -> bool:
         """Accepted; nothing is built."""
