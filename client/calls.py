@@ -172,6 +172,7 @@ def insert(
     errors: Literal["raise", "report"] = "raise",
     write_concern: str | int | None = None,
     in_flight: int | None = None,
+    total: int | None = None,
 ) -> Steps[InsertReport]:
     """Store many rows, batch by batch; a batch whose answer is lost is sent again and counts once.
 
@@ -188,6 +189,7 @@ def insert(
         write_concern: one, majority, all, or a number of copies.
         in_flight: requests under way at once: 2, or 1 for an upsert. With more than 1 batches may
             be stored out of order, and which one of two rows with the same key is refused is open.
+        total: rows in `data`, for the progress bar, where it can't tell itself.
 
     Returns:
         InsertReport: rows, inserted, updated, failed (row numbers from 0 in `data`), rows_per_s.
@@ -208,7 +210,7 @@ def insert(
         _batch_call(self, table, batch, mode=mode, settings=settings)
         for batch in source.batches(batch_bytes)
     )
-    with progress_bar(f"into {table}", source.rows, shown=progress) as advance:
+    with progress_bar(f"into {table}", source.rows or total, shown=progress) as advance:
         yield from _insert_all(self, calls, report, limit, advance)
     if report.failed_count and errors == "raise":
         raise RowsFailed(_describe(report, table), report)

@@ -190,11 +190,16 @@ def _count(state: State, rows: int, body: dict[str, Any]) -> None:
 
 
 def _tell_failed(body: dict[str, Any], first: int) -> None:
-    for each in body["failed"][:FAILED_SHOWN]:
-        print(f"row {first + each['row']}: {each['detail']}", file=sys.stderr)
-    more = failed_count(body) - FAILED_SHOWN
-    if more > 0:
-        print(f"... and {more} more of this batch", file=sys.stderr)
+    rows = [(first + each["row"], each["detail"]) for each in body["failed"]]
+    tell_failed(rows, failed_count(body), "of this batch")
+
+
+def tell_failed(rows: list[tuple[int, str]], count: int, of: str = "") -> None:
+    """The first refused rows on stderr, and how many more there are."""
+    for row, detail in rows[:FAILED_SHOWN]:
+        print(f"row {row}: {detail}", file=sys.stderr)
+    if count > FAILED_SHOWN:
+        print(f"... and {count - FAILED_SHOWN} more {of}".rstrip(), file=sys.stderr)
 
 
 def _summarise(report: InsertReport, state: State, arguments: argparse.Namespace) -> None:

@@ -31,6 +31,11 @@ COMMANDS = {
         "run a statement; with none, a shell",
     ),
     "load": Command("nearql.client.cli.load", "nearql load docs docs.parquet", "load a file"),
+    "import": Command(
+        "nearql.client.cli.imports",
+        "nearql import postgres://app@host/shop items",
+        "copy a table of pgvector or Qdrant",
+    ),
     "cluster": Command(
         "nearql.client.cli.cluster", "nearql cluster status", "watch and steer nodes"
     ),
