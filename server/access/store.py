@@ -28,10 +28,8 @@ _STATUS_OF: dict[str, type[NearQLError]] = {
     "undefined_user": NotFound,
     "undefined_key": NotFound,
     "duplicate_user": Conflict,
-    "duplicate_key_id": Conflict,
     "invalid_role": InvalidValue,
 }
-_SQLSTATE_OF = {"undefined_user": "42704", "undefined_key": "42704", "duplicate_user": "42710"}
 
 
 class MetadataPort(Protocol):
@@ -101,14 +99,20 @@ class AccessStore:
             raise InvalidValue(f"There is no role {role[:40]!r}, but {', '.join(ROLES)}.")
         if role == "admin" and tables is not None:
             raise InvalidValue("The role admin holds for everything; leave `tables` out.")
+        if name in self.state.users:
+            raise Conflict(
+                f"A user named {name!r} exists already.", code="duplicate_user", sqlstate="42710"
+            )
         self._check_room(len(self.state.users), "users")
         limited = None if tables is None else tuple(sorted(set(tables)))
         self._commit(c.CreateUser(request_id=_id(), name=name, role=role, tables=limited))
 
     def drop_user(self, name: str, *, if_exists: bool = False) -> bool:
         """Durably forget a user, with grants and keys; whether there was one."""
-        if if_exists and name not in self.state.users:
-            return False
+        if name not in self.state.users:
+            if if_exists:
+                return False
+            raise undefined_user(name)
         self._commit(c.DropUser(request_id=_id(), name=name))
         return True
 
@@ -118,6 +122,8 @@ class AccessStore:
         """Durably give or take actions on a table; a key's id means its user."""
         key = self.state.keys.get(user)
         name = key.user if key is not None and user not in self.state.users else user
+        if name not in self.state.users:
+            raise undefined_user(name)
         words = {"revoked" if revoke else "granted": tuple(actions)}
         self._commit(c.ChangeGrants(request_id=_id(), user=name, table_uuid=table.uuid, **words))
 
@@ -219,7 +225,7 @@ class AccessStore:
         if count >= self._most:
             raise Conflict(
                 f"There are {count} {what} already, the limit (auth.max_keys). Remove some.",
-                code=f"too_many_{what}",
+                code="too_many_keys",
                 sqlstate="54000",
             )
 
@@ -227,9 +233,17 @@ class AccessStore:
         result = self._metadata.propose(command)
         if not result.ok:
             kind = _STATUS_OF.get(result.code, InternalError)
-            state = _SQLSTATE_OF.get(result.code)
-            raise kind(result.detail, code=result.code, sqlstate=state)
+            raise kind(result.detail, code=result.code, sqlstate="42704")
         return result.value
+
+
+def undefined_user(name: str) -> NotFound:
+    """The error for a user that isn't there."""
+    return NotFound(
+        f"There is no user {name[:130]!r}; GET /v1/keys lists all.",
+        code="undefined_user",
+        sqlstate="42704",
+    )
 
 
 def _after(now_ms: int, seconds: int | None) -> int | None:

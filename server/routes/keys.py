@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nearql.cluster.metadata.access import KeyRow, UserRow
-from nearql.engine.errors import Conflict, Forbidden, InvalidRequest, InvalidValue
+from nearql.engine.errors import Conflict, Forbidden, InvalidRequest
 from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import acting_as
 from nearql.server.edge import Edge, principal_of
@@ -93,7 +93,7 @@ def _new_user(
         uuids = None if tables is None else [find_table(edge.node, t).uuid for t in tables]
         return role or "none", uuids
     if role is not None or tables is not None:
-        raise InvalidValue(
+        raise Conflict(
             f"The user {members['user']!r} is there already and has a role; leave `role` and "
             "`tables` out, and change rights with GRANT and REVOKE.",
             code="duplicate_user",

@@ -308,7 +308,6 @@ def test_an_expired_key_is_refused(node: Secured, monkeypatch: pytest.MonkeyPatc
         ({"user": "x1", "rate": True}, "invalid_value"),
         ({"user": "x1", "tables": "docs"}, "invalid_value"),
         ({"user": "x1", "what": 1}, "unknown_member"),
-        ({"user": "writer", "role": "admin"}, "duplicate_user"),
     ],
 )
 def test_wrong_members_are_refused_and_make_nothing(
@@ -318,6 +317,11 @@ def test_wrong_members_are_refused_and_make_nothing(
     answer = node.request("POST", "/v1/keys", ROOT_KEY, json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, code)
     assert node.request("GET", "/v1/keys", ROOT_KEY).json() == before
+
+
+def test_the_role_of_a_user_that_is_there_is_not_changed(node: Secured, writer: str) -> None:
+    answer = node.request("POST", "/v1/keys", ROOT_KEY, json={"user": "writer", "role": "admin"})
+    assert refusal(answer) == (409, "duplicate_user")
 
 
 def test_users_in_sql(node: Secured) -> None:
