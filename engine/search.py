@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from nearql.engine import strategy
 from nearql.engine.backends.base import LENGTH_MAX, LENGTH_MIN, Backend, Block, Candidates
 from nearql.engine.codes import Coder, Codes, Rows, Tile
+from nearql.engine.costs import Machine
 from nearql.engine.distance import (
     Vectors,
     candidate_distances,
@@ -108,6 +109,7 @@ class Searcher:
     def __init__(self, backend: Backend, settings: EngineSettings) -> None:
         self.backend = backend
         self.team = Team(settings.search_threads or cpu_count() or 1)
+        self.machine = Machine()
         self.coder = Coder(backend.encode, settings.scan_codes_bytes)
 
     def search(

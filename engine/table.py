@@ -133,9 +133,7 @@ class Table:
         shards = tuple(shard.read_view() for shard in self._shards)
         view = self._view
         if view is None or not view.shows(schema, shards):
-            view = self._view = TableView(
-                schema, shards, self._context, self._indexes, self._texts
-            )
+            view = self._view = TableView(schema, shards, self._context, self._indexes, self._texts)
         return view
 
     def stats(self) -> TableStats:
@@ -264,6 +262,11 @@ class Table:
         """Build these anew in the background; until then the old ones answer."""
         self._check_open()
         self._indexes.rebuild(uuids)
+
+    def tune_indexes(self) -> int:
+        """Measure indexes anew on the queries asked lately; how many were, see `TableIndexes`."""
+        self._check_open()
+        return self._indexes.tune()
 
     def index_progress(self) -> Mapping[str, IndexProgress]:
         """How far each index is, by uuid."""

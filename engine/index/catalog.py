@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,12 +31,15 @@ from nearql.engine.index.base import BuildCancelled, IndexKind, Source
 from nearql.engine.index.carried import CarriedIndex, Part
 from nearql.engine.index.choice import kind_for, least_rows
 from nearql.engine.index.files import IndexFiles, file_name
+from nearql.engine.index.plan import Indexed
+from nearql.engine.index.profiles import Profiles
 from nearql.engine.index.rows import coverable
-from nearql.engine.index.search import Indexed
 from nearql.engine.schema import IndexDef, TableSchema
+from nearql.engine.search import VectorSlice
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
+from nearql.engine.tuning import Profile, derived, measure
 from nearql.engine.types import SearchRequest
 
 logger = logging.getLogger(__name__)
@@ -125,6 +128,7 @@ class TableIndexes:
         self._lock = threading.Lock()
         self._declared: tuple[_Declared, ...] = ()
         self._failed: dict[tuple[str, str], str] = {}  # by task: why
+        self._profiles = Profiles()
         self._running: _Running | None = None
         self._seals_wanted = 0  # how often growing segments were to be sealed ...
         self._seals_done = 0  # ... and up to which of these they are
@@ -193,7 +197,16 @@ class TableIndexes:
             for one in reversed(self._declared)
             if one.column == column and one.definition.metric is request.metric
         ]
-        return [_indexed(data, usable) for data in segments]
+        if usable:
+            self._profiles.asked(column, request)
+        return [self._indexed(data, usable) for data in segments]
+
+    def _indexed(self, data: SegmentData, usable: Sequence[IndexDef]) -> Indexed | None:
+        for definition in usable:
+            found = data.indexes.get(definition.uuid)
+            if found is not None:
+                return self._profiles.indexed(found, definition)
+        return None
 
     # ---- Moving ----------------------------------------------------------------------------
 
@@ -222,10 +235,27 @@ class TableIndexes:
         self._seal_growing()
         self._sweep()
         task = max(self._missing(), key=lambda task: task.data.rows, default=None)
-        if task is None:
-            return False
-        self._run(task)
-        return True
+        if task is not None:
+            self._run(task, self._build)
+            return True
+        task = next(self._unmeasured(), None)
+        if task is not None:
+            self._run(task, self._measure)
+            return True
+        return False
+
+    def tune(self) -> int:
+        """Measure every index anew on the queries that were asked lately; how many were.
+
+        An index of which too few were keeps what was measured before.
+        """
+        tuned = 0
+        for task in list(self._built()):
+            queries = self._profiles.lately(task.declared.column, task.declared.definition.metric)
+            if queries is not None and not self._closed:
+                self._profile(task, [queries], live=True)
+                tuned += 1
+        return tuned
 
     def step(self, phase: str, done: int) -> None:
         """See `BuildWatch.step`."""
@@ -246,11 +276,11 @@ class TableIndexes:
         """See `BuildWatch.threads`."""
         return self._context.searcher.team.threads
 
-    def _run(self, task: _Task) -> None:
+    def _run(self, task: _Task, work: Callable[[_Task], None]) -> None:
         with self._lock:
             self._running = _Running(task, "queued", 0, 0.0, 0.0)
         try:
-            self._build(task)
+            work(task)
         except BuildCancelled:
             logger.info("building index %s was called off", task.declared.definition.name)
         except StorageFull as error:
@@ -298,7 +328,39 @@ class TableIndexes:
             files.set_aside(task.name)
             return
         if index is not None and task.declared in self._declared:
+            packed = files.profile(task.name)
+            if packed is not None and (profile := Profile.unpacked(packed)) is not None:
+                self._profiles.put(index, profile)
             task.data.indexes[task.declared.definition.uuid] = index
+
+    def _measure(self, task: _Task) -> None:
+        """How well an index finds its nearest rows, before it is asked for the first time."""
+        block = task.data.vectors[task.declared.column]
+        index = task.data.indexes[task.declared.definition.uuid]
+        rows = np.arange(index.rows) if index.covered is None else np.flatnonzero(index.covered)
+        self._profile(task, derived(block.data, rows, index.metric), live=False)
+
+    def _profile(self, task: _Task, groups: Sequence[NDArray[np.float32]], *, live: bool) -> None:
+        index = task.data.indexes.get(task.declared.definition.uuid)
+        if index is None or isinstance(index, CarriedIndex):
+            return
+        block, searcher = task.data.vectors[task.declared.column], self._context.searcher
+        rows = VectorSlice(block.data, 0, index.covered, block.norms)
+
+        def truth(queries: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+            request = SearchRequest("", index.metric, queries, k)
+            return searcher.search([rows], request, masks=None, keys_of=lambda at: at).distances
+
+        scan_us = searcher.machine.scan_us(len(block.data), block.data.strides[0])
+        profile = measure(
+            index, block.data, truth, groups, most_us=scan_us, live=live, check=self._check_open
+        )
+        self._files[task.shard].write_profile(task.name, profile.packed())
+        self._profiles.put(index, profile)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BuildCancelled
 
     def _fail(self, task: _Task, why: str) -> None:
         if why:
@@ -356,12 +418,30 @@ class TableIndexes:
                     if task.key not in self._failed:
                         yield task
 
+    def _built(self) -> Iterator[_Task]:
+        """The indexes that are there."""
+        least = self._context.settings.index_min_rows
+        for number, shard in enumerate(self._shards):
+            for data, file in shard.sealed_files():
+                for declared in self._declared:
+                    kind = kind_for(declared.definition, data.rows, least)
+                    found = data.indexes.get(declared.definition.uuid)
+                    if kind is None or found is None or isinstance(found, CarriedIndex):
+                        continue
+                    yield _Task(number, declared, kind, data, file)
+
+    def _unmeasured(self) -> Iterator[_Task]:
+        for task in self._built():
+            index = task.data.indexes[task.declared.definition.uuid]
+            if task.key not in self._failed and self._profiles.of(index) is None:
+                yield task
+
     def progress(self) -> dict[str, IndexProgress]:
         """By uuid."""
         with self._lock:
             running, sealing = self._running, self._seals_wanted > self._seals_done
             failed = {key[0]: why for key, why in self._failed.items() if why}
-        missing = list(self._missing())
+        missing = [*self._missing(), *self._unmeasured()]
         total = sum(segment.data.rows - segment.dead for segment in self._segments())
         found = {}
         for declared in self._declared:
@@ -383,14 +463,6 @@ class TableIndexes:
     def _bytes(self, uuid: str) -> int:
         held = [segment.data.indexes.get(uuid) for segment in self._segments()]
         return sum(index.nbytes for index in held if index is not None)
-
-
-def _indexed(data: SegmentData, usable: Sequence[IndexDef]) -> Indexed | None:
-    for definition in usable:
-        found = data.indexes.get(definition.uuid)
-        if found is not None:
-            return Indexed(found, definition)
-    return None
 
 
 def _lacks(data: SegmentData, declared: _Declared) -> bool:

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from nearql.engine.errors import Corruption
 from nearql.engine.index.base import IndexKind, Source, VectorIndex
 from nearql.engine.storage.blobs import open_blob, write_blob
-from nearql.engine.storage.files import FileSystem
+from nearql.engine.storage.files import FileSystem, write_atomic
 from nearql.engine.types import Metric
 
 INDEX_DIRECTORY = "indexes"
 DAMAGED_SUFFIX = ".damaged"
+PROFILE_SUFFIX = ".profile"
 _FORMAT = 1
 _ABOUT, _COVERED = "about", "covered"
 
@@ -43,6 +44,7 @@ class IndexFiles:
             StorageFull: no room; no file is left behind.
         """
         self._fs.make_directory(self._directory)
+        self._fs.unlink(self._directory / (name + PROFILE_SUFFIX))  # of the index before
         parts: dict[str, Any] = {_ABOUT: msgpack.packb(_about(kind, index.metric, source))}
         if index.covered is not None:
             parts[_COVERED] = np.packbits(index.covered, bitorder="little")
@@ -67,6 +69,21 @@ class IndexFiles:
         covered = _unpacked(blob, len(source.vectors))
         return kind.load(blob, Source(source.vectors, source.norms, covered), metric)
 
+    def write_profile(self, name: str, packed: bytes) -> None:
+        """Keep what was measured of an index beside its file.
+
+        Raises:
+            StorageFull: the one before stays.
+        """
+        write_atomic(self._fs, self._directory / (name + PROFILE_SUFFIX), packed)
+
+    def profile(self, name: str) -> bytes | None:
+        """What `write_profile` kept; None where there is nothing."""
+        path = self._directory / (name + PROFILE_SUFFIX)
+        if not self._fs.exists(path):
+            return None
+        return bytes(self._fs.map(path))
+
     def size(self, name: str) -> int:
         """Bytes of a file; 0 where there is none."""
         path = self._directory / name
@@ -79,12 +96,14 @@ class IndexFiles:
         self._fs.sync_directory(self._directory)
 
     def remove(self, name: str) -> None:
-        """Drop a file."""
+        """Drop a file, and what was measured of it."""
+        self._fs.unlink(self._directory / (name + PROFILE_SUFFIX))
         self._fs.unlink(self._directory / name)
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Drop every file but these, and what a crash left half-written."""
-        keep = {kept for name in names for kept in (name, name + DAMAGED_SUFFIX)}
+        kinds = ("", DAMAGED_SUFFIX, PROFILE_SUFFIX)
+        keep = {name + kind for name in names for kind in kinds}
         for name in self._fs.names(self._directory):
             if name not in keep:
                 self._fs.unlink(self._directory / name)

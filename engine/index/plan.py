@@ -1,65 +1,79 @@
-"""What to do with one indexed segment: read its rows, or ask the index, and how hard."""
+"""What an index may be asked under a session's settings: efforts given, or those that were measured
+to reach a recall."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from nearql.engine.costs import Best, Rung
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.schema import IndexDef
+from nearql.engine.tuning import Profile
 from nearql.engine.types import Tuning
 
 DEFAULT_TARGET = 0.95
-_FEW_ROWS = 5_000  # that qualify: read one by one in the time of a search
-_HNSW_SHARE = 0.05  # of rows that qualify, below which a graph finds too few of them
-_HNSW_EFFORT = ((0.8, 32), (0.9, 64), (0.95, 120), (0.98, 240), (1.0, 512))
+_GIVEN_SHARE = 4  # an effort given by hand is used for at most this part of the rows
 
 
 @dataclass(frozen=True, slots=True)
-class SearchPlan:
-    """strategy: exact, exact_filtered, index, index_filtered or widening.
+class Indexed:
+    """The index that a slice has, as declared, and its profile, None where it has none yet.
 
-    effort, count: what the index is asked with; 0 where rows are read.
+    parts: the profiles of several indexes that it is made of, instead.
     """
 
-    strategy: str
-    effort: int = 0
-    count: int = 0
+    index: VectorIndex
+    definition: IndexDef
+    profile: Profile | None = None
+    parts: Sequence[Profile | None] = ()
 
 
-def plan_segment(
-    index: VectorIndex, definition: IndexDef, tuning: Tuning, *, k: int, qualifying: int, rows: int
-) -> SearchPlan:
-    """How to search a segment of so many rows, of which so many qualify."""
-    share = qualifying / rows if rows else 0.0
-    filtered = qualifying < rows
-    hopeless = index.kind == "hnsw" and share < _HNSW_SHARE
-    if qualifying <= max(_FEW_ROWS, 4 * k) or hopeless:
-        return SearchPlan("exact_filtered" if filtered else "exact")
-    count = index.candidates(k)
-    effort = _effort(index, definition, tuning, count, share)
-    return SearchPlan("index_filtered" if filtered else "index", effort, count)
-
-
-def widened(index: VectorIndex, plan: SearchPlan) -> SearchPlan | None:
-    """The next attempt where a plan found too few rows; None = read them."""
-    last = index.efforts(plan.count)[-1]
-    if plan.effort >= last:
-        return None
-    return SearchPlan("widening", min(last, 4 * plan.effort), plan.count)
-
-
-def _effort(
-    index: VectorIndex, definition: IndexDef, tuning: Tuning, count: int, share: float
-) -> int:
-    given = tuning.ef_search if index.kind == "hnsw" else tuning.probes
+def best_of(found: Indexed, tuning: Tuning) -> Best:
+    """Which rung to take for how many nearest rows; see `costs.choose`."""
+    given = tuning.ef_search if found.index.kind == "hnsw" else tuning.probes
     if given is not None:
-        return given
-    target = tuning.target_recall or float(definition.options.get("target_recall", DEFAULT_TARGET))
-    ladder = index.efforts(count)
-    if index.kind == "hnsw":
-        effort = next((ef for recall, ef in _HNSW_EFFORT if target <= recall), ladder[-1])
-        wanted = max(effort, count) * min(8.0, share**-0.7)
-    else:
-        wanted = 4 * math.sqrt(ladder[-1]) * (target / DEFAULT_TARGET) ** 12 * min(8.0, share**-0.5)
-    return next((effort for effort in ladder if effort >= wanted), ladder[-1])
+        return partial(_given, found.index, given)
+    target = target_of(found.definition, tuning)
+    if found.parts:
+        return partial(_together, found.parts, target)
+    if found.profile is None or target >= 1:
+        return _none
+    return partial(found.profile.best, target=target)
+
+
+def target_of(definition: IndexDef, tuning: Tuning) -> float:
+    """The recall to reach: the session's, else the index's own."""
+    if tuning.target_recall is not None:
+        return tuning.target_recall
+    return float(definition.options.get("target_recall", DEFAULT_TARGET))
+
+
+def _none(k: int) -> Rung | None:
+    del k
+    return None
+
+
+def _given(index: VectorIndex, effort: int, k: int) -> Rung | None:
+    """An effort given by hand: whatever its recall, as long as a filter leaves enough rows."""
+    if k * _GIVEN_SHARE > index.rows:
+        return None
+    return Rung(k, index.candidates(k), effort, 0.0, 0.0)
+
+
+def _together(parts: Sequence[Profile | None], target: float, k: int) -> Rung | None:
+    """Several indexes asked alike: as hard as the one that needs it most."""
+    if target >= 1:
+        return None
+    rungs = [None if part is None else part.best(k, target) for part in parts]
+    found = [rung for rung in rungs if rung is not None]
+    if not found or len(found) < len(rungs):
+        return None
+    return Rung(
+        k=min(rung.k for rung in found),
+        count=max(rung.count for rung in found),
+        effort=max(rung.effort for rung in found),
+        recall=min(rung.recall for rung in found),
+        us=sum(rung.us for rung in found),
+    )

@@ -4,9 +4,11 @@
                rows that the index doesn't cover +--> canonical distances -> k nearest
     segment 1  growing  -> read exactly --------+
 
-A search answers LIMIT rows whenever so many qualify: where an index named too few (a filter that
-its lists or its graph hardly meet), it is asked again with more effort, and at last rows are read.
-Every row's distance is the canonical one, so an answer is wrong only by rows that are missing.
+An index is asked for the nearest rows whether or not they qualify, and those that don't are left
+out; where fewer than k of the nearest qualified it is asked for more, and at last the rows are read
+(`costs`). So an answer has LIMIT rows whenever so many qualify, and a filter costs no recall, even
+one that leaves no row near the query. Every row's distance is the canonical one, so an answer is
+wrong only by rows that are missing.
 """
 
 from __future__ import annotations
@@ -18,43 +20,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.backends.base import is_tame, lengths
+from nearql.engine.costs import CODE_COST, Best, SearchPlan, Sizes, choose, widen
 from nearql.engine.distance import candidate_distances
 from nearql.engine.index.base import VectorIndex
-from nearql.engine.index.plan import SearchPlan, plan_segment, widened
+from nearql.engine.index.plan import Indexed, best_of
 from nearql.engine.ranking import KeysOf, Ranking
-from nearql.engine.schema import IndexDef
 from nearql.engine.search import Masks, Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 
 _BATCH = 16  # queries that one thread takes at once
 
 
-@dataclass(frozen=True, slots=True)
-class Indexed:
-    """The index that a slice has, as declared."""
-
-    index: VectorIndex
-    definition: IndexDef
-
-
 @dataclass(eq=False)
 class _Segment:
-    """One slice of a search. mask: rows that qualify, bool (n,), None = all."""
+    """One slice of a search. mask: rows that qualify, bool (n,), None = all.
+
+    qualifying: how many those are. sizes: where there is an index, of the rows that it covers.
+    best: how the index may be asked; without one, plan reads.
+    """
 
     slice: VectorSlice
     mask: NDArray[np.bool_] | None
     qualifying: int
-    index: VectorIndex | None = None
+    sizes: Sizes
     plan: SearchPlan = field(default_factory=lambda: SearchPlan("exact"))
+    index: VectorIndex | None = None
+    best: Best | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """Candidates, all (m,): index of the query, row number, canonical distance."""
+    """Candidates, all (m,): index of the query, row number, canonical distance.
+
+    named: how many an index named, qualifying or not. attempts: how often it was asked.
+    """
 
     queries: NDArray[np.int64]
     rows: NDArray[np.int64]
     distances: NDArray[np.float32]
+    named: int = 0
+    attempts: int = 1
 
 
 def search_indexed(
@@ -70,18 +75,20 @@ def search_indexed(
 
     indexes: per slice, None = its rows are read.
     """
+    if not any(indexes) or not is_tame(request.metric, lengths(request.queries)).all():
+        return searcher.search(slices, request, masks=masks, keys_of=keys_of)
     given = masks if masks is not None else [None] * len(slices)
     segments = [
-        _segment(one, mask, found, request)
+        _segment(searcher, one, mask, found, request)
         for one, mask, found in zip(slices, given, indexes, strict=True)
     ]
-    named = any(segment.plan.effort for segment in segments)
-    if not named or not is_tame(request.metric, lengths(request.queries)).all():
+    if not any(segment.plan.effort for segment in segments):
         return searcher.search(slices, request, masks=masks, keys_of=keys_of)
     return _Run(searcher, segments, request, keys_of, masks is not None).answer()
 
 
 def _segment(
+    searcher: Searcher,
     one: VectorSlice,
     mask: NDArray[np.bool_] | None,
     found: Indexed | None,
@@ -93,14 +100,22 @@ def _segment(
     else:
         mask = mask if one.valid is None else mask & one.valid
         qualifying = int(np.count_nonzero(mask))
+    rows, dimensions = one.vectors.shape
+    row_bytes = one.vectors.itemsize * dimensions
+    coded = one.codes is not None and searcher.backend.codes(request.metric, request.k)
+    scanned = CODE_COST * dimensions if coded else row_bytes
+    sizes = Sizes(rows, qualifying, request.k, row_bytes, scanned)
     if found is None:
-        return _Segment(one, mask, qualifying)
-    rows = len(one.vectors)
-    plan = plan_segment(
-        found.index, found.definition, request.tuning,
-        k=request.k, qualifying=qualifying, rows=rows,
-    )  # fmt: skip
-    return _Segment(one, mask, qualifying, found.index, plan)
+        return _Segment(one, mask, qualifying, sizes)
+    covered = found.index.covered
+    if covered is not None:
+        nameable = covered if mask is None else covered & mask
+        sizes = replace(
+            sizes, rows=int(np.count_nonzero(covered)), qualifying=int(np.count_nonzero(nameable))
+        )
+    best = best_of(found, request.tuning)
+    plan = choose(sizes, searcher.machine, best)
+    return _Segment(one, mask, qualifying, sizes, plan, found.index, best)
 
 
 @dataclass
@@ -112,127 +127,193 @@ class _Run:
     request: SearchRequest
     keys_of: KeysOf
     filtered: bool
+    candidates: int = 0
     reranked: int = 0
+    widened: bool = False
 
     def answer(self) -> SearchHits:
         request = self.request
-        ranking = self._ranked(request.queries, self.segments)
+        ranking = self._ranked(request.queries)
+        ranking.settle(request.k, self.keys_of)
+        rows, distances = ranking.top(request.k)
         wanted = min(request.k, sum(segment.qualifying for segment in self.segments))
-        rows, distances = self._top(ranking)
         short = np.flatnonzero((rows >= 0).sum(axis=1) < wanted)
-        strategy = self._strategy()
-        if len(short):
-            strategy = "widening"
-            rows[short], distances[short] = self._again(short, wanted)
-        return SearchHits(rows, distances, self._stats(strategy))
-
-    def _top(self, ranking: Ranking) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        ranking.settle(self.request.k, self.keys_of)
-        return ranking.top(self.request.k)
-
-    def _again(
-        self, short: NDArray[np.int64], wanted: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """These queries with more effort, until they have so many rows."""
-        queries = np.ascontiguousarray(self.request.queries[short])
-        segments = self.segments
-        while True:
-            segments = [_widened(segment) for segment in segments]
-            if not any(segment.plan.effort for segment in segments):
-                break
-            rows, distances = self._top(self._ranked(queries, segments))
-            if ((rows >= 0).sum(axis=1) >= wanted).all():
-                return rows, distances
-        hits = self._exact(queries, [segment.mask for segment in segments], segments)
-        return hits.rows, hits.distances
+        if len(short):  # under cosine zero vectors come last, and no index has them
+            hits = self._exact(
+                np.ascontiguousarray(request.queries[short]),
+                [segment.mask for segment in self.segments],
+            )
+            rows[short], distances[short] = hits.rows, hits.distances
+        return SearchHits(rows, distances, self._stats())
 
     # ---- Candidates ------------------------------------------------------------------------
 
-    def _ranked(self, queries: NDArray[np.float32], segments: list[_Segment]) -> Ranking:
+    def _ranked(self, queries: NDArray[np.float32]) -> Ranking:
         work = [
             (segment, low)
-            for segment in segments
+            for segment in self.segments
             if segment.plan.effort
             for low in range(0, len(queries), _BATCH)
         ]
-        team = self.searcher.team
         if len(work) == 1:
             found = [self._named(queries, work[0])]
         else:
-            found = team.map(lambda item: self._named(queries, item), work)
-        read = self._read(queries, segments)
+            found = self.searcher.team.map(lambda item: self._named(queries, item), work)
+        self.widened = any(part.attempts > 1 for part in found)
+        self.candidates += sum(part.named for part in found)
+        self.reranked += sum(part.named for part in found)
+        read = self._read(queries)
         if read is not None:
             found.append(read)
-        self.reranked += sum(len(part.rows) for part in found)
         if len(found) == 1:
             one = found[0]
             return Ranking.of(one.queries, one.rows, one.distances, len(queries))
-        return Ranking.of(
-            np.concatenate([part.queries for part in found]),
-            np.concatenate([part.rows for part in found]),
-            np.concatenate([part.distances for part in found]),
-            len(queries),
-        )
+        return Ranking.of(*_joined(found), len(queries))
 
     def _named(self, queries: NDArray[np.float32], item: tuple[_Segment, int]) -> _Named:
+        """The candidates of one segment for some queries, after as many attempts as they need."""
         segment, low = item
-        assert segment.index is not None
-        mine = queries[low : low + _BATCH]
-        positions = segment.index.search(
-            mine, segment.plan.count, effort=segment.plan.effort, mask=segment.mask
-        )
-        query_of, column = np.nonzero(positions >= 0)
-        positions = positions[query_of, column]
-        one = segment.slice
-        distances = candidate_distances(one.vectors, positions, mine, query_of, self.request.metric)
-        return _Named(query_of + low, positions + one.first_row, distances)
+        attempt = _Attempt(self, segment, queries[low : low + _BATCH])
+        plan, attempts = segment.plan, 0
+        while plan.effort and len(attempt.pending):
+            attempts += 1
+            plan = attempt.ask(plan)
+        if len(attempt.pending):
+            attempts += 1
+            attempt.read()
+        queries_of, rows, distances = _joined(attempt.parts)
+        return _Named(queries_of + low, rows, distances, attempt.named, attempts)
 
-    def _read(self, queries: NDArray[np.float32], segments: list[_Segment]) -> _Named | None:
+    def _read(self, queries: NDArray[np.float32]) -> _Named | None:
         """What is read rather than named: un-indexed segments, and rows that an index leaves out.
 
         The k nearest of them; None where there are none.
         """
-        masks = [_unnamed(segment, self.request.metric) for segment in segments]
+        masks = [_unnamed(segment, self.request.metric) for segment in self.segments]
         if all(mask is not None and not mask.any() for mask in masks):
             return None
-        hits = self._exact(queries, masks, segments)
-        query_of, column = np.nonzero(hits.rows >= 0)
-        return _Named(query_of, hits.rows[query_of, column], hits.distances[query_of, column])
+        return _found(self._exact(queries, masks))
 
     def _exact(
-        self,
-        queries: NDArray[np.float32],
-        masks: list[NDArray[np.bool_] | None],
-        segments: list[_Segment],
+        self, queries: NDArray[np.float32], masks: Sequence[NDArray[np.bool_] | None]
     ) -> SearchHits:
+        """The k nearest rows among these of each segment."""
         chosen = [at for at, mask in enumerate(masks) if mask is None or mask.any()]
-        hits = self.searcher.search(
-            [segments[at].slice for at in chosen],
-            replace(self.request, queries=queries),
-            masks=[masks[at] for at in chosen],
-            keys_of=self.keys_of,
+        hits = self.read_rows(
+            [self.segments[at].slice for at in chosen], queries, [masks[at] for at in chosen]
         )
+        self.candidates += hits.stats.candidates
         self.reranked += hits.stats.reranked
         return hits
 
+    def read_rows(
+        self, slices: Sequence[VectorSlice], queries: NDArray[np.float32], masks: Masks
+    ) -> SearchHits:
+        """An exact search of these rows; from any thread."""
+        request = replace(self.request, queries=queries)
+        return self.searcher.search(slices, request, masks=masks, keys_of=self.keys_of)
+
     # ---- Statistics ------------------------------------------------------------------------
 
-    def _strategy(self) -> str:
-        return "index_filtered" if self.filtered else "index"
-
-    def _stats(self, strategy: str) -> SearchStats:
-        live = sum(segment.slice.live for segment in self.segments)
+    def _stats(self) -> SearchStats:
+        rows = sum(segment.slice.live for segment in self.segments)
         qualifying = sum(segment.qualifying for segment in self.segments)
         kinds = dict.fromkeys(s.index.kind for s in self.segments if s.index and s.plan.effort)
         return SearchStats(
-            strategy=strategy,
+            strategy="widening" if self.filtered or self.widened else "index",
             backend="+".join(kinds),
             device="cpu",
-            candidates=self.reranked,
+            candidates=self.candidates,
             reranked=self.reranked,
-            selectivity=qualifying / live if live else 1.0,
+            selectivity=qualifying / rows if rows else 1.0,
             batch=len(self.request.queries),
         )
+
+
+class _Attempt:
+    """The candidates of one segment for a few queries, attempt after attempt.
+
+    pending: the queries, by index, of which too few rows were found so far.
+    """
+
+    def __init__(self, run: _Run, segment: _Segment, queries: NDArray[np.float32]) -> None:
+        self._run = run
+        self._segment = segment
+        self._queries = queries
+        self._enough = min(segment.sizes.k, segment.sizes.qualifying)
+        self.pending = np.arange(len(queries))
+        self.parts: list[_Named] = []
+        self.named = 0
+
+    def ask(self, plan: SearchPlan) -> SearchPlan:
+        """Ask the index; what to do next for the queries that it leaves pending."""
+        index, mask = self._segment.index, self._segment.mask
+        assert index is not None
+        queries = np.ascontiguousarray(self._queries[self.pending])
+        positions = index.search(queries, plan.count, effort=plan.effort, mask=None)
+        query_of, column = np.nonzero(positions >= 0)
+        positions = positions[query_of, column]
+        one, metric = self._segment.slice, self._run.request.metric
+        distances = candidate_distances(one.vectors, positions, queries, query_of, metric)
+        self.named += len(positions)
+        if mask is None:
+            qualifies = np.ones(len(positions), np.bool_)
+            relied = qualifies
+        else:
+            qualifies = mask[positions]
+            relied = qualifies & _nearest(query_of, distances, len(queries), plan.nearest)
+        counts = np.bincount(query_of[relied], minlength=len(queries))
+        short = counts < self._enough
+        kept = qualifies & ~short[query_of]
+        self.parts.append(
+            _Named(self.pending[query_of[kept]], positions[kept] + one.first_row, distances[kept])
+        )
+        self.pending = self.pending[short]
+        if not len(self.pending):
+            return plan
+        assert self._segment.best is not None
+        machine = self._run.searcher.machine
+        return widen(self._segment.sizes, machine, self._segment.best, asked=plan.nearest)
+
+    def read(self) -> None:
+        """Read the rows that the index would name, for the queries still pending."""
+        segment = self._segment
+        assert segment.index is not None
+        mask, covered = segment.mask, segment.index.covered
+        if covered is not None:
+            mask = covered if mask is None else mask & covered
+        queries = np.ascontiguousarray(self._queries[self.pending])
+        hits = self._run.read_rows([segment.slice], queries, [mask])
+        found = _found(hits)
+        self.named += hits.stats.candidates
+        self.parts.append(replace(found, queries=self.pending[found.queries]))
+        self.pending = self.pending[:0]
+
+
+def _nearest(
+    query_of: NDArray[np.int64], distances: NDArray[np.float32], query_count: int, nearest: int
+) -> NDArray[np.bool_]:
+    """Whether each candidate, sorted by query, is among the so many nearest of its query."""
+    order = np.lexsort((distances, query_of))
+    starts = np.searchsorted(query_of, np.arange(query_count))
+    near = np.empty(len(order), np.bool_)
+    near[order] = np.arange(len(order)) - starts[query_of] < nearest
+    return near
+
+
+def _found(hits: SearchHits) -> _Named:
+    query_of, column = np.nonzero(hits.rows >= 0)
+    return _Named(query_of, hits.rows[query_of, column], hits.distances[query_of, column])
+
+
+def _joined(
+    parts: Sequence[_Named],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    return (
+        np.concatenate([part.queries for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.distances for part in parts]),
+    )
 
 
 def _unnamed(segment: _Segment, metric: Metric) -> NDArray[np.bool_] | None:
@@ -261,10 +342,3 @@ def _rest(segment: _Segment, metric: Metric) -> NDArray[np.bool_]:
     if metric is Metric.COSINE:
         rest &= one.lengths > 0
     return rest if rest.any() else _NONE
-
-
-def _widened(segment: _Segment) -> _Segment:
-    if not segment.plan.effort or segment.index is None:
-        return segment
-    plan = widened(segment.index, segment.plan) or SearchPlan("exact")
-    return replace(segment, plan=plan)

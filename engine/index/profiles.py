@@ -1,0 +1,73 @@
+"""What is known of a table's indexes: their profiles, and the queries that were asked lately."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nearql.engine.index.base import VectorIndex
+from nearql.engine.index.carried import CarriedIndex
+from nearql.engine.index.plan import Indexed
+from nearql.engine.schema import IndexDef
+from nearql.engine.tuning import Profile
+from nearql.engine.types import Metric, SearchRequest
+
+KEPT = 192  # queries that are remembered, the last ones
+LEAST = 64  # different ones from which on they say more than derived ones do
+_LEAST_KEPT = 0.5  # of an old index's rows: below, too much of what it names is gone
+
+
+class Profiles:
+    """Thread-safe. Profiles go with their indexes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._profiles: WeakKeyDictionary[VectorIndex, Profile] = WeakKeyDictionary()
+        self._queries: dict[tuple[int, Metric], deque[NDArray[np.float32]]] = {}
+
+    def put(self, index: VectorIndex, profile: Profile) -> None:
+        """From now on searches go by this one."""
+        with self._lock:
+            self._profiles[index] = profile
+
+    def of(self, index: VectorIndex) -> Profile | None:
+        """What was measured of an index."""
+        with self._lock:
+            return self._profiles.get(index)
+
+    def indexed(self, index: VectorIndex, definition: IndexDef) -> Indexed:
+        """An index with what is known of it, or of those that it is made of."""
+        if isinstance(index, CarriedIndex):
+            return Indexed(index, definition, parts=tuple(self._parts(index)))
+        return Indexed(index, definition, self.of(index))
+
+    def _parts(self, carried: CarriedIndex) -> Iterator[Profile | None]:
+        for part in carried.parts:
+            if part.index is None:
+                continue
+            if part.kept is not None and part.kept.mean() < _LEAST_KEPT:
+                yield None
+            elif isinstance(part.index, CarriedIndex):
+                yield from self._parts(part.index)
+            else:
+                yield self.of(part.index)
+
+    # ---- Queries ---------------------------------------------------------------------------
+
+    def asked(self, column: int, request: SearchRequest) -> None:
+        """Remember a few of the queries that were asked."""
+        with self._lock:
+            kept = self._queries.setdefault((column, request.metric), deque(maxlen=KEPT))
+            kept.extend(query.copy() for query in request.queries[-KEPT:])
+
+    def lately(self, column: int, metric: Metric) -> NDArray[np.float32] | None:
+        """Different queries asked lately, float32 (nq, d); None where they are too few."""
+        with self._lock:
+            kept = list(self._queries.get((column, metric), ()))
+        different = np.unique(np.array(kept), axis=0) if kept else np.empty((0, 0), np.float32)
+        return np.ascontiguousarray(different) if len(different) >= LEAST else None

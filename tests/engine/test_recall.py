@@ -1,0 +1,96 @@
+"""Recall is a promise: under every filter, every kind of index, as data and queries change.
+
+Reading is made dear, so that an index is asked wherever its profile reaches the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from support.indexed import IndexedTable, debian_vectors, halfway
+
+KINDS = ("hnsw", "ivfflat", "ivfpq", "ivfrabitq")
+TARGET = 0.95
+VECTORS = debian_vectors()
+QUERIES = halfway(VECTORS, 200)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def docs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[IndexedTable]:
+    """The 5,000 packages with an index of each kind."""
+    pytest.importorskip("faiss")
+    made = IndexedTable.create(tmp_path_factory.mktemp("docs"), request.param, dimensions=384)
+    made.put(0, VECTORS)
+    made.build()
+    yield made
+    made.close()
+
+
+def test_without_a_filter(docs: IndexedTable) -> None:
+    assert docs.search(QUERIES).stats.strategy == "index"
+    assert docs.recall(QUERIES) >= TARGET - 0.01
+
+
+@pytest.mark.parametrize("percent", [50, 10, 2, 0.5, 0.1])
+def test_under_a_filter_of_any_selectivity(docs: IndexedTable, percent: float) -> None:
+    """LIMIT rows, or all that qualify, each time; `recall` checks it."""
+    random = np.random.default_rng(1)
+    keys = random.choice(5_000, int(5_000 * percent / 100), replace=False)
+    rows = docs.rows_with(keys)
+    assert docs.recall(QUERIES, rows) >= TARGET - 0.01
+    if percent >= 10:
+        assert docs.search(QUERIES, rows).stats.strategy == "widening"
+
+
+@pytest.mark.parametrize("percent", [50, 10, 2, 0.5, 0.1])
+@pytest.mark.parametrize("side", ["near", "far"])
+def test_under_a_filter_correlated_with_the_vectors(
+    docs: IndexedTable, percent: float, side: str
+) -> None:
+    """Rows nearest to one query, or farthest from it, qualify; queries around it are asked."""
+    centre = QUERIES[0]
+    order = np.argsort(-(VECTORS @ centre), kind="stable")
+    order = order if side == "near" else order[::-1]
+    rows = docs.rows_with(order[: int(5_000 * percent / 100)])
+    random = np.random.default_rng(2)
+    noise = random.standard_normal((100, 384)).astype(np.float32) * np.float32(0.02)
+    around = np.ascontiguousarray(centre / np.linalg.norm(centre) + noise)
+    assert docs.recall(around, rows) >= TARGET - 0.01
+
+
+@pytest.mark.parametrize("target", [0.8, 0.9, 0.99])
+def test_the_session_s_target(docs: IndexedTable, target: float) -> None:
+    assert docs.recall(QUERIES, target_recall=target) >= target - 0.01
+
+
+def test_a_target_of_one_is_exact(docs: IndexedTable) -> None:
+    assert docs.search(QUERIES, target_recall=1.0).stats.strategy == "exact"
+
+
+def test_larger_k(docs: IndexedTable) -> None:
+    for k in (1, 40, 41, 640):
+        assert docs.recall(QUERIES[:50], k=k) >= TARGET - 0.01
+    assert docs.search(QUERIES[:2], k=641).stats.strategy == "exact"  # nothing says how well
+
+
+def test_efforts_given_by_hand_win(docs: IndexedTable) -> None:
+    """Whatever they cost in recall; but LIMIT rows are there under any filter."""
+    low = docs.recall(QUERIES, ef_search=1, probes=1, target_recall=0.99)
+    assert low < 0.99
+    assert docs.recall(QUERIES, ef_search=400, probes=400) > low
+    rows = docs.rows_with(np.arange(0, 5_000, 50))
+    docs.recall(QUERIES, rows, ef_search=1, probes=1)
+
+
+def test_one_by_one_as_in_a_batch(docs: IndexedTable) -> None:
+    """A query's answer doesn't depend on what it was asked with."""
+    rows = docs.rows_with(np.arange(0, 5_000, 3))
+    together = docs.search(QUERIES[:40], rows)
+    for at in range(40):
+        alone = docs.search(QUERIES[at : at + 1], rows)
+        assert len(np.intersect1d(alone.rows, together.rows[at])) >= 9
