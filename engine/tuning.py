@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from zlib import crc32
 
 import msgpack
@@ -39,6 +39,7 @@ SHORT = 0.97  # recall of the greatest effort below which more candidates are as
 HOPELESS = 0.7  # recall below which the next effort is left out, and not tried for larger answers
 _TIMED = 8  # queries asked one by one, for the time that one takes
 _FORMAT = 1
+_KNOWN = 1024  # answers that a profile remembers
 
 Queries = NDArray[np.float32]
 #: the canonical distances of the k nearest covered rows, float32 (nq, k), NaN where there are fewer
@@ -52,9 +53,21 @@ class Profile:
 
     rungs: tuple[Rung, ...]
     live: bool = False  # on queries that were really asked
+    _known: dict[tuple[int, float], Rung | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def best(self, k: int, target: float) -> Rung | None:
         """The cheapest way to the k nearest rows with this recall; None: nothing measured does."""
+        known = self._known.get((k, target), self)
+        if known is not self:
+            return known  # type: ignore[return-value]
+        found = self._best(k, target)
+        if len(self._known) < _KNOWN:
+            self._known[k, target] = found
+        return found
+
+    def _best(self, k: int, target: float) -> Rung | None:
         sizes = sorted({rung.k for rung in self.rungs if rung.k >= k})
         for size in sizes[:1]:
             fits = [rung for rung in self.rungs if rung.k == size and rung.recall >= target]

@@ -40,7 +40,7 @@ from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
 from nearql.engine.tuning import Profile, derived, measure
-from nearql.engine.types import SearchRequest
+from nearql.engine.types import Metric, SearchRequest
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ class TableIndexes:
         self._files = [IndexFiles(context.fs, shard.directory) for shard in shards]
         self._lock = threading.Lock()
         self._declared: tuple[_Declared, ...] = ()
+        self._usable: dict[tuple[int, Metric], tuple[IndexDef, ...]] = {}  # the last declared first
         self._failed: dict[tuple[str, str], str] = {}  # by task: why
         self._profiles = Profiles()
         self._running: _Running | None = None
@@ -142,6 +143,7 @@ class TableIndexes:
         kept = {one.definition.uuid for one in declared}
         with self._lock:
             self._declared = declared
+            self._usable = _usable(declared)
             self._failed = {key: why for key, why in self._failed.items() if key[0] in kept}
         for segment in self._segments():
             for uuid in set(segment.data.indexes) - kept:
@@ -192,11 +194,7 @@ class TableIndexes:
 
         Of several, the one that was declared last.
         """
-        usable = [
-            one.definition
-            for one in reversed(self._declared)
-            if one.column == column and one.definition.metric is request.metric
-        ]
+        usable = self._usable.get((column, request.metric), ())
         if usable:
             self._profiles.asked(column, request)
         return [self._indexed(data, usable) for data in segments]
@@ -463,6 +461,14 @@ class TableIndexes:
     def _bytes(self, uuid: str) -> int:
         held = [segment.data.indexes.get(uuid) for segment in self._segments()]
         return sum(index.nbytes for index in held if index is not None)
+
+
+def _usable(declared: Sequence[_Declared]) -> dict[tuple[int, Metric], tuple[IndexDef, ...]]:
+    found: dict[tuple[int, Metric], tuple[IndexDef, ...]] = {}
+    for one in declared:
+        key = one.column, one.definition.metric
+        found[key] = (one.definition, *found.get(key, ()))
+    return found
 
 
 def _lacks(data: SegmentData, declared: _Declared) -> bool:

@@ -24,15 +24,17 @@ from nearql.engine.costs import CODE_COST, Best, SearchPlan, Sizes, choose, wide
 from nearql.engine.distance import candidate_distances
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.index.plan import Indexed, best_of
+from nearql.engine.index.single import search_single
 from nearql.engine.ranking import KeysOf, Ranking
 from nearql.engine.search import Masks, Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 
+_TAME_SQUARE = (1e-20, 1e20)  # of a query's length, that needs no closer look
 _BATCH = 16  # queries that one thread takes at once
 
 
 @dataclass(eq=False)
-class _Segment:
+class Segment:
     """One slice of a search. mask: rows that qualify, bool (n,), None = all.
 
     qualifying: how many those are. sizes: where there is an index, of the rows that it covers.
@@ -75,7 +77,7 @@ def search_indexed(
 
     indexes: per slice, None = its rows are read.
     """
-    if not any(indexes) or not is_tame(request.metric, lengths(request.queries)).all():
+    if not any(indexes) or not _tame(request):
         return searcher.search(slices, request, masks=masks, keys_of=keys_of)
     given = masks if masks is not None else [None] * len(slices)
     segments = [
@@ -84,7 +86,29 @@ def search_indexed(
     ]
     if not any(segment.plan.effort for segment in segments):
         return searcher.search(slices, request, masks=masks, keys_of=keys_of)
+    if len(request.queries) == 1:
+        asked = [segment for segment in segments if segment.qualifying]
+        if all(_is_named_whole(segment, request.metric) for segment in asked):
+            hits = search_single(asked, request, filtered=masks is not None)
+            if hits is not None:
+                return hits
     return _Run(searcher, segments, request, keys_of, masks is not None).answer()
+
+
+def _tame(request: SearchRequest) -> bool:
+    """Whether float32 kernels neither overflow nor lose digits on the queries."""
+    if len(request.queries) == 1:
+        square = float(np.dot(request.queries[0], request.queries[0]))
+        if _TAME_SQUARE[0] < square < _TAME_SQUARE[1]:
+            return True
+    return bool(is_tame(request.metric, lengths(request.queries)).all())
+
+
+def _is_named_whole(segment: Segment, metric: Metric) -> bool:
+    """Whether the index may name all of the segment's rows that qualify."""
+    if not segment.plan.effort or segment.index is None:
+        return False
+    return segment.index.covered is None or not len(_rest_of(segment, metric))
 
 
 def _segment(
@@ -93,7 +117,7 @@ def _segment(
     mask: NDArray[np.bool_] | None,
     found: Indexed | None,
     request: SearchRequest,
-) -> _Segment:
+) -> Segment:
     qualifying = one.live
     if mask is None:
         mask = one.valid
@@ -106,7 +130,7 @@ def _segment(
     scanned = CODE_COST * dimensions if coded else row_bytes
     sizes = Sizes(rows, qualifying, request.k, row_bytes, scanned)
     if found is None:
-        return _Segment(one, mask, qualifying, sizes)
+        return Segment(one, mask, qualifying, sizes)
     covered = found.index.covered
     if covered is not None:
         nameable = covered if mask is None else covered & mask
@@ -115,7 +139,7 @@ def _segment(
         )
     best = best_of(found, request.tuning)
     plan = choose(sizes, searcher.machine, best)
-    return _Segment(one, mask, qualifying, sizes, plan, found.index, best)
+    return Segment(one, mask, qualifying, sizes, plan, found.index, best)
 
 
 @dataclass
@@ -123,7 +147,7 @@ class _Run:
     """One search under way."""
 
     searcher: Searcher
-    segments: list[_Segment]
+    segments: list[Segment]
     request: SearchRequest
     keys_of: KeysOf
     filtered: bool
@@ -170,7 +194,7 @@ class _Run:
             return Ranking.of(one.queries, one.rows, one.distances, len(queries))
         return Ranking.of(*_joined(found), len(queries))
 
-    def _named(self, queries: NDArray[np.float32], item: tuple[_Segment, int]) -> _Named:
+    def _named(self, queries: NDArray[np.float32], item: tuple[Segment, int]) -> _Named:
         """The candidates of one segment for some queries, after as many attempts as they need."""
         segment, low = item
         attempt = _Attempt(self, segment, queries[low : low + _BATCH])
@@ -236,7 +260,7 @@ class _Attempt:
     pending: the queries, by index, of which too few rows were found so far.
     """
 
-    def __init__(self, run: _Run, segment: _Segment, queries: NDArray[np.float32]) -> None:
+    def __init__(self, run: _Run, segment: Segment, queries: NDArray[np.float32]) -> None:
         self._run = run
         self._segment = segment
         self._queries = queries
@@ -316,22 +340,28 @@ def _joined(
     )
 
 
-def _unnamed(segment: _Segment, metric: Metric) -> NDArray[np.bool_] | None:
+def _unnamed(segment: Segment, metric: Metric) -> NDArray[np.bool_] | None:
     """Rows of a segment that are to be read: bool (n,), None = all. Under cosine zero vectors are
     left to the last resort: they have no distance and come after every row that has one.
     """
     if not segment.plan.effort or segment.index is None:
         return segment.mask
+    rest = _rest_of(segment, metric)
+    return rest if segment.mask is None or not len(rest) else rest & segment.mask
+
+
+def _rest_of(segment: Segment, metric: Metric) -> NDArray[np.bool_]:
+    assert segment.index is not None
     rest = segment.slice.rests.get(segment.index)
     if rest is None:
         rest = segment.slice.rests[segment.index] = _rest(segment, metric)
-    return rest if segment.mask is None or not len(rest) else rest & segment.mask
+    return rest
 
 
 _NONE = np.empty(0, np.bool_)
 
 
-def _rest(segment: _Segment, metric: Metric) -> NDArray[np.bool_]:
+def _rest(segment: Segment, metric: Metric) -> NDArray[np.bool_]:
     """Rows that can match and that the index doesn't cover; empty where there are none."""
     one, index = segment.slice, segment.index
     if index is None or index.covered is None:
