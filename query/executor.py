@@ -35,7 +35,7 @@ from nearql.query import duck
 from nearql.query.duck import Answer, Cursor
 from nearql.query.duck_errors import nearest_name
 from nearql.query.filters import FilterCache
-from nearql.query.guard import SYSTEM_TABLES
+from nearql.query.guard import SYSTEM_TABLES, placed
 from nearql.query.knn import knn_rows
 from nearql.query.parameters import Parameters, vector
 from nearql.query.plan import (
@@ -422,7 +422,8 @@ class Execution:
     def vector(self, value: Value) -> Vector | None:
         """A query vector, evaluated once per run; None for NULL."""
         if id(value) not in self._vectors:
-            self._vectors[id(value)] = self._vector(value)
+            with placed(value.position):
+                self._vectors[id(value)] = self._vector(value)
         return self._vectors[id(value)]
 
     def _vector(self, value: Value) -> Vector | None:
@@ -485,26 +486,26 @@ class Execution:
         Raises:
             InvalidValue, TooLarge.
         """
-        total = 0
-        for value in (limit, offset):
-            if value is None:
-                continue
+        total = sum(self._whole(value, value is offset) for value in (limit, offset) if value)
+        if total > self.settings.max_limit:
+            raise TooLarge(
+                f"LIMIT + OFFSET of a search is {total}; at most {self.settings.max_limit} are "
+                "allowed (limits.max_limit).",
+                code="limit_too_large", setting="max_limit", position=limit.position,
+            )  # fmt: skip
+        return total
+
+    def _whole(self, value: Value, or_null: bool) -> int:
+        with placed(value.position):
             number = self.number(value)
-            if number is None and value is offset:
-                number = 0.0
+            if number is None and or_null:
+                return 0
             if number is None or number < 0 or not number.is_integer():
                 raise InvalidValue(
                     f"{value.where} must be a whole number of at least 0, not {shown(number)}.",
                     sqlstate="2201W",
                 )
-            total += int(number)
-        if total > self.settings.max_limit:
-            raise TooLarge(
-                f"LIMIT + OFFSET of a search is {total}; at most {self.settings.max_limit} are "
-                "allowed (limits.max_limit).",
-                code="limit_too_large", setting="max_limit",
-            )  # fmt: skip
-        return total
+            return int(number)
 
     # ---- the hot path -----------------------------------------------------------------
 

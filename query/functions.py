@@ -118,6 +118,23 @@ GROWING = {
 }
 SERIES = _names("range generate_series")
 
+# Tables of PostgreSQL's and DuckDB's catalogs, asked for and not there: the alternative.
+INSTEAD_OF_TABLES = {
+    "pg_stat_progress_create_index": "nearql.indexes shows how far builds are.",
+    "pg_stat_activity": "nearql.queries lists statements.",
+    "pg_stat_statements": "nearql.queries lists statements.",
+    "pg_extension": "Vectors are built in.",
+    "pg_indexes": "nearql.indexes lists them.",
+    "pg_index": "nearql.indexes lists them.",
+    "pg_tables": "nearql.tables lists them.",
+    "pg_class": "nearql.tables lists them.",
+    "pg_attribute": "nearql.columns lists them.",
+    "pg_settings": "nearql.settings lists them.",
+    "duckdb_tables": "nearql.tables lists them.",
+    "duckdb_columns": "nearql.columns lists them.",
+    "sqlite_master": "nearql.tables lists them.",
+}
+
 # Asked for, and not there: the alternative.
 INSTEAD = {
     "version": "SHOW SETTINGS names the version.",

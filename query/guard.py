@@ -14,14 +14,16 @@ inside `a` is no CTE, and DuckDB would look it up in its catalog.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from sqlglot import exp
 
 from nearql.engine.errors import NearQLError, NotFound, SqlError, TooLarge, Unsupported
 from nearql.query import functions, nodes
-from nearql.query.dialect import did_you_mean
+from nearql.query.dialect import did_you_mean, nearest
 from nearql.query.ports import CatalogView
 from nearql.query.statements import (
     ConflictClause,
@@ -62,10 +64,11 @@ def check(statement: Statement, catalog: CatalogView, limits: GuardLimits = DEFA
         Unsupported: a kind of node that is not offered, an internal name.
         TooLarge: a literal that makes a value or a series beyond `limits`.
     """
-    guard = _Guard(catalog.tables, limits)
+    names = {name: table.name for name, table in catalog.tables.items()}
+    guard = _Guard(names, limits)
     target = statement.statement if isinstance(statement, Explain) else statement
     if isinstance(target, Insert | Update | Delete) and target.table.lower() not in catalog.tables:
-        raise undefined_table(target.table, catalog.tables, _written_at(target, target.table))
+        raise undefined_table(target.table, names.values(), _written_at(target, target.table))
     for tree in trees_of(statement):
         try:
             guard.check(tree)
@@ -170,9 +173,20 @@ def position_of(node: exp.Expr) -> int | None:
     return None
 
 
+@contextmanager
+def placed(position: int | None) -> Iterator[None]:
+    """Give errors that know no place this one: 1-based, in the request."""
+    try:
+        yield
+    except NearQLError as error:
+        if error.position is None:
+            error.position = position
+        raise
+
+
 class _Guard:
-    def __init__(self, tables: Collection[str], limits: GuardLimits) -> None:
-        self.tables = tables
+    def __init__(self, tables: Mapping[str, str], limits: GuardLimits) -> None:
+        self.tables = tables  # lower-case name -> as it was declared
         self.limits = limits
 
     def check(self, tree: exp.Expr) -> None:
@@ -220,7 +234,7 @@ class _Guard:
 
     def _known_table(self, node: exp.Table) -> None:
         if node.name.lower() not in self.tables:
-            raise undefined_table(node.name, self.tables, position_of(node))
+            raise undefined_table(node.name, self.tables.values(), position_of(node))
 
     def _system_table(self, node: exp.Table) -> None:
         if node.name.lower() not in SYSTEM_TABLES:
@@ -301,9 +315,13 @@ def _before(ctes: exp.With, inside: exp.Expr) -> list[str]:
 
 def undefined_table(name: str, known: Iterable[str], position: int | None = None) -> NotFound:
     """The error for a table that isn't there."""
+    instead = functions.INSTEAD_OF_TABLES.get(name.lower())
+    near = None if instead else nearest(name, known)
+    hint = f" {instead}" if instead else f" Did you mean {near!r}?" if near else ""
+    extra: dict[str, Any] = {"nearest": near} if near else {}
     return NotFound(
-        f"There is no table {name!r}.{did_you_mean(name, known)}",
-        code="undefined_table", sqlstate="42P01", position=position, name=name,
+        f"There is no table {name!r}.{hint}",
+        code="undefined_table", sqlstate="42P01", position=position, name=name, **extra,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Value:
     """A vector, a number or a text, known only when the statement runs. One source is set.
 
     where: what it is compared with, for messages. dimensions: of a vector, where the column says
-        so.
+        so. position: where it is written, 1-based in the request, where that is known.
     """
 
     where: str
@@ -47,6 +47,7 @@ class Value:
     literal: NDArray[np.float32] | float | str | None = None
     query: Query | None = None
     dimensions: int | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

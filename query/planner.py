@@ -34,6 +34,7 @@ from nearql.query.binder import (
 )
 from nearql.query.dialect import bit_distance_of, distance_of, to_duckdb, to_nearql
 from nearql.query.dialect.render import bit_length
+from nearql.query.guard import placed, position_of
 from nearql.query.parameters import names_in, parameter_name, vector
 from nearql.query.plan import (
     INTERNAL,
@@ -412,12 +413,15 @@ class Lowering:
         dimensions = pending.dimensions
         if isinstance(node, exp.Cast) and (vector_type(node.to) or ("",))[0] == "VECTOR":
             node = unwrapped(node.this)
+        place = position_of(node)
         if (name := parameter_name(node)) is not None:
-            return Value(pending.where, parameter=name, dimensions=dimensions)
-        literal = _literal(node, pending) if is_vector else _number(node)
+            return Value(pending.where, parameter=name, dimensions=dimensions, position=place)
+        with placed(place):
+            literal = _literal(node, pending) if is_vector else _number(node)
         if literal is not None:
-            return Value(pending.where, literal=literal, dimensions=dimensions)
-        return self._asked(pending, duck_type(None) if is_vector else _duck("DOUBLE"))
+            return Value(pending.where, literal=literal, dimensions=dimensions, position=place)
+        asked = self._asked(pending, duck_type(None) if is_vector else _duck("DOUBLE"))
+        return replace(asked, position=place)
 
     def _words(self, pending: PendingValue) -> Value:
         """A parameter or a text literal where the expression is one, else a query for one value."""
@@ -544,7 +548,8 @@ def _dimensions_beside(node: exp.Expr, binding: Binding) -> int | None:
 def _check_literal(node: exp.Expr, dimensions: int | None) -> None:
     """Vector text in a cast is read here already, for its message: DuckDB would show our types."""
     if isinstance(node, exp.Literal) and node.is_string:
-        vector(node.name, dimensions=dimensions, where="the vector")
+        with placed(position_of(node)):
+            vector(node.name, dimensions=dimensions, where="the vector")
 
 
 def _literal(node: exp.Expr, pending: PendingValue) -> np.ndarray | None:

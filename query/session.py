@@ -283,9 +283,10 @@ class _Request:
                 prepared.checked[place] = catalog.version
             return self._dispatch(statement, place, prepared, catalog)
         except NearQLError as error:
-            raise in_words_of(
-                error, statement.text, statement.offset, _columns(catalog)
-            ) from error.__cause__
+            told = in_words_of(error, statement.text, statement.offset, _columns(catalog))
+            if told.position is None and told.http_status == 400:
+                told.position = statement.offset + 1  # the statement at least, among several
+            raise told from error.__cause__
 
     def _dispatch(
         self, statement: Statement, place: int, prepared: Prepared, catalog: CatalogView

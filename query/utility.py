@@ -118,7 +118,7 @@ def describe(statement: Describe, database: Database, catalog: CatalogView) -> R
         return _described([_described_field(field) for field in system.schema])
     table = catalog.tables.get(name)
     if table is None:
-        raise undefined_table(statement.table, catalog.tables)
+        raise undefined_table(statement.table, [known.name for known in catalog.tables.values()])
     schema = table.schema
     rows = [
         {
@@ -176,7 +176,7 @@ def change_access(
 def _granted(name: str, catalog: CatalogView) -> TableDef:
     table = catalog.tables.get(name.lower())
     if table is None:
-        raise undefined_table(name, catalog.tables)
+        raise undefined_table(name, [known.name for known in catalog.tables.values()])
     return table
 
 

@@ -300,9 +300,7 @@ class RowsView:
         mask[rows] = True
         return RowSet((mask,), int(mask.sum()))
 
-    def text_scores(
-        self, column: str, text: str
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def text_scores(self, column: str, text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """How rare a word is depends on the whole table, of which these rows are a few."""
         raise Unsupported("bm25() is not offered in RETURNING; select the rows afterwards.")
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nearql.engine.errors import NearQLError
+from nearql.engine.schema import TableDef, TableSchema
 from nearql.query.dialect import parse, to_duckdb, to_nearql
 from nearql.query.guard import check, trees_of
 from nearql.query.ports import CatalogView
@@ -67,7 +68,7 @@ PIECES = [
     " U&'",
     " nq·a(",
 ]
-CATALOG = CatalogView(1, {"docs": None})  # type: ignore[dict-item]
+CATALOG = CatalogView(1, {"docs": TableDef("", "docs", TableSchema((), 0))})
 
 
 @st.composite

@@ -8,13 +8,16 @@ import duckdb
 import pytest
 
 from nearql.engine.errors import Forbidden, NearQLError, NotFound, SqlError, TooLarge, Unsupported
+from nearql.engine.schema import TableDef, TableSchema
 from nearql.query import duck, functions
 from nearql.query.dialect import parse, to_duckdb
 from nearql.query.guard import GuardLimits, check, check_constant, check_scalar, trees_of
 from nearql.query.ports import CatalogView
 from nearql.query.statements import Select
 
-CATALOG = CatalogView(1, {"docs": None, "notes": None})  # type: ignore[dict-item]
+CATALOG = CatalogView(
+    1, {name: TableDef("", name, TableSchema((), 0)) for name in ("docs", "notes")}
+)
 CORPUS = (Path(__file__).parent / "corpus" / "duckdb_features.sql").read_text().split(";\n")
 
 

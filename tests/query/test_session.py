@@ -350,3 +350,37 @@ def test_volatile_filters_are_not_kept(docs: Sql) -> None:
     before = docs.session.filters.stats().entries
     docs.run("SELECT id FROM docs WHERE random() < 2 ORDER BY vec <-> '[0,0]' LIMIT 1")
     assert docs.session.filters.stats().entries == before
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("SELECT id FROM docs ORDER BY vec <-> '[1,2' LIMIT 5", "'[1,2'"),
+        ("SELECT id FROM docs ORDER BY vec <-> '[1,2,3]' LIMIT 5", "'[1,2,3]'"),
+        ("SELECT id FROM docs ORDER BY vec <-> '[1,x]'::vector LIMIT 5", "'[1,x]'"),
+        ("SELECT vec <-> '[1]' FROM docs", "'[1]'"),
+        ("SELECT '[1,2'::vector", "'[1,2'"),
+        ("SELECT id FROM docs ORDER BY vec <-> '[1,2]' LIMIT -5", "5"),
+        ("SELECT id FROM docs ORDER BY vec <-> '[1,2]' LIMIT 1.5", "1.5"),
+        ("SELECT id FROM docs ORDER BY vec <-> '[1,2]' LIMIT 20000", "20000"),
+        ("SELECT id FROM docs ORDER BY vec <-> '[1,2]' LIMIT 7 OFFSET -3", "3"),
+        ("SELECT id FROM docs LIMIT -1", "SELECT"),
+        ("INSERT INTO docs (id, vec) VALUES (99, '[1]')", "INSERT"),
+        ("SELECT 1; SELECT l2_distance('[1,2]', '[1]')", "SELECT l2"),
+    ],
+)
+def test_errors_say_where(docs: Sql, text: str, mark: str) -> None:
+    """At the value, or at the statement where no place is certain."""
+    with pytest.raises(NearQLError) as caught:
+        docs.run(text)
+    assert caught.value.position == text.index(mark) + 1
+
+
+@pytest.mark.parametrize("text", ["SELECT 1 FROM Dosc", "DELETE FROM dosc", "DESCRIBE dosc"])
+def test_near_tables_are_named_as_they_were_declared(sql: Sql, text: str) -> None:
+    """In words and as a member."""
+    sql.run("CREATE TABLE Docs (id INTEGER PRIMARY KEY)")
+    with pytest.raises(NearQLError) as caught:
+        sql.run(text)
+    assert "'Docs'" in caught.value.detail
+    assert caught.value.extra["nearest"] == "Docs"
