@@ -4,7 +4,7 @@
 
 VECTORS.parquet: a column `embedding` of fixed-size lists. QUERIES.npz: an array `queries` (nq, d);
 without it, 64 rows of the table are asked for. Ours is `Searcher.search`: candidates, canonical
-distances, order by key. Bare is the best of `faiss.knn` with one thread and with one per core, each
+distances, order by key; with the 8-bit codes that a node makes, and without. Bare is the best of `faiss.knn` with one thread and with one per core, each
 by FAISS's two algorithms (a scan per query; BLAS). All take turns in one run, each after a pause in
 which the others' threads stop spinning and after one call that is not counted; medians count.
 """
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from nearql.engine.backends import choose_backend
 from nearql.engine.backends.blas import use_one_blas_thread
+from nearql.engine.codes import Codes
 from nearql.engine.distance import canonical_distances
 from nearql.engine.search import Searcher, VectorSlice, row_norms
 from nearql.engine.settings import EngineSettings
@@ -118,17 +119,22 @@ def compare(
 ) -> None:
     """Race and print one line per contestant."""
     searcher = Searcher(choose_backend(EngineSettings()), EngineSettings())
-    one = VectorSlice(vectors, 0, None, row_norms(vectors))
+    raw = VectorSlice(vectors, 0, None, row_norms(vectors))
+    coded = VectorSlice(vectors, 0, None, raw.norms, Codes())
     request = SearchRequest("embedding", metric, queries, options.k)
-    name = f"nearql {searcher.backend.name}"
-    contestants = [Contestant(name, partial(ours, searcher, one, request), [])]
+    ours(searcher, coded, request)  # which asks for the codes
+    searcher.coder.settle()
+    contestants = [
+        Contestant(f"nearql {name}", partial(ours, searcher, one, request), [])
+        for name, one in (("with codes", coded), ("without codes", raw))
+    ]
     for threads in sorted({1, os.cpu_count() or 1}):
         for threshold, algorithm in ((SCAN, "scan"), (BLAS, "BLAS")):
             how = (FAISS_METRICS[metric], threads, threshold)
             answer = partial(bare, vectors, queries, options.k, how)
             contestants.append(Contestant(f"faiss.knn {algorithm} x{threads}", answer, []))
     race(contestants, options.rounds)
-    best = min(contestant.median for contestant in contestants[1:])
+    best = min(contestant.median for contestant in contestants[2:])
     for contestant in contestants:
         share = recall(vectors, queries, metric, contestant.answer())
         print(
