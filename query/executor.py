@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -59,38 +59,11 @@ from nearql.query.result import Result, ResultColumn, shown_type
 from nearql.query.settings import SessionSettings, Variables
 from nearql.query.shown import show_vectors
 from nearql.query.texts import with_scores
+from nearql.query.trace import Searched, Trace
 
 Vector = NDArray[np.float32]
 _EXTRA = 32  # rows fetched beyond k at first, where a join may drop some
 _WIDEN = 16  # how many times more are fetched when the statement made too few of them
-
-
-@dataclass
-class Trace:
-    """What happened in a run, for `stats` and EXPLAIN ANALYZE. Times in milliseconds."""
-
-    searches: dict[str, SearchStats] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    filters: dict[str, tuple[int, bool]] = field(default_factory=dict)  # rows, from the cache
-    times: dict[str, float] = field(default_factory=dict)
-
-    def add_search(self, name: str, stats: SearchStats) -> None:
-        """Remember a search; several for one relation are summed up."""
-        before = self.searches.get(name)
-        if before is not None:
-            stats = replace(
-                stats,
-                candidates=before.candidates + stats.candidates,
-                reranked=before.reranked + stats.reranked,
-                batch=before.batch + stats.batch,
-            )
-        self.searches[name] = stats
-
-    def strategy(self) -> str:
-        """The label of `stats.strategy`: how searches were answered, or `scan` without any."""
-        found = list(self.searches.values())  # another thread may ask while the run goes on
-        labels = dict.fromkeys(stats.label for stats in found)
-        return " + ".join(labels) or "scan"
 
 
 def check_schema(view: TableView, table: TableDef) -> None:
@@ -129,6 +102,7 @@ class Execution:
         self.variables = variables or Variables(settings)
         self.views: dict[str, TableView] = dict(views or {})
         self.trace = Trace()
+        self.searched: list[Searched] | None = None  # a list, where somebody wants to look at them
         self._made: dict[str, Step] = {}
         self._cursor: Cursor | None = None
         self._vectors: dict[int, Vector | None] = {}
@@ -349,8 +323,15 @@ class Execution:
             tuning=self.tuning(),
         )  # fmt: skip
         if access.survivors is None:
-            return view.search(request)
+            return self.search(step.name, view, request)
         return self._widened(step, access, request, access.survivors)
+
+    def search(self, name: str, view: TableView, request: SearchRequest) -> SearchHits:
+        """What a view finds; EXPLAIN ANALYZE looks at it again afterwards."""
+        hits = view.search(request)
+        if self.searched is not None:
+            self.searched.append(Searched(name, view, request, hits))
+        return hits
 
     def tuning(self) -> Tuning:
         """What the session permits an index."""
@@ -366,7 +347,7 @@ class Execution:
         fetched = min(request.k + _EXTRA, eligible)
         while True:
             self.check_time()
-            hits = view.search(replace(request, k=fetched))
+            hits = self.search(step.name, view, replace(request, k=fetched))
             if fetched >= eligible:
                 return hits
             rows, distances = found_rows(hits)

@@ -19,7 +19,6 @@ from sqlglot import exp
 
 from nearql.engine.types import Metric, SearchStats
 from nearql.query.changes import plan_change
-from nearql.query.executor import Trace
 from nearql.query.plan import (
     KnnJoin,
     Materialized,
@@ -36,6 +35,7 @@ from nearql.query.plan import (
 from nearql.query.planner import plan_query
 from nearql.query.result import Result, listing
 from nearql.query.statements import Delete, Explain, Insert, Select, Statement, Update
+from nearql.query.trace import Trace, measured_recalls
 from nearql.query.writes import Write
 
 _OPERATOR = {Metric.L2: "<->", Metric.INNER_PRODUCT: "<#>", Metric.COSINE: "<=>", Metric.L1: "<+>"}
@@ -86,12 +86,11 @@ def explain(
         return _answer(statement, tree_of(plan, Trace()), plan.notes, {})
     started = time.perf_counter()
     with write.execution() as run:
+        run.searched = []
         rows = run.run(plan).row_count
-    measured = {
-        "rows": rows,
-        "planning_ms": planned_ms,
-        "execution_ms": (time.perf_counter() - started) * 1000,
-    }
+        executed_ms = (time.perf_counter() - started) * 1000
+        run.trace.recalls = measured_recalls(run.searched)
+    measured = {"rows": rows, "planning_ms": planned_ms, "execution_ms": executed_ms}
     measured |= {f"{what}_ms": spent for what, spent in run.trace.times.items()}
     return _answer(statement, tree_of(plan, run.trace), plan.notes, measured)
 
@@ -178,7 +177,7 @@ def _relation(step: Relation, trace: Trace) -> Node:
     if step.name in trace.rows:
         node.details["rows"] = trace.rows[step.name]
     if (stats := trace.searches.get(step.name)) is not None:
-        node.details |= _measured(stats)
+        node.details |= _measured(stats, trace.recalls.get(step.name))
     if not isinstance(access, Within) and access.filter is not None:
         node.children.append(_filter(step, access.filter, trace))
     if isinstance(access, KnnJoin):
@@ -242,8 +241,8 @@ def _queries(step: Relation) -> list[Query]:
     return [value.query for value in values if value.query is not None]
 
 
-def _measured(stats: SearchStats) -> dict[str, Any]:
+def _measured(stats: SearchStats, recall: float | None) -> dict[str, Any]:
     found = asdict(stats)
     del found["backend"]
-    shown = {**found, "strategy": stats.label}
-    return {**shown, "recall": "exact"} if stats.strategy.startswith("exact") else shown
+    exact = stats.strategy.startswith("exact")
+    return {**found, "strategy": stats.label, "recall": "exact" if exact else recall}

@@ -134,7 +134,7 @@ class _KnnJoin:
             access.column, access.metric, left.vectors, count, self.filter,
             tuning=self.run.tuning(),
         )  # fmt: skip
-        hits = self.view.search(request)
+        hits = self.run.search(self.step.name, self.view, request)
         self.run.trace.add_search(self.step.name, hits.stats)
         found = hits.rows >= 0
         lefts = np.repeat(left.ids, found.sum(axis=1))

@@ -67,9 +67,7 @@ class TableView(Protocol):
     def row_set(self, rows: NDArray[np.int64]) -> RowSet:
         """The filter that qualifies exactly these row numbers."""
 
-    def text_scores(
-        self, column: str, text: str
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def text_scores(self, column: str, text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Row numbers, ascending, and BM25 scores (> 0) of live rows that have a word of `text`."""
 
     def search(self, request: SearchRequest) -> SearchHits:

@@ -27,7 +27,7 @@ from nearql.engine.errors import Conflict, NearQLError, NotFound, StatementTimeo
 from nearql.query.watchdog import Stop
 
 if TYPE_CHECKING:
-    from nearql.query.executor import Trace
+    from nearql.query.trace import Trace
 
 TEXT_CHARS = 4096  # of a statement's text; an INSERT may have megabytes of values
 TIMES = ("scan", "search", "duckdb")  # parts of a statement's time that a run measures

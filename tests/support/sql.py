@@ -66,6 +66,11 @@ class MemoryCatalog:
         self.names[definition.name.lower()] = definition
         self.version += 1
 
+    def adopt(self, table: Table) -> None:
+        """Know a table that was made elsewhere and is closed there."""
+        self.tables[table.definition.uuid] = table
+        self._define(table.definition)
+
     def drop_table(self, name: str, *, if_exists: bool) -> bool:
         """Drop."""
         found = self.names.pop(name.lower(), None)

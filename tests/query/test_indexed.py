@@ -1,0 +1,91 @@
+"""SQL over an indexed table: settings reach the index, EXPLAIN ANALYZE measures its recall."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from support.indexed import IndexedTable, debian_vectors, halfway
+from support.sql import Sql
+
+VECTORS = debian_vectors()[:2_000]
+QUERY = halfway(VECTORS, 1)[0].tolist()
+NEAREST = "SELECT id FROM docs ORDER BY vec <=> :q LIMIT 10"
+
+
+@pytest.fixture(scope="module")
+def sql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sql]:
+    """2,000 packages under HNSW, which is asked wherever it reaches the target."""
+    pytest.importorskip("faiss")
+    docs = IndexedTable.create(tmp_path_factory.mktemp("docs"), "hnsw", dimensions=384)
+    docs.put(0, VECTORS)
+    docs.build()
+    made = Sql()
+    made.database.adopt(docs.table)
+    yield made
+    docs.close()
+
+
+def search_of(sql: Sql, text: str, **settings: Any) -> dict[str, Any]:
+    """The search's node of EXPLAIN ANALYZE."""
+    given = {"q": QUERY} if ":q" in text else None
+    ((shown,),) = sql.rows(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", given, **settings)
+    (found,) = searches(json.loads(shown)["plan"])
+    return found
+
+
+def searches(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """It, if it is one, and those below it."""
+    below = [one for child in node.get("children", ()) for one in searches(child)]
+    return [node, *below] if node["operator"] in ("VectorSearch", "KnnJoin") else below
+
+
+def test_analyze_measures_the_recall_of_this_query(sql: Sql) -> None:
+    found = search_of(sql, NEAREST)
+    assert found["strategy"] == "index/hnsw"
+    assert found["recall"] >= 0.9
+    assert found["device"] == "cpu"
+    assert found["batch"] == 1
+    assert 10 <= found["reranked"] <= found["candidates"] < 2_000
+    assert found["selectivity"] == 1.0
+
+
+def test_recall_is_measured_not_promised(sql: Sql) -> None:
+    """An effort far too low: EXPLAIN ANALYZE says what it missed."""
+    low = [
+        search_of(sql, NEAREST.replace(":q", f"(SELECT vec FROM docs WHERE id = {at})"),
+                  **{"hnsw.ef_search": 1})["recall"]
+        for at in range(0, 400, 10)
+    ]  # fmt: skip
+    assert 0 < min(low) < 1
+
+
+def test_analyze_of_a_filter(sql: Sql) -> None:
+    found = search_of(sql, NEAREST.replace("ORDER", "WHERE id % 2 = 0 ORDER"))
+    assert found["strategy"] == "widening/hnsw"
+    assert found["selectivity"] == 0.5
+    assert found["recall"] >= 0.9
+
+
+def test_analyze_of_a_join(sql: Sql) -> None:
+    text = (
+        "SELECT a.id, b.id FROM docs a, LATERAL (SELECT id FROM docs ORDER BY vec <=> a.vec "
+        "LIMIT 3) b WHERE a.id < 20"
+    )
+    found = search_of(sql, text)
+    assert (found["strategy"], found["batch"]) == ("index/hnsw", 20)
+    assert found["recall"] >= 0.9
+
+
+def test_a_target_of_one_is_exact(sql: Sql) -> None:
+    found = search_of(sql, NEAREST, target_recall=1)
+    assert (found["strategy"].split("/")[0], found["recall"]) == ("exact", "exact")
+
+
+def test_answers_name_their_strategy(sql: Sql) -> None:
+    assert sql.run(NEAREST, {"q": QUERY}).stats["strategy"] == "index/hnsw"
+    exact = sql.run(NEAREST, {"q": QUERY}, target_recall=1)
+    assert exact.stats["strategy"].startswith("exact/")
