@@ -34,6 +34,7 @@ from nearql.query.binder import (
 )
 from nearql.query.dialect import bit_distance_of, distance_of, to_duckdb, to_nearql
 from nearql.query.dialect.render import bit_length
+from nearql.query.direct import direct_outputs
 from nearql.query.guard import placed, position_of
 from nearql.query.parameters import names_in, parameter_name, vector
 from nearql.query.plan import (
@@ -43,7 +44,6 @@ from nearql.query.plan import (
     KnnJoin,
     Materialized,
     Nearest,
-    Output,
     Plan,
     Query,
     Relation,
@@ -176,7 +176,7 @@ class Lowering:
         for source in list(self.binding.sources.values()):
             for part in _parts(source):
                 self._collect(part)
-        direct = self._direct(tree)
+        direct = direct_outputs(tree, self.binding)
         query = self._query(tree)
         notes = tuple(self.binding.notes)
         return Plan(query, direct, notes=notes, columns=self._column_names())
@@ -439,24 +439,6 @@ class Lowering:
             pending.where, query=self._query(pending.select), dimensions=pending.dimensions
         )
 
-    # ---- the hot path -----------------------------------------------------------------
-
-    def _direct(self, tree: exp.Expr) -> tuple[Output, ...] | None:
-        """The select list, if the statement is nothing but one search for plain columns."""
-        if not isinstance(tree, exp.Select) or tree.args.get("with_") or tree.args.get("where"):
-            return None
-        items = from_items(tree)
-        source = self.binding.source_of(items[0]) if len(items) == 1 else None
-        if source is None or source.opaque or not isinstance(source.access, PendingNearest):
-            return None
-        outputs: list[Output] = []
-        for item in tree.expressions:
-            found = _outputs(item, source, self.binding)
-            if found is None:
-                return None
-            outputs.extend(found)
-        return tuple(outputs)
-
 
 def _duck(name: str) -> exp.DataType:
     return exp.DataType.build(name, dialect="duckdb")
@@ -578,42 +560,3 @@ def _number(node: exp.Expr) -> float | None:
     except ValueError:
         raise InvalidValue(f"{literal.name} is no number.") from None
     return -number if negative else number
-
-
-def _minuend(node: exp.Expr, distance: str) -> int | None:
-    """The 1 of `1 - distance`, 0 for `-distance`; FLOAT like the distance itself, as in DuckDB."""
-    if isinstance(node, exp.Neg):
-        whole, subtrahend = 0, unwrapped(node.this)
-    elif isinstance(node, exp.Sub) and node.this.is_int:
-        whole, subtrahend = int(node.this.name), unwrapped(node.expression)
-    else:
-        return None
-    is_distance = isinstance(subtrahend, exp.Column) and subtrahend.name == distance
-    return whole if is_distance and abs(whole) < 1 << 24 else None
-
-
-def _outputs(item: exp.Expr, source: Source, binding: Binding) -> list[Output] | None:
-    if isinstance(item, exp.Star) or (
-        isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
-    ):
-        star = item.this if isinstance(item, exp.Column) else item
-        if any(star.args.get(key) for key in ("except_", "replace", "rename", "ilike")):
-            return None
-        columns = source.table.schema.visible
-        if any(column.type.bits is not None for column in columns):
-            return None
-        return [Output(column.name, column.name) for column in columns]
-    access = source.access
-    assert isinstance(access, PendingNearest)
-    node = unwrapped(item)
-    if (minuend := _minuend(node, access.distance.name)) is not None:
-        return [Output(item.alias_or_name, None, minuend)]
-    if not isinstance(node, exp.Column):
-        return None
-    if node.name == access.distance.name:
-        return [Output(item.alias_or_name, None)]
-    found = binding.column(node)
-    if found is None or found[0] is not source or found[1].type.bits is not None:
-        return None
-    name = item.alias if isinstance(item, exp.Alias) else found[1].name
-    return [Output(name, found[1].name)]

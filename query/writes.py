@@ -34,8 +34,9 @@ from nearql.engine.types import (
 from nearql.query import duck
 from nearql.query.casting import RowFailure
 from nearql.query.duck_errors import nearest_name
-from nearql.query.executor import Execution, dense
+from nearql.query.executor import Execution
 from nearql.query.filters import FilterCache
+from nearql.query.found import dense
 from nearql.query.parameters import Parameters
 from nearql.query.plan import Plan
 from nearql.query.planner import plan_query
