@@ -80,6 +80,7 @@ class TableView:
         self._shards = shards
         self._context = context
         self._indexes = indexes
+        self._sliced: dict[int, tuple[list[_Part], list[VectorSlice]]] = {}
         self._texts = texts
 
     def shows(self, schema: TableSchema, shards: tuple[ShardView, ...]) -> bool:
@@ -176,11 +177,11 @@ class TableView:
         )
 
     def _search(self, request: SearchRequest) -> SearchHits:
-        column = self._schema.column(request.column)
-        parts = self._searched(column)
+        number = self._schema.column(request.column).number
+        parts, slices = self._slices(number)
         return search_indexed(
-            self._context.searcher, [_slice(part, column.number) for part in parts],
-            self._indexes.over([part.segment.data for part in parts], column.number, request),
+            self._context.searcher, slices,
+            self._indexes.over([part.segment.data for part in parts], number, request),
             request, masks=self._masks(parts, request.rows), keys_of=self._keys_of,
         )  # fmt: skip
 
@@ -278,6 +279,14 @@ class TableView:
 
     def _masks(self, parts: Sequence[_Part], rows: RowSet | None) -> list[Any] | None:
         return None if rows is None else [self._mask(part, rows) for part in parts]
+
+    def _slices(self, number: int) -> tuple[list[_Part], list[VectorSlice]]:
+        """The parts that hold this vector column, and what a search needs of them; kept."""
+        found = self._sliced.get(number)
+        if found is None:
+            parts = [part for part in self._parts if part.segment.data.has(number)]
+            found = self._sliced[number] = parts, [_slice(part, number) for part in parts]
+        return found
 
     def _searched(self, column: Column) -> list[_Part]:
         return [part for part in self._parts if part.segment.data.has(column.number)]

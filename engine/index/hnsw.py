@@ -31,7 +31,8 @@ from nearql.engine.types import Metric
 
 M = 16
 EF_CONSTRUCTION = 64
-STEP_ROWS = 4096  # added at once: what a build does before it looks whether it was called off
+_STEP_ELEMENTS = 8 << 20  # added at once: a second or two, before a build looks whether to end
+_STEP_ROWS = 16_384
 UNIT_TOLERANCE = 2e-3  # how far from 1 the length of rows may be that pass as unit length
 _LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 _QUANTIZER = {
@@ -52,7 +53,8 @@ def build(source: Source, metric: Metric, options: Options, watch: BuildWatch) -
     watch.step("training", 0)
     if not native.is_trained:
         native.train(rows.sample(_TRAIN_ROWS))
-    add_rows(native, rows, watch, STEP_ROWS)
+    step = min(_STEP_ROWS, max(1_024, _STEP_ELEMENTS // rows.width))
+    add_rows(native, rows, watch, step)
     return _index(native, source, metric, storage, borrow=_borrows(source, metric, storage))
 
 
@@ -114,7 +116,7 @@ def _borrows(source: Source, metric: Metric, storage: str) -> bool:
 
 
 _SLACK = {
-    "float32": lambda k: k + 6 + k // 8,  # the graph compares in float32, what decides is float64
+    "float32": lambda k: k + 1 + k // 16,  # compared in float32, where float64 decides
     "float16": lambda k: k + 10 + k // 4,
     "sq8": lambda k: 2 * k + 20,
 }

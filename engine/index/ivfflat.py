@@ -43,7 +43,7 @@ def _index(native: Any, source: Source, metric: Metric, holds: Any) -> NativeInd
 
 
 def _slack(k: int) -> int:
-    return k + 6 + k // 8  # lists compare in float32, what decides is float64
+    return k + 1 + k // 16  # lists compare in float32, what decides is float64
 
 
 KIND = IndexKind("ivfflat", build, dump, load, ivf.METRICS, least_rows=64)

@@ -147,11 +147,17 @@ class NativeIndex:
         parameters, held = self._parameters(effort, mask)
         found = np.empty((len(queries), count), np.int64)
         distances = np.empty(found.shape, np.float32)
-        with threads(1):
+        before = faiss.omp_get_max_threads()
+        if before != 1:
+            faiss.omp_set_num_threads(1)
+        try:
             self.native.search_c(
                 len(queries), faiss.swig_ptr(queries), count,
                 faiss.swig_ptr(distances), faiss.swig_ptr(found), parameters,
             )  # fmt: skip
+        finally:
+            if before != 1:
+                faiss.omp_set_num_threads(before)
         del held
         if self.labels is None:
             return found
@@ -169,7 +175,8 @@ class NativeIndex:
         return self.parameters(effort, selector), (bits, selector)
 
     def _shaped(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.metric is Metric.COSINE:
+        if self.metric is Metric.COSINE and len(queries) > 1:
+            # One query's length changes no order, and it is not an extreme one.
             queries = queries / np.sqrt(np.einsum("ij,ij->i", queries, queries))[:, np.newaxis]
         if self.width > queries.shape[1]:
             queries = np.pad(queries, ((0, 0), (0, self.width - queries.shape[1])))
