@@ -1,4 +1,4 @@
-"""Primary keys: canonical form, the shard that a key belongs to, and the index key -> position.
+"""Primary keys: canonical form, and the shard that a key belongs to.
 
 Canonical forms: int for the integer types, str for TEXT, lower-case hyphenated str for UUID.
 """
@@ -6,7 +6,7 @@ Canonical forms: int for the integer types, str for TEXT, lower-case hyphenated 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -56,56 +56,3 @@ def _mix(keys: NDArray[np.integer]) -> NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-class KeyIndex:
-    """key -> position of its live row version. Not thread-safe: the shard's lock guards it.
-
-    Invariant: holds exactly the keys of live rows.
-    """
-
-    def __init__(self) -> None:
-        self._positions: dict[Key, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._positions
-
-    def overlaps(self, keys: Iterable[Key]) -> bool:
-        """Whether any of the keys is held."""
-        return bool(self._positions) and not self._positions.keys().isdisjoint(keys)
-
-    def positions(self, keys: Sequence[Key]) -> NDArray[np.int64]:
-        """Position of each key, NOWHERE where it isn't held."""
-        get = self._positions.get
-        return np.fromiter((get(key, NOWHERE) for key in keys), np.int64, len(keys))
-
-    def put(self, keys: Sequence[Key], first: int) -> NDArray[np.int64]:
-        """Keys, each given once, now live at positions `first`, `first` + 1, ...
-
-        Returns:
-            The positions that they had before, without those that were new.
-        """
-        old = self.positions(keys) if self.overlaps(keys) else _EMPTY
-        self._positions.update(zip(keys, range(first, first + len(keys)), strict=True))
-        found: NDArray[np.int64] = old[old != NOWHERE]
-        return found
-
-    def load(self, keys: Sequence[Key], positions: NDArray[np.int64]) -> None:
-        """Add keys that the index does not hold, at open."""
-        self._positions.update(zip(keys, positions.tolist(), strict=True))
-
-    def remove(self, keys: Iterable[Key]) -> NDArray[np.int64]:
-        """Forget keys; the positions of those that were held."""
-        pop = self._positions.pop
-        found = [position for key in keys if (position := pop(key, NOWHERE)) != NOWHERE]
-        return np.array(found, np.int64)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._positions.clear()
-
-
-_EMPTY: NDArray[np.int64] = np.empty(0, np.int64)

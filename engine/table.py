@@ -24,7 +24,7 @@ from nearql.engine.deadline import Deadline
 from nearql.engine.defaults import literal_default
 from nearql.engine.errors import Conflict, InternalError, InvalidValue, Unavailable
 from nearql.engine.index.catalog import IndexProgress, TableIndexes
-from nearql.engine.keys import Key, keys_of
+from nearql.engine.keys import Key, keys_of, shard_of
 from nearql.engine.maintenance import RETRY_BYTES, Maintenance
 from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.schema import Column, IndexDef, TableDef, TableSchema
@@ -197,6 +197,22 @@ class Table:
                     deadline.check("its evaluation")
                     log_all(writes)
             return self._finished(writes, deadline)
+
+    def find(self, keys: pa.Array) -> NDArray[np.int64]:
+        """Row number of each key's live row, int64, -1 where there is none; no scan.
+
+        keys: in the key column's storage type, without NULLs. Inside the evaluation of `modify`
+        these are rows of the view that it was given; elsewhere they may be newer than any view.
+        """
+        found = np.full(len(keys), -1, np.int64)
+        numbers = shard_of(keys, len(self._shards))
+        listed = keys_of(keys)
+        for shard in self._shards:
+            mine = np.flatnonzero(numbers == shard.number)
+            if mine.size:
+                with shard.writing(Deadline(None)):
+                    found[mine] = shard.find([listed[at] for at in mine.tolist()])
+        return found
 
     def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
         """Delete every row; the outcome's `deleted` is how many there were."""

@@ -17,7 +17,7 @@ from sqlglot import exp
 
 from nearql.engine.errors import InvalidRequest
 from nearql.engine.schema import Column, TableDef
-from nearql.engine.types import ROW_COLUMN, Change, OnConflict, WriteOutcome
+from nearql.engine.types import Change, OnConflict, WriteOutcome
 from nearql.query.casting import cast_column
 from nearql.query.executor import check_schema
 from nearql.query.planner import plan_rows
@@ -110,12 +110,13 @@ class _Merge:
         self.table = returning.table
         self.rows = rows
         self.write = returning.write
+        self.handle = self.write.database.table(self.table.uuid)
         self.returning = returning
 
     def evaluate(self, view: TableView) -> Change:
         """New rows as given; of the conflicting ones, those that WHERE lets through, updated."""
         check_schema(view, self.table)
-        new, mine, theirs = self._matched(view)
+        new, mine, theirs = self._matched()
         chosen, values = self._values(view, mine, theirs)
         columns, key = self.table.schema.columns, self.table.schema.key
         kept = [column for column in columns if column.name not in values or column is key]
@@ -131,19 +132,15 @@ class _Merge:
         return Change(np.empty(0, np.int64), put, inserted=len(new), updated=updated.num_rows)
 
     def _matched(
-        self, view: TableView
+        self,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """(positions of new rows, positions of conflicting rows, row numbers of what they conflict
         with).
         """
-        key = self.table.schema.key.name
-        scanned = view.scan([key])
-        given = self.rows.column(key).combine_chunks()
-        found = pc.index_in(given, value_set=scanned.column(key).combine_chunks())
-        exists = found.is_valid().to_numpy(zero_copy_only=False)
-        places = found.drop_null().to_numpy()
-        numbers = scanned.column(ROW_COLUMN).to_numpy()[places]
-        return np.flatnonzero(~exists), np.flatnonzero(exists), numbers
+        given = self.rows.column(self.table.schema.key.name).combine_chunks()
+        found = self.handle.find(given)
+        exists = found >= 0
+        return np.flatnonzero(~exists), np.flatnonzero(exists), found[exists]
 
     def _values(
         self, view: TableView, mine: NDArray[np.int64], theirs: NDArray[np.int64]

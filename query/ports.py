@@ -107,6 +107,12 @@ class TableHandle(Protocol):
     ) -> WriteOutcome:  # fmt: skip
         """Evaluate once, on everything written before and no writer in between; log the result."""
 
+    def find(self, keys: pa.Array) -> NDArray[np.int64]:
+        """Row number of each key's live row, int64, -1 where there is none; no scan.
+
+        Only inside the evaluation of `modify`, on the view that it was given.
+        """
+
     def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
         """Delete every row; the outcome's `deleted` is how many there were."""
 

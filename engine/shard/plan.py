@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +29,10 @@ class InsertPlan:
 def plan_insert(
     keys: Sequence[Key],
     on_conflict: OnConflict,
-    exists: Callable[[Key], bool],
+    held: Set[Key],
     offsets: NDArray[np.int64] | None = None,
 ) -> InsertPlan:
-    """The plan for rows with these keys.
+    """The plan for rows with these keys, of which those in `held` exist.
 
     offsets: of the rows in what the user gave, for the error; None = all of it.
 
@@ -40,12 +40,12 @@ def plan_insert(
         Conflict: code `duplicate_key`, extra `key` and `row`, if ERROR.
     """
     if on_conflict is OnConflict.REPLACE:
-        return _plan_replace(keys, exists)
+        return _plan_replace(keys, held)
     kept: list[int] = []
     skipped: list[int] = []
     new: set[Key] = set()
     for row, key in enumerate(keys):
-        if key not in new and not exists(key):
+        if key not in new and key not in held:
             new.add(key)
             kept.append(row)
         elif on_conflict is OnConflict.ERROR:
@@ -56,10 +56,10 @@ def plan_insert(
     return InsertPlan(_offsets(kept), len(kept), 0, _offsets(skipped))
 
 
-def _plan_replace(keys: Sequence[Key], exists: Callable[[Key], bool]) -> InsertPlan:
+def _plan_replace(keys: Sequence[Key], held: Set[Key]) -> InsertPlan:
     """The last row of each key is put; one that replaces a row before it is an update."""
     last = {key: row for row, key in enumerate(keys)}
-    inserted = sum(not exists(key) for key in last)
+    inserted = len(last) - len(held)
     keep = None if len(last) == len(keys) else _offsets(sorted(last.values()))
     return InsertPlan(keep, inserted, len(keys) - inserted)
 

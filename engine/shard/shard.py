@@ -38,7 +38,7 @@ from nearql.engine.errors import (
     StorageFull,
     WriteUnknown,
 )
-from nearql.engine.keys import Key
+from nearql.engine.keys import NOWHERE, Key
 from nearql.engine.request_id import NO_REQUEST, asker, check_same
 from nearql.engine.segment.damage import Damage, damage_of
 from nearql.engine.segment.data import SegmentData
@@ -245,17 +245,25 @@ class Shard:
         Raises:
             Conflict: code `duplicate_key`, extra `key` and `row`, if ERROR.
         """
-        if len(set(keys)) == len(keys) and not self._overlaps(keys):
+        held, distinct = self._held(keys), set(keys)
+        if len(distinct) == len(keys) and not held:
             return InsertPlan(None, len(keys), 0)
-        return plan_insert(keys, on_conflict, self._exists, offsets)
+        return plan_insert(keys, on_conflict, held, offsets)
 
-    def _exists(self, key: Key) -> bool:
-        pending = self._tail_keys.get(key)
-        return key in self._state.index if pending is None else pending[0]
+    def _held(self, keys: Sequence[Key]) -> set[Key]:
+        """Those of the keys that exist, after all that was logged."""
+        positions = self._state.index.positions(keys)
+        held = {keys[at] for at in np.flatnonzero(positions != NOWHERE).tolist()}
+        if self._tail_keys:
+            for key in keys:
+                if (pending := self._tail_keys.get(key)) is not None:
+                    (held.add if pending[0] else held.discard)(key)
+        return held
 
-    def _overlaps(self, keys: Sequence[Key]) -> bool:
-        tail = self._tail_keys
-        return bool(tail and not tail.keys().isdisjoint(keys)) or self._state.index.overlaps(keys)
+    def find(self, keys: Sequence[Key]) -> NDArray[np.int64]:
+        """Row numbers of the keys' live row versions, -1 where there is none. Needs the lock."""
+        positions = self._state.index.positions(keys)
+        return np.where(positions == NOWHERE, -1, positions + (self.number << SHARD_SHIFT))
 
     def drain(self, deadline: Deadline) -> None:
         """Wait until all that was logged is applied. Needs the lock, keeps it: nobody writes.

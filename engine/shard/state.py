@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nearql.engine.keys import Key, KeyIndex, keys_of
+from nearql.engine.key_index import KeyIndex
+from nearql.engine.keys import Key, keys_of
 from nearql.engine.segment.damage import Damage, SetAside, damage_of
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.growing import GrowingSegment
@@ -199,15 +200,15 @@ class ShardState:
         for segment in segments:
             damage = damage_of(segment.data)
             if damage is None or not damage.everything:
-                self._load_keys(segment)
+                self.index.load(*self._live_keys(segment))
         self.growing = GrowingSegment(next_position, self.settings)
 
-    def _load_keys(self, segment: SegmentView) -> None:
+    def _live_keys(self, segment: SegmentView) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+        """Keys of a segment's live rows, and their positions."""
         keys = segment.data.column(self.key_number)
-        offsets = segment.live_offsets
         if segment.live is not None:
             keys = keys.filter(pa.array(segment.live))
-        self.index.load(keys_of(keys), offsets + segment.data.base)
+        return keys, segment.live_offsets + segment.data.base
 
     def swap(
         self, old: list[SegmentView], new: SegmentView | None, kept: NDArray[np.bool_] | None
@@ -235,7 +236,7 @@ class ShardState:
         if moved:
             self.layout += 1
             for segment in replaced:
-                self._load_keys(segment)
+                self.index.move(*self._live_keys(segment))
 
     def set_aside(self, data: SegmentData, damage: Damage) -> SegmentData | None:
         """Serve nothing more of what this segment lost; what is left, None if it was replaced."""
@@ -258,6 +259,7 @@ class ShardState:
         view.check_invariants()
         self.growing.check_invariants()
         self.dedup.check_invariants()
+        self.index.check_invariants()
         expected: dict[Key, int] = {}
         for segment in view.segments:
             if (damage := damage_of(segment.data)) is not None and damage.everything:

@@ -1,39 +1,11 @@
-"""Keys: the index, and a hash that must never change."""
+"""Keys: their form, and a hash that must never change."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nearql.engine.keys import NOWHERE, KeyIndex, keys_of, shard_of
-
-OPERATIONS = st.lists(
-    st.tuples(st.booleans(), st.lists(st.integers(0, 30), unique=True, max_size=10)), max_size=20
-)
-
-
-@given(OPERATIONS)
-def test_the_index_is_a_dict_that_tells_what_was_before(
-    operations: list[tuple[bool, list[int]]],
-) -> None:
-    index, model, position = KeyIndex(), dict[int, int](), 0
-    for put, keys in operations:
-        held = [model[key] for key in keys if key in model]
-        if put:
-            assert index.put(keys, position).tolist() == held
-            model |= {key: position + place for place, key in enumerate(keys)}
-            position += len(keys)
-        else:
-            assert index.remove(keys).tolist() == held
-            for key in keys:
-                model.pop(key, None)
-        assert len(index) == len(model)
-        asked = list(range(31))
-        assert index.positions(asked).tolist() == [model.get(key, NOWHERE) for key in asked]
-        assert index.overlaps(asked) == bool(model)
-        assert all((key in index) == (key in model) for key in asked)
+from nearql.engine.keys import keys_of, shard_of
 
 
 def test_shards_of_keys_never_change() -> None:

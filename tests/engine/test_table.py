@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from nearql.engine.errors import (
@@ -299,3 +300,24 @@ def test_a_request_id_with_other_content_is_refused_not_answered(
     assert insert(table, [1], request_id=first).repeated
     assert table.read_view().row_count == 1
     table.close()
+
+
+def test_keys_are_found_inside_an_evaluation_as_the_view_has_them(tmp_path: Path) -> None:
+    for shards in (1, 3):
+        table = create(tmp_path / f"t{shards}", definition=definition(shards=shards))
+        insert(table, range(40))
+        table.checkpoint()
+        insert(table, [5, 100], "new", on_conflict=OnConflict.REPLACE)
+        table.modify(lambda view: delete(view, 7))
+        asked = [100, 7, 5, 39, -1, 0, 5]
+
+        def evaluate(view: TableView, table: Table = table, asked: list[int] = asked) -> Change:
+            found = table.find(pa.array(asked, pa.int64()))
+            assert (found < 0).tolist() == [key in (7, -1) for key in asked]
+            taken = view.take(["id", "title"], found[found >= 0]).to_pylist()
+            assert [row["id"] for row in taken] == [100, 5, 39, 0, 5]
+            assert [row["title"] for row in taken] == ["new", "new", "t39", "t0", "new"]
+            return Change(np.empty(0, np.int64), None)
+
+        table.modify(evaluate)
+        table.close()
