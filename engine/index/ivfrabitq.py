@@ -70,7 +70,8 @@ def _turn(rotation: NDArray[np.float32]) -> Turn:
 
     def turn(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         dealt = rows.reshape(len(rows), size, -1).transpose(0, 2, 1)
-        return np.ascontiguousarray(dealt @ rotation).reshape(len(rows), -1)
+        turned: NDArray[np.float32] = dealt.reshape(-1, size) @ rotation
+        return turned.reshape(len(rows), -1)
 
     return turn
 
