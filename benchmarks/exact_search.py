@@ -4,9 +4,10 @@
 
 VECTORS.parquet: a column `embedding` of fixed-size lists. QUERIES.npz: an array `queries` (nq, d);
 without it, 64 rows of the table are asked for. Ours is `Searcher.search`: candidates, canonical
-distances, order by key; with the 8-bit codes that a node makes, and without. Bare is the best of `faiss.knn` with one thread and with one per core, each
-by FAISS's two algorithms (a scan per query; BLAS). All take turns in one run, each after a pause in
-which the others' threads stop spinning and after one call that is not counted; medians count.
+distances, order by key; with the 8-bit codes that a node makes, and without. Bare is the best of
+`faiss.knn` with one thread and with one per core, each by FAISS's two algorithms (a scan per query;
+BLAS). All take turns in one run, each after a pause in which the others' threads stop spinning and
+after one call that is not counted; medians count.
 """
 
 from __future__ import annotations
