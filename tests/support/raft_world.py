@@ -354,7 +354,7 @@ class World:
         def done(outcome: Outcome, result: Any) -> None:
             self.outcomes[command] = outcome
             if outcome is Outcome.APPLIED:
-                if machine is None or machine.done.get(command) != result:
+                if machine is None or result is None or machine.done.get(command) != result:
                     raise Broken(f"{name} said APPLIED of what it has not applied: {command!r}")
                 self.acknowledged = max(self.acknowledged, result)
 
@@ -466,12 +466,10 @@ class World:
         """A command goes through, and then all members are equal and have what was promised."""
         self.until(lambda: self._goes_through(), 60.0)
         sites = list(self.sites.values())
-        highest = max(site.machine.index for site in sites if site.machine)
-        self.until(lambda: all(s.machine and s.machine.index >= highest for s in sites), 60.0)
-        states = [site.machine.done for site in sites if site.machine]
-        common = {c for c, index in states[0].items() if index <= highest}
-        for site, state in zip(sites, states, strict=True):
-            if {c for c, index in state.items() if index <= highest} != common:
+        self.until(lambda: len({s.machine.index for s in sites if s.machine}) == 1, 60.0)
+        common = sites[0].machine.done if sites[0].machine else {}
+        for site in sites:
+            if site.machine is None or site.machine.done != common:
                 raise Broken(f"{site.name} differs from {sites[0].name}")
         for command, outcome in self.outcomes.items():
             if outcome is Outcome.APPLIED and command not in common:

@@ -8,6 +8,8 @@ shows the fault without it:
 - a message of an older term is answered, so that a stale leader steps down at once;
 - entries that we hold already are not replaced: the library would truncate what matches, and with
   it what was acknowledged. The answer names what really matched, never our own longer end;
+- a leader whose entries do not fit ours is told where to begin, behind what is committed; the
+  library would try one entry less with each heartbeat;
 - what is committed is what a message proves: a snapshot chunk or a longer end proves nothing;
 - one vote per member and term;
 - who hears a leader does not help to depose it: a member cut off from the leader alone would else
@@ -67,6 +69,7 @@ class Guard:
         self._on_fatal, self._clock, self._loyal_s = on_fatal, clock, loyal_s
         self._heard_leader = -loyal_s + clock()
         self._matched: int | None = None  # what the answer to the message in hand must say
+        self._begin_at: int | None = None  # where the leader should try to begin
         self._votes: tuple[int, set[str]] = (-1, set())
 
     def outgoing(self, message: Message, term: int) -> Message:
@@ -74,6 +77,8 @@ class Guard:
         if message["type"] != "next_node_idx":
             return message
         stamped = {**message, "term": term}
+        if self._begin_at is not None and message["reset"]:
+            stamped["next_node_idx"] = self._begin_at
         if self._matched is not None and message["success"]:
             stamped["next_node_idx"] = self._matched + 1
         return stamped
@@ -137,7 +142,7 @@ class Guard:
         try:
             rules.deliver(sender, mended)
         finally:
-            self._matched = None
+            self._matched = self._begin_at = None
 
     def _without_what_we_hold(self, message: Message, committed: int) -> Message:
         """The message from its first entry on that we lack, or have another in place of."""
@@ -146,6 +151,9 @@ class Guard:
         mended = {**message, "commit_index": min(message["commit_index"], max(end, committed))}
         held = self._held(previous, message["prevLogTerm"], entries)
         if held is None:
+            if previous <= self._journal.entries[-1].log_index:
+                self._refuse_contradiction(previous, committed)
+                self._begin_at = committed + 1
             return mended  # the library asks for what comes before
         if held:
             self.counts["entries_held_already"] += held
@@ -153,16 +161,21 @@ class Guard:
             entries = entries[held:]
             mended.update(prevLogIdx=previous, prevLogTerm=term, entries=entries)
         last = self._journal.entries[-1]
-        if entries and entries[0][1] <= min(committed, last.log_index):
-            self._on_fatal(
-                f"another leader's entry {entries[0][1]} contradicts one that is committed here "
-                f"(up to {committed}): the metadata log of this node or of another was changed "
-                "from outside. Put this node's metadata folder aside and start it again."
-            )
+        if entries and entries[0][1] <= last.log_index:
+            self._refuse_contradiction(entries[0][1], committed)
         if not entries and last.log_index > previous:
             self._matched = previous
             mended.update(prevLogIdx=last.log_index, prevLogTerm=last.term)
         return mended
+
+    def _refuse_contradiction(self, index: int, committed: int) -> None:
+        """Another entry than ours at an index: possible only behind what is committed."""
+        if self._journal.entries[0].log_index <= index <= committed:
+            self._on_fatal(
+                f"another leader's entry {index} contradicts one that is committed here (up to "
+                f"{committed}): the metadata log of this node or of another was changed from "
+                "outside. Put this node's metadata folder aside and start it again."
+            )
 
     def _held(
         self, previous: int, term: int, entries: tuple[tuple[bytes, int, int], ...]

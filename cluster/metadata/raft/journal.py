@@ -137,6 +137,10 @@ class RaftJournal:
         self._fs.close(self._handle)
         self._handle = -1
 
+    def unique_number(self) -> int:
+        """Up to 56 bits that no other opening of this log had, nor will have."""
+        return int.from_bytes(self._file_id[:7], "little")
+
     @property
     def unsynced(self) -> bool:
         """Whether anything awaits the next `sync`."""

@@ -33,7 +33,7 @@ PINNED_VERSION = "0.3.17"
 QUEUE_LIMIT = 2000  # commands that wait for a tick; more are refused
 _PRIVATE_NAMES = frozenset(
     {"raftLog", "newAppendEntriesTime", "raftElectionDeadline", "commandsWaitingCommit",
-     "raftLastApplied", "raftCommitIndex"}
+     "raftLastApplied", "raftCommitIndex", "commandsLocalCounter"}
 )  # fmt: skip
 _PRIVATE_METHODS = ("doApplyCommand", "loadDumpFile", "generateRaftTimeout")
 _REPLACED = ("createJournal", "Serializer", "createPoller", "pickle", "monotonicTime", "random")
@@ -140,6 +140,8 @@ class Library(syncobj.SyncObj):  # type: ignore[misc]
             finally:
                 for name, value in replaced.items():
                     setattr(syncobj, name, value)
+        # An answer to a request of this member's former life must find none of this one's.
+        self._SyncObj__commandsLocalCounter = surroundings.journal.unique_number()
 
     # ---- what the member asks ---------------------------------------------------------------
 

@@ -248,8 +248,9 @@ def exploited() -> bool:
 
 def test_bytes_of_a_stranger_reach_no_decoder(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Group 13: the exploit, an unauthenticated `add` and `readonly`, a 2 GB frame, a zlib bomb."""
-    a, _ = pair()
+    a, b = pair()
     assert a.links.get(timeout=60)[1]
+    assert b.links.get(timeout=60)[1]  # b's own hello is behind us
     decoded: list[bytes] = []
     monkeypatch.setattr(meshes, "_unpack_hello", decoded.append)
     payloads = [

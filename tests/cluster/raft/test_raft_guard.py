@@ -176,6 +176,31 @@ def test_a_contradiction_of_what_is_committed_stops_the_member() -> None:
             stage.append(2, (2, 1), entries(2, 3, 3))
 
 
+def test_a_leader_that_does_not_fit_begins_behind_what_is_committed() -> None:
+    """Group 8: a long isolated leader's entries would go one by one, a heartbeat each."""
+    with on_stage() as stage:
+        stage.append(1, (1, 0), entries(1, 2, 90), commit=20)
+        (answer,) = stage.append(2, (80, 2), entries(2, 81, 81))
+        assert (answer["success"], answer["reset"]) == (False, True)
+        assert answer["next_node_idx"] == 21
+        with pytest.raises(Died, match="contradicts"):
+            stage.append(2, (15, 2), [])
+
+
+def test_a_request_of_a_former_life_is_not_answered_in_this_one() -> None:
+    """An old connection may deliver late, and the library would count from one again."""
+    with on_stage() as stage:
+        numbers = []
+        for _ in range(2):
+            stage.append(1, (1, 0), [])
+            stage.propose(b"x")
+            numbers += [m["request_id"] for _, m in stage.sent if m["type"] == "apply_command"]
+            stage.sent.clear()
+            stage.open()
+        first, second = numbers
+        assert abs(first - second) > 1000
+
+
 def test_a_commit_index_reaches_as_far_as_the_message_proves() -> None:
     with on_stage() as stage:
         stage.append(1, (1, 0), entries(1, 2, 9))
