@@ -8,6 +8,7 @@ one bit of each says little; it is made in blocks, so that 16,384 dimensions tak
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def _width(source: Source) -> int:
     return padded(dimensions, _WIDTH if dimensions <= _BLOCK else _BLOCK)
 
 
+@cache
 def _rotation(size: int) -> NDArray[np.float32]:
     """A random orthogonal matrix, (size, size)."""
     drawn = np.random.default_rng(_SEED).standard_normal((size, size))
