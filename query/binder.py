@@ -381,6 +381,13 @@ def common(node: exp.Table) -> exp.CTE | None:
     return None
 
 
+def qualify(tree: exp.Query) -> None:
+    """Say of each table that it is in the catalog, where no name of a WITH is meant."""
+    for node in list(tree.find_all(exp.Table)):
+        if isinstance(node.this, exp.Identifier) and not node.text("db") and common(node) is None:
+            node.set("db", exp.to_identifier("main"))
+
+
 def visible_ctes(node: exp.Expr) -> Iterator[exp.CTE]:
     """The common table expressions in reach of a node, nearest first."""
     child: exp.Expr = node

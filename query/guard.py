@@ -29,6 +29,7 @@ from nearql.query.statements import (
     ConflictClause,
     CreateIndex,
     CreateTable,
+    CreateView,
     Delete,
     Explain,
     Insert,
@@ -39,7 +40,7 @@ from nearql.query.statements import (
 
 SYSTEM_TABLES = (
     "tables", "columns", "indexes", "shards", "nodes", "segments", "devices", "settings",
-    "queries", "damage",
+    "queries", "damage", "views",
 )  # fmt: skip
 RESERVED = re.compile(r"nq\d*_|__row$|__key$", re.I)
 
@@ -64,22 +65,40 @@ def check(statement: Statement, catalog: CatalogView, limits: GuardLimits = DEFA
         Unsupported: a kind of node that is not offered, an internal name.
         TooLarge: a literal that makes a value or a series beyond `limits`.
     """
-    names = {name: table.name for name, table in catalog.tables.items()}
+    names = names_of(catalog)
     guard = _Guard(names, limits)
     target = statement.statement if isinstance(statement, Explain) else statement
     if isinstance(target, Insert | Update | Delete) and target.table.lower() not in catalog.tables:
-        raise undefined_table(target.table, names.values(), _written_at(target, target.table))
+        at = _written_at(target, target.table)
+        raise is_view(target.table, catalog, at) or undefined_table(
+            target.table, names.values(), at
+        )
     for tree in trees_of(statement):
-        try:
-            guard.check(tree)
-        except RecursionError as error:
-            raise SqlError(
-                "The statement is nested too deeply.",
-                code="statement_too_complex",
-                sqlstate="54001",
-            ) from error
+        _check_tree(guard, tree)
     for name in _aliases(statement):
         guard.check_name(name, None)
+
+
+def check_query(tree: exp.Query, catalog: CatalogView) -> None:
+    """The same for a query that comes from the catalog: the body of a view."""
+    _check_tree(_Guard(names_of(catalog), DEFAULT_LIMITS), tree)
+
+
+def _check_tree(guard: _Guard, tree: exp.Expr) -> None:
+    try:
+        guard.check(tree)
+    except RecursionError as error:
+        raise SqlError(
+            "The statement is nested too deeply.",
+            code="statement_too_complex",
+            sqlstate="54001",
+        ) from error
+
+
+def names_of(catalog: CatalogView) -> dict[str, str]:
+    """What may be read: the names of tables and views, by lower-case name."""
+    names = {name: table.name for name, table in catalog.tables.items()}
+    return names | {name: view.name for name, view in catalog.views.items()}
 
 
 def check_constant(tree: exp.Expr, what: str, limits: GuardLimits = DEFAULT_LIMITS) -> None:
@@ -133,6 +152,8 @@ def trees_of(statement: Statement) -> Iterator[exp.Expr]:
         yield from _some(statement.source)
     elif isinstance(statement, CreateIndex):
         yield from _some(statement.expression, statement.where)
+    elif isinstance(statement, CreateView):
+        yield statement.tree
     elif isinstance(statement, Insert):
         yield from _some(statement.source, *_conflict(statement.conflict), *statement.returning)
     elif isinstance(statement, Update | Delete):
@@ -322,6 +343,17 @@ def undefined_table(name: str, known: Iterable[str], position: int | None = None
     return NotFound(
         f"There is no table {name!r}.{hint}",
         code="undefined_table", sqlstate="42P01", position=position, name=name, **extra,
+    )  # fmt: skip
+
+
+def is_view(name: str, catalog: CatalogView, position: int | None = None) -> SqlError | None:
+    """The error for a view where only a table will do; None where the name is no view's."""
+    view = catalog.views.get(name.lower())
+    if view is None:
+        return None
+    return SqlError(
+        f"{view.name!r} is a view, which only queries can name; name the tables that it reads.",
+        code="wrong_object", sqlstate="42809", position=position,
     )  # fmt: skip
 
 

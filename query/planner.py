@@ -19,7 +19,6 @@ from nearql.engine.errors import InvalidValue
 from nearql.engine.schema import Column, TableDef
 from nearql.query import duck
 from nearql.query.binder import (
-    TEXT,
     Binding,
     PendingDistance,
     PendingKnnJoin,
@@ -57,11 +56,13 @@ from nearql.query.plan import (
 )
 from nearql.query.ports import CatalogView
 from nearql.query.rows import sql_value
-from nearql.query.rules import RULES
-from nearql.query.rules.common import PARAMETER, conjuncts, is_volatile, item_name
+from nearql.query.rules import MERGES, RULES
+from nearql.query.rules.common import is_volatile, item_name
 from nearql.query.shown import vector_outputs
 from nearql.query.vector_types import duck_type, vector_type
+from nearql.query.views import expand
 from nearql.query.whole_rows import spell_rows
+from nearql.query.wording import mark_texts, text_of
 
 _VECTOR_CALLS = frozenset(
     {"nq_l2", "nq_ip", "nq_cos", "nq_l1", "nq_add", "nq_subtract", "nq_multiply", "nq_sum",
@@ -78,8 +79,9 @@ def plan_query(tree: exp.Query, catalog: CatalogView) -> Plan:
         NearQLError: whatever else is wrong with the text and can be told without running it.
     """
     own = tree.copy()
-    text = _text(own)
+    text = text_of(own)
     mark_texts(own)
+    own = expand(own, catalog)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
     plan = _planned(own, binding)
@@ -93,11 +95,12 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
     """
     own = tree.copy()
     if pair is not None:
-        catalog = CatalogView(catalog.version, {**catalog.tables, pair.name.lower(): pair})
+        catalog = replace(catalog, tables={**catalog.tables, pair.name.lower(): pair})
         own.append(
             "joins", exp.Join(this=exp.Table(this=exp.to_identifier(pair.name, quoted=True)))
         )
     mark_texts(own)
+    expand(own, catalog)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
     sources = [binding.source_of(item) for item in from_items(own)]
@@ -112,11 +115,15 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
 
 def _planned(own: exp.Query, binding: Binding) -> Plan:
     shown = _shown(own)
-    written = [to_nearql(item) for item in shown.expressions] if shown else []
+    written = [(item, to_nearql(item)) for item in shown.expressions] if shown else []
+    for select in list(inside_out(own)):
+        for merge in MERGES:
+            merge(select, binding)
     for select in list(inside_out(own)):
         apply_rules(select, binding)
-    for item, text in zip(shown.expressions if shown else [], written, strict=True):
-        _keep_name(item, text)
+    for item, text in written:
+        if item.parent is shown:  # stars became columns, which have their names
+            _keep_name(item, text)
     vectors = vector_outputs(shown, binding)
     return replace(Lowering(binding).plan(own), vectors=vectors)
 
@@ -145,7 +152,7 @@ def _is_ours(node: exp.Expr) -> bool:
 
 
 def apply_rules(select: exp.Select, binding: Binding) -> None:
-    """Every rule, in order."""
+    """Every rule but merges, in order."""
     for rule in RULES:
         rule(select, binding)
 
@@ -251,7 +258,7 @@ class Lowering:
 
     def _query(self, tree: exp.Expr) -> Query:
         steps: list[Step] = []
-        text = _text(tree)
+        text = text_of(tree)
         tables = [(node, self.binding.source_of(node)) for node in list(tree.find_all(exp.Table))]
         self._hide_helpers(tree)
         spell_rows(tree, self.binding)
@@ -442,30 +449,6 @@ class Lowering:
 
 def _duck(name: str) -> exp.DataType:
     return exp.DataType.build(name, dialect="duckdb")
-
-
-def mark_texts(tree: exp.Expr) -> None:
-    """Remember how each SELECT and each of its conditions was written, before rules change them."""
-    for select in tree.find_all(exp.Select):
-        select.meta[TEXT] = _written(select)
-        where = select.args.get("where")
-        for condition in conjuncts(where.this if where else None):
-            condition.meta[TEXT] = _written(condition)
-
-
-def _written(node: exp.Expr) -> str:
-    text = PARAMETER.sub(r":\1", to_nearql(node))
-    return f"({text})" if isinstance(node, exp.Or) else text
-
-
-def _text(tree: exp.Expr) -> str:
-    """A filter's conditions, or the whole query, as the user wrote it."""
-    items = tree.expressions if isinstance(tree, exp.Select) else []
-    where = tree.args.get("where")
-    if where and items and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL):
-        conditions = conjuncts(where.this)
-        return " AND ".join(one.meta.get(TEXT) or _written(one) for one in conditions)
-    return str(tree.meta.get(TEXT) or _written(tree))
 
 
 def _is_counted(node: exp.Expr) -> bool:

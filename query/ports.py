@@ -8,13 +8,14 @@ the server's node (later: the cluster's router) implements `Database`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.types import (
     Change,
@@ -123,6 +124,7 @@ class CatalogView:
 
     version: int
     tables: Mapping[str, TableDef]  # by lower-case name
+    views: Mapping[str, ViewDef] = field(default_factory=dict)  # the same; no name is in both
 
 
 class AccessControl(Protocol):
@@ -159,8 +161,28 @@ class Database(Protocol):
     def create_table(self, definition: TableDef, *, if_not_exists: bool) -> bool:
         """Durably create; whether it was new. Raises Conflict `duplicate_table`."""
 
-    def drop_table(self, name: str, *, if_exists: bool) -> bool:
-        """Durably drop; whether it existed. Raises NotFound `undefined_table`."""
+    def drop_table(self, name: str, *, if_exists: bool, cascade: bool = False) -> bool:
+        """Durably drop; whether it existed. cascade: the views that read it go with it.
+
+        Raises:
+            NotFound: code `undefined_table`.
+            Conflict: code `dependent_object`; views read it, and nothing was dropped.
+        """
+
+    def create_view(self, view: ViewDef, *, or_replace: bool) -> None:
+        """Durably define a view; one that it replaces keeps its uuid.
+
+        Raises:
+            Conflict: `duplicate_table`, or `dependent_object` where views that read the old one
+                need a column that the new one doesn't have, or it would read itself.
+        """
+
+    def drop_view(self, name: str, *, cascade: bool) -> None:
+        """Durably drop a view; cascade: those that read it too.
+
+        Raises:
+            NotFound: code `undefined_table`. Conflict: code `dependent_object`.
+        """
 
     def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
         """Durably replace the schema; `schema.version` must be one above the current."""

@@ -1,8 +1,9 @@
 """What a statement needs permission for: pairs of an action and a table.
 
 Counted are the tables as written, wherever they stand: sub-queries, CTEs, joins, RETURNING, the
-source of INSERT ... SELECT, EXPLAIN's statement. A kind of statement that is not known here needs
-an administrator, so that a new one is closed until somebody opens it.
+source of INSERT ... SELECT, EXPLAIN's statement; for a view, those that it reads. A kind of
+statement that is not known here needs an administrator, so that a new one is closed until somebody
+opens it.
 
     SELECT ... FROM a          SELECT on a
     INSERT INTO a              INSERT; with DO UPDATE also UPDATE; with RETURNING also SELECT
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
+from nearql.engine.named_query import tables_read
 from nearql.query.guard import is_cte, position_of, trees_of
 from nearql.query.ports import CatalogView
 from nearql.query.statements import (
@@ -67,17 +69,27 @@ def needs(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
         return
     elif isinstance(statement, _READS):
         yield from _writes(statement)
-        yield from _reads(statement)
+        yield from _reads(statement, catalog)
     else:
         yield from _definitions(statement, catalog)
 
 
-def _reads(statement: Statement) -> Iterator[Need]:
+def _reads(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
     for tree in trees_of(statement):
         for node in tree.find_all(exp.Table):
             is_named = isinstance(node.this, exp.Identifier) and not _is_system(node)
             if is_named and (node.db or not is_cte(node)):
-                yield Need("SELECT", node.name, position_of(node))
+                for name in _read_by(node.name, catalog):
+                    yield Need("SELECT", name, position_of(node))
+
+
+def _read_by(name: str, catalog: CatalogView) -> list[str]:
+    """The tables that a name means: itself, or those that the view of this name reads."""
+    view = catalog.views.get(name.lower())
+    if view is None:
+        return [name]
+    read = tables_read(view, catalog.views.values())
+    return sorted(table.name for table in catalog.tables.values() if table.uuid in read)
 
 
 def _is_system(node: exp.Table) -> bool:

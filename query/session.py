@@ -32,6 +32,7 @@ from nearql.query import duck, guard, utility
 from nearql.query.bulk import BulkOutcome, run_bulk
 from nearql.query.changes import run_delete, run_update
 from nearql.query.create_as import run_create_as
+from nearql.query.create_view import run_create_view
 from nearql.query.ddl import run_ddl
 from nearql.query.dialect import Limits, parse
 from nearql.query.dml import run_insert, run_truncate
@@ -55,11 +56,13 @@ from nearql.query.statements import (
     CreateIndex,
     CreateTable,
     CreateUser,
+    CreateView,
     Delete,
     Describe,
     DropIndex,
     DropTable,
     DropUser,
+    DropView,
     Explain,
     Insert,
     Kill,
@@ -76,7 +79,9 @@ from nearql.query.statements import (
 from nearql.query.watchdog import WATCHDOG, Stop
 from nearql.query.writes import Write
 
-_DDL = (CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex)
+_DDL = (
+    CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex, CreateView, DropView,
+)  # fmt: skip
 _NO_GPU = "device = gpu: this node searches on the CPU; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
@@ -335,6 +340,8 @@ class _Request:
     def _ddl(self, statement: Statement) -> Result:
         if isinstance(statement, CreateTable) and statement.source is not None:
             return run_create_as(statement, self.write(None))
+        if isinstance(statement, CreateView):
+            return run_create_view(statement, self.write(None))
         return run_ddl(statement, self.database)
 
     def _utility(self, statement: Statement, catalog: CatalogView) -> Result:

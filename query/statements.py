@@ -100,11 +100,33 @@ class CreateTable(Statement):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CreateView(Statement):
+    """CREATE [OR REPLACE] VIEW [IF NOT EXISTS] view [(columns)] AS query. query: as written."""
+
+    view: str
+    tree: exp.Query
+    query: str
+    columns: tuple[str, ...] = ()
+    or_replace: bool = False
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropView(Statement):
+    """DROP VIEW [IF EXISTS] a, b [CASCADE]. cascade: the views that read them go too."""
+
+    views: tuple[str, ...]
+    if_exists: bool = False
+    cascade: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropTable(Statement):
-    """DROP TABLE [IF EXISTS] a, b."""
+    """DROP TABLE [IF EXISTS] a, b [CASCADE]. cascade: the views that read them go too."""
 
     tables: tuple[str, ...]
     if_exists: bool = False
+    cascade: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from nearql.engine.errors import Unavailable
+from nearql.engine.named_query import ViewColumn
 from nearql.engine.schema import TableDef
-from nearql.query.guard import undefined_table
+from nearql.query.guard import names_of, undefined_table
 from nearql.query.ports import CatalogView, Database
 from nearql.query.result import Result, empty, listing
 from nearql.query.settings import VARIABLES, Variables, unknown_setting
@@ -24,7 +25,7 @@ from nearql.query.statements import (
     Wait,
 )
 
-_SYSTEM = ("columns", "indexes", "shards", "nodes", "segments", "devices", "queries")
+_SYSTEM = ("columns", "indexes", "shards", "nodes", "segments", "devices", "queries", "views")
 
 
 def set_variable(statement: SetVariable, variables: Variables) -> Result:
@@ -116,9 +117,11 @@ def describe(statement: Describe, database: Database, catalog: CatalogView) -> R
     )
     if system is not None:
         return _described([_described_field(field) for field in system.schema])
+    if (view := catalog.views.get(name)) is not None:
+        return _described([_described_column(one) for one in view.columns])
     table = catalog.tables.get(name)
     if table is None:
-        raise undefined_table(statement.table, [known.name for known in catalog.tables.values()])
+        raise undefined_table(statement.table, names_of(catalog).values())
     schema = table.schema
     rows = [
         {
@@ -131,6 +134,10 @@ def describe(statement: Describe, database: Database, catalog: CatalogView) -> R
         for column in schema.visible
     ]
     return _described(rows)
+
+
+def _described_column(column: ViewColumn) -> dict[str, Any]:
+    return {"name": column.name, "type": column.type, "nullable": True, "primary_key": False}
 
 
 def _described_field(field: pa.Field) -> dict[str, Any]:

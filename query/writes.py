@@ -37,6 +37,7 @@ from nearql.query.duck_errors import nearest_name
 from nearql.query.executor import Execution
 from nearql.query.filters import FilterCache
 from nearql.query.found import dense
+from nearql.query.guard import is_view
 from nearql.query.parameters import Parameters
 from nearql.query.plan import Plan
 from nearql.query.planner import plan_query
@@ -117,6 +118,8 @@ class Write:
         """
         found = self.catalog.tables.get(name.lower())
         if found is None:
+            if (error := is_view(name, self.catalog, position)) is not None:
+                raise error
             near = nearest_name(name, [table.name for table in self.catalog.tables.values()])
             hint = f" Did you mean {near!r}?" if near else " SHOW TABLES lists them."
             raise NotFound(

@@ -168,6 +168,7 @@ class LimitsSection:
     )
     max_limit: int = _key(16_384, "Largest k (LIMIT + OFFSET) of a vector search.", low=1)
     max_tables: int = _key(1_000, "Tables on this node.", low=1)
+    max_views: int = _key(1_000, "Views.", low=1)
     result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)
     result_bytes: int = _key(1 << 30, "Bytes of one answer (413 beyond).", size=True)
     latency_budget_ms: int = _key(

@@ -28,6 +28,7 @@ import structlog
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
 from nearql.cluster.metadata.state import Result, TableRow
+from nearql.cluster.metadata.views import CreateView, DropView, view_named
 from nearql.engine.backends import probe_backends
 from nearql.engine.batching import BatchStats
 from nearql.engine.context import EngineContext
@@ -40,6 +41,7 @@ from nearql.engine.errors import (
     NotFound,
     Unavailable,
 )
+from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.scrub import Scrubber
 from nearql.engine.search import Searcher
@@ -68,6 +70,7 @@ _STATUS_OF: dict[str, type[NearQLError]] = {
     "duplicate_table": Conflict,
     "duplicate_index": Conflict,
     "schema_changed": Conflict,
+    "dependent_object": Conflict,
 }
 
 
@@ -155,7 +158,8 @@ class Node:
             ready = {
                 r.table.name.lower(): self._reached(r) for r in state.tables.values() if r.ready
             }
-            self._catalog = CatalogView(version, ready)
+            views = {view.name.lower(): view for view in state.views.values()}
+            self._catalog = CatalogView(version, ready, views)
         return self._catalog
 
     def _reached(self, row: TableRow) -> TableDef:
@@ -243,15 +247,17 @@ class Node:
             c.TableReady(request_id=_new_id(), table_uuid=definition.uuid, alloc_ids=alloc)
         )
 
-    def drop_table(self, name: str, *, if_exists: bool) -> bool:
-        """Durably drop a table; whether it existed."""
+    def drop_table(self, name: str, *, if_exists: bool, cascade: bool = False) -> bool:
+        """Durably drop a table and, with cascade, the views that read it; whether it existed."""
         with self._ddl:
             self._check_open()
             row = self.metadata.state.table_named(name)
             if row is None and if_exists:
                 return False
             row = self._row(name)
-            self._commit(c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid))
+            self._commit(
+                c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid, cascade=cascade)
+            )
             table = self._tables.pop(row.table.uuid, None)
             self._failed.pop(row.table.uuid, None)
             self._numbers.pop(row.table.uuid, None)
@@ -259,6 +265,25 @@ class Node:
                 table.close()
             self._discard(self._directory(row.table.uuid))
             return True
+
+    def create_view(self, view: ViewDef, *, or_replace: bool) -> None:
+        """Durably define a view."""
+        with self._ddl:
+            self._check_open()
+            views, limit = self.metadata.state.views, self.config.limits.max_views
+            if len(views) >= limit and view_named(views, view.name) is None:
+                detail = f"There are {limit} views, the limit (limits.max_views)."
+                raise InvalidRequest(detail, code="too_many_views", sqlstate="54000")
+            self._commit(CreateView(request_id=_new_id(), view=view, or_replace=or_replace))
+
+    def drop_view(self, name: str, *, cascade: bool) -> None:
+        """Durably drop a view and, with cascade, those that read it."""
+        with self._ddl:
+            self._check_open()
+            view = view_named(self.metadata.state.views, name)
+            if view is None:
+                raise NotFound(f"There is no view {name!r}.", code="undefined_table")
+            self._commit(DropView(request_id=_new_id(), view_uuid=view.uuid, cascade=cascade))
 
     def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
         """Durably replace a table's schema and, with new_name, its name."""

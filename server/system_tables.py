@@ -183,6 +183,21 @@ def _settings(node: Node) -> Iterator[tuple[Any, ...]]:
             yield name, str(values[name]), f.metadata["help"]
 
 
+_VIEWS = pa.schema(
+    [("name", pa.string()), ("query", pa.string()), ("columns", pa.list_(pa.string())),
+     ("reads", pa.list_(pa.string()))]
+)  # fmt: skip
+
+
+def _views(node: Node) -> Iterator[tuple[Any, ...]]:
+    state = node.metadata.state
+    names = {uuid: row.table.name for uuid, row in state.tables.items()}
+    names |= {uuid: view.name for uuid, view in state.views.items()}
+    for view in sorted(state.views.values(), key=lambda view: view.name.lower()):
+        reads = sorted(names[uuid] for uuid in view.reads)
+        yield view.name, view.query, [column.name for column in view.columns], reads
+
+
 def _maker(
     schema: pa.Schema, rows: Callable[[Node], Iterator[tuple[Any, ...]]]
 ) -> Callable[[Node], pa.Table]:
@@ -199,5 +214,6 @@ TABLES: dict[str, Callable[[Node], pa.Table]] = {
     "damage": _maker(_DAMAGE, _damage),
     "devices": _maker(_DEVICES, _devices),
     "settings": _maker(_SETTINGS, _settings),
+    "views": _maker(_VIEWS, _views),
     "queries": lambda node: node.session().statements.table(),
 }

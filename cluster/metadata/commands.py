@@ -75,9 +75,10 @@ class TableReady(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class DropTable(Command):
-    """Forget a table, ready or not, by uuid."""
+    """Forget a table, ready or not, by uuid. cascade: the views that read it too."""
 
     table_uuid: str
+    cascade: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

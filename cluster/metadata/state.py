@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nearql.cluster.metadata import commands as c
-from nearql.cluster.metadata import nodes, shards
+from nearql.cluster.metadata import nodes, shards, views
 from nearql.cluster.metadata.access import Access, apply_access
 from nearql.cluster.metadata.access_commands import ACCESS_COMMANDS
 from nearql.cluster.metadata.commands import Result
 from nearql.cluster.metadata.nodes import NodeRow
 from nearql.cluster.metadata.shards import ShardRow
+from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import TableDef
 
 __all__ = ["COMMANDS", "Metadata", "NodeRow", "Result", "ShardRow", "TableRow", "apply"]
@@ -48,6 +49,7 @@ class Metadata:
     applied_index: int = 0
     nodes: Mapping[str, NodeRow] = field(default_factory=dict)
     tables: Mapping[str, TableRow] = field(default_factory=dict)  # by uuid
+    views: Mapping[str, ViewDef] = field(default_factory=dict)  # by uuid
     settings: Mapping[str, str] = field(default_factory=dict)  # of the whole cluster
     feature_level: int = 0  # raised by the operator once every node supports it
     results: Mapping[str, Result] = field(default_factory=dict)  # by request id, oldest first
@@ -76,6 +78,7 @@ class Metadata:
             for shard in row.shards:
                 assert shard.isr, f"shard {shard.uuid} has an empty in-sync set"
                 assert shard.primary is None or shard.primary in shard.isr, shard.uuid
+        views.check_invariants(self)
         assert len(self.results) <= REMEMBERED_RESULTS
 
 
@@ -110,6 +113,8 @@ def _create_table(state: Metadata, command: c.CreateTable) -> tuple[Metadata, Re
     table = command.table
     if state.table_named(table.name):
         return state, Result("duplicate_table", f"A table named {table.name!r} exists already.")
+    if (taken := views.name_taken(state, table.name)) is not None:
+        return state, taken
     shards = tuple(_new_shard(uuid, command.nodes) for uuid in command.shard_uuids)
     return _with_table(state, TableRow(table, shards)), Result(value=table.uuid)
 
@@ -133,8 +138,11 @@ def _table_ready(state: Metadata, command: c.TableReady) -> tuple[Metadata, Resu
 def _drop_table(state: Metadata, command: c.DropTable) -> tuple[Metadata, Result]:
     if command.table_uuid not in state.tables:
         return state, _no_table(command.table_uuid)
+    left = views.without(state, command.table_uuid, cascade=command.cascade)
+    if isinstance(left, Result):
+        return state, left
     kept = {uuid: row for uuid, row in state.tables.items() if uuid != command.table_uuid}
-    return replace(state, tables=kept, version=state.version + 1), Result()
+    return replace(left, tables=kept, version=state.version + 1), Result()
 
 
 def _replace_schema(state: Metadata, command: c.ReplaceSchema) -> tuple[Metadata, Result]:
@@ -145,6 +153,8 @@ def _replace_schema(state: Metadata, command: c.ReplaceSchema) -> tuple[Metadata
     if have != command.expected_version or command.schema.version != have + 1:
         detail = f"Table {row.table.name!r} was altered meanwhile (version {have}); try again."
         return state, Result("schema_changed", detail)
+    if (refused := views.refused_change(state, row, command)) is not None:
+        return state, refused
     name = command.new_name or row.table.name
     other = state.table_named(name)
     if other is not None and other.table.uuid != row.table.uuid:
@@ -217,6 +227,7 @@ _HANDLERS: dict[type[c.Command], Handler] = {
     **_TABLES,
     **nodes.HANDLERS,
     **shards.HANDLERS,
+    **views.HANDLERS,
     **dict.fromkeys(ACCESS_COMMANDS, _change_access),
 }
 COMMANDS: dict[str, type[c.Command]] = {kind.__name__: kind for kind in _HANDLERS}

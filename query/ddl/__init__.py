@@ -10,7 +10,7 @@ from __future__ import annotations
 from nearql.engine.errors import InternalError
 from nearql.query.ddl.alter import alter_table
 from nearql.query.ddl.create import create_table
-from nearql.query.ddl.drop import drop_index, drop_table, reindex
+from nearql.query.ddl.drop import drop_index, drop_table, drop_view, reindex
 from nearql.query.ddl.index import create_index
 from nearql.query.ports import Database
 from nearql.query.result import Result
@@ -20,6 +20,7 @@ from nearql.query.statements import (
     CreateTable,
     DropIndex,
     DropTable,
+    DropView,
     Reindex,
     Statement,
 )
@@ -39,6 +40,8 @@ def run_ddl(statement: Statement, database: Database) -> Result:
         return create_table(statement, database)
     if isinstance(statement, DropTable):
         return drop_table(statement, database)
+    if isinstance(statement, DropView):
+        return drop_view(statement, database)
     if isinstance(statement, AlterTable):
         return alter_table(statement, database)
     if isinstance(statement, CreateIndex):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from sqlglot import exp
 
 from nearql.engine.errors import Conflict, SqlError
+from nearql.engine.named_query import dependents
 from nearql.engine.schema import Column, TableDef, TableSchema
 from nearql.query.ddl.columns import check_added, expression, with_default
 from nearql.query.ddl.names import (
@@ -25,6 +26,7 @@ from nearql.query.ddl.names import (
     undefined_column,
 )
 from nearql.query.dialect import to_duckdb
+from nearql.query.guard import names_of
 from nearql.query.ports import Database
 from nearql.query.result import Result
 from nearql.query.statements import (
@@ -83,7 +85,7 @@ class _Alteration:
 def alter_table(statement: AlterTable, database: Database) -> Result:
     """Apply all actions, or none."""
     catalog = database.catalog()
-    if statement.if_exists and statement.table.lower() not in catalog.tables:
+    if statement.if_exists and statement.table.lower() not in names_of(catalog):
         return done(f"There is no table {statement.table!r}; nothing was done.")
     table = find_table(statement, catalog, statement.table)
     columns, checks = list(table.schema.columns), list(table.schema.checks)
@@ -141,6 +143,7 @@ def _drop(alteration: _Alteration, action: DropColumn) -> None:
             alteration, f"Column {column.name!r} is the primary key and can't be dropped."
         )
     _check_unused(alteration, column, "dropped")
+    _check_views(alteration, column.name, "dropped")
     if sum(not one.hidden for one in alteration.columns) == 1:
         raise _needed(alteration, f"Column {column.name!r} is the table's last; drop the table.")
     del alteration.columns[index]
@@ -162,6 +165,8 @@ def _rename(alteration: _Alteration, action: RenameColumn) -> None:
             alteration,
             f"Index {indexed!r} is on column {column.name!r}; drop it, rename, create it again.",
         )
+    if column.name.lower() != action.new_name.lower():
+        _check_views(alteration, column.name, "renamed")
     alteration.columns[index] = replace(column, name=action.new_name)
     alteration.checks = [
         (name, _renamed(alteration, condition, column.name, action.new_name))
@@ -175,6 +180,9 @@ def _rename_table(alteration: _Alteration, action: RenameTable) -> None:
     other = alteration.database.catalog().tables.get(action.new_name.lower())
     if other is not None and other.uuid != alteration.table.uuid:
         raise taken(statement, "table", action.new_name)
+    if action.new_name.lower() in alteration.database.catalog().views:
+        raise taken(statement, "view", action.new_name)
+    _check_views(alteration, None, "renamed")
     alteration.new_name = action.new_name
 
 
@@ -191,6 +199,19 @@ def _check_unused(alteration: _Alteration, column: Column, what: str) -> None:
                 alteration,
                 f"CHECK constraint {name!r} reads column {column.name!r}, so it can't be {what}.",
             )
+
+
+def _check_views(alteration: _Alteration, column: str | None, what: str) -> None:
+    """Refuse what would break a view: it names the table, or the column."""
+    catalog, table = alteration.database.catalog(), alteration.table
+    for view in dependents((table.uuid,), catalog.views.values()):
+        if column is None and table.uuid in view.reads:
+            detail = f"View {view.name!r} reads table {table.name!r}, so it can't be {what}; "
+        elif column is not None and column.lower() in view.needs:
+            detail = f"View {view.name!r} may need column {column!r}, so it can't be {what}; "
+        else:
+            continue
+        raise _needed(alteration, f"{detail}drop the view first.")
 
 
 def _columns_in(alteration: _Alteration, condition: str) -> set[str]:

@@ -31,6 +31,8 @@ def create_table(statement: CreateTable, database: Database) -> Result:
         if statement.if_not_exists:
             return done(_exists(statement))
         raise taken(statement, "table", statement.table)
+    if statement.table.lower() in catalog.views:
+        raise taken(statement, "view", statement.table)
     check_new_name(statement, "table", statement.table)
     placement, notices = _placement(statement, database)
     definition = TableDef(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from nearql.engine.errors import Conflict, NotFound, SqlError, UndefinedColumn
+from nearql.engine.errors import Conflict, NearQLError, NotFound, SqlError, UndefinedColumn
+from nearql.engine.named_query import dependents
 from nearql.engine.schema import IndexDef, TableDef
 from nearql.query.dialect import did_you_mean
-from nearql.query.guard import RESERVED, undefined_table
+from nearql.query.guard import RESERVED, is_view, undefined_table
 from nearql.query.ports import CatalogView
 from nearql.query.result import Result, empty
 from nearql.query.statements import Statement
@@ -54,7 +55,7 @@ def check_new_name(statement: Statement, kind: str, name: str) -> None:
             f"printable characters.",
             code="invalid_name", sqlstate="42602", position=at(statement, name),
         )  # fmt: skip
-    if RESERVED.match(name) or (kind == "table" and name.lower() in _TABLE_WORDS):
+    if RESERVED.match(name) or (kind in ("table", "view") and name.lower() in _TABLE_WORDS):
         raise SqlError(
             f"The name {name!r} is reserved; take another for the {kind}.",
             code="reserved_name", sqlstate="42939", position=at(statement, name),
@@ -70,8 +71,40 @@ def find_table(statement: Statement, catalog: CatalogView, name: str) -> TableDe
     found = catalog.tables.get(name.lower())
     if found is None:
         known = [table.name for table in catalog.tables.values()]
-        raise undefined_table(name, known, at(statement, name))
+        position = at(statement, name)
+        raise is_view(name, catalog, position) or undefined_table(name, known, position)
     return found
+
+
+def undefined_view(statement: Statement, catalog: CatalogView, name: str) -> NearQLError:
+    """The error for a view that isn't there."""
+    position = at(statement, name)
+    if name.lower() in catalog.tables:
+        return SqlError(
+            f"{name!r} is a table; write DROP TABLE.",
+            code="wrong_object", sqlstate="42809", position=position,
+        )  # fmt: skip
+    known = [view.name for view in catalog.views.values()]
+    return NotFound(
+        f"There is no view {name!r}.{did_you_mean(name, known)}",
+        code="undefined_table", sqlstate="42P01", position=position, name=name,
+    )  # fmt: skip
+
+
+def check_unread(statement: Statement, catalog: CatalogView, going: Mapping[str, str]) -> None:
+    """Refuse to drop what views read that stay. going: names of what is dropped, by uuid.
+
+    Raises:
+        Conflict: code `dependent_object`.
+    """
+    staying = [view for view in catalog.views.values() if view.uuid not in going]
+    for view in dependents(going, staying):
+        read = [name for uuid, name in going.items() if uuid in view.reads]
+        if read:
+            raise Conflict(
+                f"View {view.name!r} reads {read[0]!r}; drop the view first, or add CASCADE.",
+                code="dependent_object", sqlstate="2BP01", position=at(statement, read[0]),
+            )  # fmt: skip
 
 
 def undefined_column(statement: Statement, table: TableDef, name: str) -> UndefinedColumn:
@@ -105,6 +138,7 @@ def taken(statement: Statement, kind: str, name: str) -> Conflict:
     """The error for a name that another thing of the kind has."""
     code, sqlstate = {
         "table": ("duplicate_table", "42P07"),
+        "view": ("duplicate_table", "42P07"),
         "index": ("duplicate_index", "42P07"),
     }.get(kind, ("duplicate_column", "42701"))
     return Conflict(

@@ -20,6 +20,7 @@ from nearql.query.dialect.index import create_index, drop_index, reindex
 from nearql.query.dialect.lexer import Source, split
 from nearql.query.dialect.render import bit_distance_of, distance_of, to_duckdb, to_nearql
 from nearql.query.dialect.tokens import retyped
+from nearql.query.dialect.view import create_view, drop_view, is_create_view
 from nearql.query.statements import DropTable, Explain, Statement
 
 __all__ = [
@@ -64,6 +65,8 @@ def _read(cursor: Cursor) -> Statement:
 
 def _create(cursor: Cursor) -> Statement:
     cursor.expect("CREATE")
+    if is_create_view(cursor):
+        return create_view(cursor)
     word = cursor.word()
     if word in utility.REFUSED_OBJECTS:
         raise cursor.refuse(utility.REFUSED_OBJECTS[word])
@@ -75,7 +78,7 @@ def _create(cursor: Cursor) -> Statement:
         return create_table(cursor)
     if word == "USER":
         return access.create_user(cursor)
-    raise cursor.unexpected("TABLE or INDEX")
+    raise cursor.unexpected("TABLE, VIEW or INDEX")
 
 
 def _drop(cursor: Cursor) -> Statement:
@@ -91,18 +94,21 @@ def _drop(cursor: Cursor) -> Statement:
         return _drop_table(cursor)
     if word == "USER":
         return access.drop_user(cursor)
-    raise cursor.unexpected("TABLE or INDEX")
+    if word == "VIEW":
+        return drop_view(cursor)
+    raise cursor.unexpected("TABLE, VIEW or INDEX")
 
 
 def _drop_table(cursor: Cursor) -> DropTable:
     cursor.expect("TABLE")
     if_exists = cursor.accept("IF", "EXISTS")
     tables = tuple(cursor.listed(cursor.table))
-    _ = cursor.accept_any("CASCADE", "RESTRICT")  # nothing can depend on a table
+    cascade = cursor.accept_any("CASCADE", "RESTRICT") == "CASCADE"
     cursor.expect_end()
     return DropTable(
-        tables=tables, if_exists=if_exists, text=cursor.source.text, offset=cursor.source.offset
-    )
+        tables=tables, if_exists=if_exists, cascade=cascade,
+        text=cursor.source.text, offset=cursor.source.offset,
+    )  # fmt: skip
 
 
 def _explain(cursor: Cursor) -> Explain:

@@ -37,6 +37,10 @@ def alter(cursor: Cursor) -> AlterTable | CreateExtension:
     cursor.expect("ALTER")
     if cursor.word() == "EXTENSION":
         return alter_extension(cursor)
+    if cursor.word() == "VIEW":
+        raise cursor.refuse(
+            "ALTER VIEW is not offered; CREATE OR REPLACE VIEW gives another query."
+        )
     if cursor.word() != "TABLE":
         raise cursor.refuse(f"ALTER {cursor.word()} is not offered; ALTER TABLE is.")
     cursor.expect("TABLE")

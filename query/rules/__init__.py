@@ -1,5 +1,5 @@
 """Rewrites of one SELECT, applied to every SELECT of a statement from the inside out, in this
-order.
+order; `merge_subquery` to all of them before the others, so that what it merges is as written.
 
 A rule is a function `(select, binding) -> None` in a file of its name; it changes the SELECT's tree
 and its sources in place, or leaves them. After the last one, what still is a distance calls the
@@ -17,8 +17,10 @@ from nearql.query.rules.range_search import range_search
 from nearql.query.rules.text_scores import text_scores
 from nearql.query.rules.vector_arithmetic import vector_arithmetic
 
-RULES = (
+MERGES = (
     merge_subquery,  # FROM (SELECT * FROM docs WHERE ...) ORDER BY vec <-> :q LIMIT k
+)
+RULES = (
     expand_aliases,  # WHERE d < 1, d an alias of a distance
     vector_arithmetic,  # + - * avg sum over vectors
     knn_join,  # a LATERAL's ORDER BY d.vec <-> q.vec LIMIT k

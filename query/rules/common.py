@@ -51,8 +51,13 @@ class Found:
     @property
     def text(self) -> str:
         """As written, for notes and messages; long vectors shortened."""
-        text = PARAMETER.sub(r":\1", to_nearql(self.node))
-        return text if len(text) <= 80 else f"{text[:60]}...{text[-10:]}"
+        return shown_text(self.node)
+
+
+def shown_text(node: exp.Expr) -> str:
+    """A part of a statement for notes and messages; long vectors shortened."""
+    text = PARAMETER.sub(r":\1", to_nearql(node))
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-10:]}"
 
 
 def distance_to(node: exp.Expr, binding: Binding) -> Found | None:
@@ -181,14 +186,15 @@ def row_obstacle(select: exp.Select, binding: Binding) -> str | None:
     nodes = list(own_nodes(select))
     if any(isinstance(node, exp.Window) for node in nodes):
         return "a window function needs every row"
-    if any(_is_multiplying(node) for node in nodes):
+    if any(multiplies(node) for node in nodes):
         return "UNNEST changes the number of rows"
     if any(isinstance(node, exp.Columns) for node in nodes):
         return "COLUMNS(...) could name helper columns"
     return None
 
 
-def _is_multiplying(node: exp.Expr) -> bool:
+def multiplies(node: exp.Expr) -> bool:
+    """Whether the node makes several rows of one."""
     if isinstance(node, exp.Unnest | exp.Explode):
         return not isinstance(node.parent, exp.From | exp.Join)
     return isinstance(node, exp.Anonymous) and str(node.this).lower() in _MULTIPLYING

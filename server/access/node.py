@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearql.engine.errors import Corruption, Forbidden
+from nearql.engine.named_query import ViewDef, tables_read
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.types import Change, OnConflict, WriteOutcome
 from nearql.query.ports import AccessControl, CatalogView, TableHandle, TableView
@@ -148,8 +149,17 @@ class CheckedNode:
             return whole
         if self._seen.version != whole.version:
             seen = {n: t for n, t in whole.tables.items() if self.rights.sees(t.uuid)}
-            self._seen = replace(whole, tables=seen)
+            self._seen = replace(whole, tables=seen, views=self._views(whole))
         return self._seen
+
+    def _views(self, whole: CatalogView) -> dict[str, ViewDef]:
+        """The views whose tables are all visible."""
+        known = whole.views.values()
+        return {
+            name: view
+            for name, view in whole.views.items()
+            if all(self.rights.sees(uuid) for uuid in tables_read(view, known))
+        }
 
     def table(self, uuid: str) -> TableHandle:
         """A table's data, checked; administrators get it as it is."""
@@ -168,6 +178,9 @@ class CheckedNode:
             return None
         if name == "queries":
             return found.filter(pc.equal(found["user"], acting().name))
+        if name == "views":
+            visible = [view.name for view in self.catalog().views.values()]
+            return found.filter(pc.is_in(found["name"], value_set=pa.array(visible, pa.string())))
         if name in _EMPTY_FOR_OTHERS:
             return found.slice(0, 0)
         column = _BY_TABLE.get(name)
@@ -199,11 +212,25 @@ class CheckedNode:
             self._need_admin()
             return self._node.create_table(definition, if_not_exists=if_not_exists)
 
-    def drop_table(self, name: str, *, if_exists: bool) -> bool:
-        """Needs ADMIN on the table."""
+    def drop_table(self, name: str, *, if_exists: bool, cascade: bool = False) -> bool:
+        """Needs ADMIN on the table; with cascade, an administrator."""
         with self._audit.act("drop_table", name):
             self._need_table(name)
-            return self._node.drop_table(name, if_exists=if_exists)
+            if cascade:
+                self._need_admin()
+            return self._node.drop_table(name, if_exists=if_exists, cascade=cascade)
+
+    def create_view(self, view: ViewDef, *, or_replace: bool) -> None:
+        """For administrators."""
+        with self._audit.act("create_view", view.name):
+            self._need_admin()
+            self._node.create_view(view, or_replace=or_replace)
+
+    def drop_view(self, name: str, *, cascade: bool) -> None:
+        """For administrators."""
+        with self._audit.act("drop_view", name):
+            self._need_admin()
+            self._node.drop_view(name, cascade=cascade)
 
     def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
         """Needs ADMIN on the table."""

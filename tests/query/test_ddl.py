@@ -18,6 +18,7 @@ from nearql.engine.errors import (
     UndefinedColumn,
     Unsupported,
 )
+from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.types import KEY_COLUMN, Metric
 from nearql.query.ddl import run_ddl
@@ -51,9 +52,15 @@ class Definitions:
         self._put(definition)
         return True
 
-    def drop_table(self, name: str, *, if_exists: bool) -> bool:
+    def drop_table(self, name: str, *, if_exists: bool, cascade: bool = False) -> bool:
         self.changes += 1
         return self.tables.pop(name.lower(), None) is not None
+
+    def create_view(self, view: ViewDef, *, or_replace: bool) -> NoReturn:
+        raise AssertionError("views are tested with a node")
+
+    def drop_view(self, name: str, *, cascade: bool) -> NoReturn:
+        raise AssertionError("views are tested with a node")
 
     def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
         old = self.tables.pop(name.lower())

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from nearql.engine.context import EngineContext
 from nearql.engine.errors import Conflict, NotFound
+from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.table import Table
 from nearql.query.ports import CatalogView
@@ -29,6 +30,7 @@ class MemoryCatalog:
         self.engine = engine or one_thread(SMALL, SimulatedDisk())
         self.tables: dict[str, Table] = {}
         self.names: dict[str, TableDef] = {}
+        self.views: dict[str, ViewDef] = {}
         self.version = 1
         self.next_number = 1
         self.noticed: list[str] = []
@@ -36,7 +38,7 @@ class MemoryCatalog:
 
     def catalog(self) -> CatalogView:
         """The tables now."""
-        return CatalogView(self.version, dict(self.names))
+        return CatalogView(self.version, dict(self.names), dict(self.views))
 
     def table(self, uuid: str) -> Table:
         """A table's data."""
@@ -71,7 +73,17 @@ class MemoryCatalog:
         self.tables[table.definition.uuid] = table
         self._define(table.definition)
 
-    def drop_table(self, name: str, *, if_exists: bool) -> bool:
+    def create_view(self, view: ViewDef, *, or_replace: bool) -> None:
+        """Define, whatever was there."""
+        self.views[view.name.lower()] = view
+        self.version += 1
+
+    def drop_view(self, name: str, *, cascade: bool) -> None:
+        """Drop it alone."""
+        del self.views[name.lower()]
+        self.version += 1
+
+    def drop_table(self, name: str, *, if_exists: bool, cascade: bool = False) -> bool:
         """Drop."""
         found = self.names.pop(name.lower(), None)
         if found is None:

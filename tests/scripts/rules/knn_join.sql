@@ -37,23 +37,18 @@ DuckDB SELECT a.id, x.id FROM docs AS a, LATERAL (SELECT b.id FROM docs AS b WHE
 WITH w AS (SELECT id, v FROM queries WHERE id > 3) SELECT w.id, x.id FROM w, LATERAL (SELECT d.id FROM docs d ORDER BY d.vec <-> w.v LIMIT 5) x
 ----
 DuckDB WITH w AS (SELECT id, v FROM queries WHERE id > 3) SELECT w.id, x.id FROM w, LATERAL (SELECT d.id FROM docs AS d ORDER BY d.vec <-> w.v LIMIT 5) AS x
-  Materialize w
-    Scan queries (id, v)
-  Scan queries (id, v)
+  Scan queries (id)
   KnnJoin docs.vec (l2, k = 5) as one batch
-    Left w.v of every row of w
-      Materialize w
-        Scan queries (id, v)
+    Left id > 3
+      Scan queries (id, v)
 
 SELECT w.id, x.id FROM (SELECT id, l2_normalize(v) AS v FROM queries) w, LATERAL (SELECT d.id FROM docs d ORDER BY d.vec <-> w.v LIMIT 5) x
 ----
 DuckDB SELECT w.id, x.id FROM (SELECT id, l2_normalize(v) AS v FROM queries) AS w, LATERAL (SELECT d.id FROM docs AS d ORDER BY d.vec <-> w.v LIMIT 5) AS x
-  Materialize (SELECT id, l2_normalize(v) AS v FROM queries) AS w
-    Scan queries (id, v)
+  Scan queries (id)
   KnnJoin docs.vec (l2, k = 5) as one batch
-    Left w.v of every row of w
-      Materialize (SELECT id, l2_normalize(v) AS v FROM queries) AS w
-        Scan queries (id, v)
+    Left (l2_normalize("w".v)) of every row of w
+      Scan queries (v)
 
 SELECT q.id, (SELECT d.id FROM docs d ORDER BY d.vec <-> q.v LIMIT 1) FROM queries q
 ----

@@ -458,3 +458,15 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     with secured(tmp_path) as running:
         assert running.done("SELECT * FROM docs", key) == []
         assert running.sql("DELETE FROM docs", key).status_code == 403
+
+
+def test_a_view_shows_nobody_more_than_its_tables_do(node: Secured, writer: str) -> None:
+    """Only administrators make views; one that reads a hidden table is hidden itself."""
+    node.done("CREATE VIEW open_view AS SELECT id FROM docs")
+    node.done("CREATE VIEW mixed AS SELECT o.id, s.word FROM open_view o, secret s")
+    assert node.sql("SELECT count(*) FROM open_view", writer).json()["rows"] == [[2]]
+    assert refusal(node.sql("SELECT word FROM mixed", writer)) == (403, "forbidden")
+    assert node.sql("SHOW VIEWS", writer).json()["row_count"] == 1
+    for text in ("CREATE VIEW mine AS SELECT 1 AS a", "DROP VIEW open_view"):
+        assert refusal(node.sql(text, writer)) == (403, "forbidden")
+    node.done("DROP VIEW open_view CASCADE")
