@@ -8,7 +8,7 @@
 | NumPy scalar, pyarrow scalar | the Python value |
 | datetime, date, time, UUID | ISO text |
 | Decimal | text |
-| bytes | base64: the bytes of a vector (float32, little-endian) or of a BLOB |
+| bytes | `\\x00\\xff`: a BLOB, or the bytes of a vector (float32, little-endian) |
 
 NaN and infinity have no JSON form and are refused by name.
 """
@@ -63,7 +63,7 @@ def encode_value(value: Any, name: str) -> Any:
     if isinstance(value, uuid.UUID | decimal.Decimal):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode()
+        return "".join(f"\\x{byte:02x}" for byte in bytes(value))
     return _foreign(value, name)
 
 

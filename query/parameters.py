@@ -1,8 +1,8 @@
 """Values of a statement's parameters: who gave what, and how it binds.
 
 Where a vector is expected, a list of numbers, vector text (`[1, 2, 3]`), base64 of little-endian
-float32, a NumPy array or an Arrow value binds; elsewhere a value goes to DuckDB as it is, and a
-list is a DuckDB list.
+float32 or the same bytes as BLOB text (`\\x00\\xff`), a NumPy array or an Arrow value binds;
+elsewhere a value goes to DuckDB as it is, and a list is a DuckDB list.
 """
 
 from __future__ import annotations
@@ -178,6 +178,8 @@ def vector(value: Any, *, dimensions: int | None, where: str) -> Vector | None:
 def _numbers(value: Any, where: str) -> NDArray[Any]:
     if isinstance(value, str):
         text = value.strip()
+        if text.startswith("\\x"):
+            return _from_blob_text(text, where)
         return _from_text(text, where) if text.startswith("[") else _from_base64(text, where)
     if isinstance(value, bytes | bytearray | memoryview):
         return _from_bytes(bytes(value), where)
@@ -243,6 +245,14 @@ def _from_base64(text: str, where: str) -> NDArray[Any]:
             f"little-endian float32; {text[:40]!r} is none of them"
         ) from error
     return _from_bytes(data, where)
+
+
+def _from_blob_text(text: str, where: str) -> NDArray[Any]:
+    """`\\x00\\xff`, as DuckDB writes a BLOB: how a client sends bytes that may be either."""
+    try:
+        return _from_bytes(bytes.fromhex(text.replace("\\x", "")), where)
+    except ValueError as error:
+        raise _invalid(f"{where}: {text[:40]!r} is no vector and no BLOB in hexadecimal") from error
 
 
 def _from_bytes(data: bytes, where: str) -> NDArray[Any]:

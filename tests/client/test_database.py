@@ -100,6 +100,14 @@ def test_a_vector_in_every_form(db: Connection, table: str, query: Any) -> None:
     assert db.execute(text, [query]).fetchall() == [(5,)]
 
 
+def test_bytes_are_a_blob(db: Connection, table: str) -> None:
+    db.sql(f"ALTER TABLE {table} ADD COLUMN raw BLOB")
+    db.sql(f"INSERT INTO {table} (id, raw) VALUES (1, :raw)", raw=bytes(range(256)))
+    assert db.sql(f"SELECT raw FROM {table}").fetchall() == [(bytes(range(256)),)]
+    assert db.sql(f"SELECT id FROM {table} WHERE raw = $1", bytearray(range(256))).fetchone()
+    assert db.sql("SELECT :empty::BLOB", empty=b"").fetchone() == (b"",)
+
+
 def test_named_parameters(db: Connection, table: str) -> None:
     fill(db, table)
     found = db.execute(

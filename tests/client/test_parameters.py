@@ -48,7 +48,7 @@ UTC = dt.timezone.utc  # noqa: UP017 - also for people on 3.10 reading this
         (dt.time(1, 2), "01:02:00"),
         (UUID, str(UUID)),
         (Decimal("1.10"), "1.10"),
-        (b"\x00\xff", "AP8="),
+        (b"\x00\xff", r"\x00\xff"),
         (2**64 - 1, 2**64 - 1),
     ],
 )
