@@ -14,6 +14,16 @@ from support.sql import Sql
 
 SCRIPTS = Path(__file__).parents[1] / "scripts" / "rules"
 COLUMNS = "id BIGINT PRIMARY KEY, title TEXT, price DOUBLE, cat TEXT, vec VECTOR(2)"
+SCHEMA = f"""
+CREATE TABLE docs ({COLUMNS});
+CREATE TABLE queries (id BIGINT PRIMARY KEY, v VECTOR(2));
+CREATE VIEW red AS SELECT * FROM docs WHERE price < 3;
+CREATE VIEW named (number, heading, embedding) AS SELECT id, upper(title), vec FROM red;
+CREATE VIEW joined AS SELECT d.id, d.vec, q.id AS name FROM docs d JOIN queries q ON q.id = d.id;
+CREATE VIEW ranked AS SELECT id, vec <-> '[1, 2]' AS d FROM docs;
+CREATE VIEW few AS SELECT * FROM docs ORDER BY price LIMIT 5;
+CREATE VIEW grouped AS SELECT cat, count(*) AS n, avg(vec) AS centre FROM docs GROUP BY cat
+"""
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
@@ -25,9 +35,7 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.sql")), ids=lambda path: path.stem)
 def test_plans_are_those_of_the_script(path: Path, sql: Sql) -> None:
     """EXPLAIN of every statement gives the lines below it."""
-    sql.run(
-        f"CREATE TABLE docs ({COLUMNS}); CREATE TABLE queries (id BIGINT PRIMARY KEY, v VECTOR(2))"
-    )
+    sql.run(SCHEMA)
     found = [(text, "\n".join(sql.explain(text))) for text, _ in blocks(path)]
     if os.environ.get("NEARQL_REWRITE"):
         path.write_text("\n\n".join(f"{text}\n----\n{plan}" for text, plan in found) + "\n")
