@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from nearql.engine.batching import Batcher
 from nearql.engine.index.builder import Builder
+from nearql.engine.memory import MemoryBudget
 from nearql.engine.segment.cache import ColumnCache
 from nearql.engine.text import TextMemory
 
@@ -43,6 +44,13 @@ class EngineContext:
     def column_cache(self) -> ColumnCache:
         """Columns of segments with dead rows, filtered once and kept while they fit."""
         return ColumnCache(self.settings.column_cache_bytes)
+
+    @cached_property
+    def memory(self) -> MemoryBudget:
+        """What all of the node's work may take together."""
+        budget = MemoryBudget(self.settings.memory_limit_bytes)
+        budget.on_pressure("columns", self.column_cache.clear)
+        return budget
 
     @cached_property
     def index_builder(self) -> Builder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from nearql.engine.context import EngineContext
 from nearql.engine.errors import StorageFull
@@ -12,6 +13,7 @@ from nearql.engine.shard.shard import Shard
 
 logger = logging.getLogger(__name__)
 
+RELIEF_BYTES = 1 << 20  # logged since a checkpoint: worth one when memory is short
 RETRY_BYTES = 16 << 20  # logged after a checkpoint found the disk full, before the next is tried
 
 
@@ -32,11 +34,20 @@ class Maintenance:
         """
         if self._closed or not any(self._is_due(shard) for shard in shards):
             return
+        self._submit()
+
+    def _submit(self, above_bytes: float = inf) -> None:
         if self._busy.acquire(blocking=False):
             try:
-                self._context.background.submit(self._checkpoint)
+                self._context.background.submit(self._checkpoint, above_bytes)
             except RuntimeError:  # the interpreter is going down; the log keeps everything
                 self._busy.release()
+
+    def relieve(self) -> None:
+        """Memory is short: have rows that are in memory only made into files, which are not."""
+        if self._closed or not any(s.unflushed_bytes >= RELIEF_BYTES for s in self._shards):
+            return
+        self._submit(RELIEF_BYTES)
 
     def close(self) -> None:
         """Let no checkpoint begin any more, and wait for the one that runs."""
@@ -47,11 +58,13 @@ class Maintenance:
     def _is_due(self, shard: Shard) -> bool:
         return shard.wants_checkpoint and shard.unflushed_bytes >= self._retry_at_bytes
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, above_bytes: float) -> None:
+        """above_bytes: a shard with so much in memory only has one made although none is due."""
         again = False
         try:
             for shard in self._shards:
-                if not self._closed and shard.wants_checkpoint:
+                due = shard.wants_checkpoint or shard.unflushed_bytes >= above_bytes
+                if due and not self._closed:
                     shard.checkpoint()
             self._retry_at_bytes = 0
             again = True

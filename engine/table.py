@@ -10,7 +10,7 @@ one. Shards are always locked in order of their numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from nearql.engine.writes import (
     writing,
 )
 
+_COPIES = 3  # of given rows that are in memory until they are applied: checked, logged, applied
 _CLOSE_CHECKPOINT_BYTES = RETRY_BYTES  # logged since the last checkpoint: worth one when closing
 
 
@@ -67,6 +68,7 @@ class Table:
             shard.watcher = self._indexes
         self._view: TableView | None = None  # the last one given out; kept for its directories
         self._closed = False
+        context.memory.on_pressure(self, self._maintenance.relieve)
 
     # ---- Life ------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class Table:
             return
         self._closed = True
         self._view = None
+        self._context.memory.forget(self)
         self._maintenance.close()
         self._indexes.close()
         self._texts.close()
@@ -155,8 +158,14 @@ class Table:
             Conflict: code `duplicate_key`, extra `key` and `row` (position in `rows`), if ERROR.
             StorageFull, Overloaded, WriteUnknown, StatementTimeout, TooLarge.
         """
-        self._check_open()
         deadline = Deadline(timeout_ms)
+        with self._room(_COPIES * rows.nbytes, deadline):
+            return self._inserted(rows, on_conflict, request_id, deadline)
+
+    def _inserted(
+        self, rows: pa.Table, on_conflict: OnConflict, request_id: bytes | None, deadline: Deadline
+    ) -> WriteOutcome:
+        self._check_open()
         schema = self._definition.schema
         checked = Rows.of(schema, rows)
         parts = list(split(checked, schema.key_number, len(self._shards)))
@@ -188,7 +197,7 @@ class Table:
         `evaluate` must not write to this table. What it raises is passed on; nothing is written.
         """
         deadline = Deadline(timeout_ms)
-        with self._admission.entered(0):
+        with self._room(0, deadline), self._admission.entered(0):
             with self._alone(deadline):
                 writes = self._repeated(request_id)
                 if writes is None:
@@ -368,6 +377,10 @@ class Table:
         ]
         return writes if all(write.ended is not None for write in writes) else None
 
+    def _room(self, nbytes: int, deadline: Deadline) -> AbstractContextManager[None]:
+        what = f"A write to table {self._definition.name}"
+        return self._context.memory.reserved(nbytes, what, deadline)
+
     # ---- Steps -----------------------------------------------------------------------------
 
     @contextmanager
@@ -382,6 +395,7 @@ class Table:
     def _finished(self, writes: Sequence[ShardWrite], deadline: Deadline) -> WriteOutcome:
         outcome = outcome_of(writes, deadline)
         self._maintenance.after_write(write.shard for write in writes)
+        self._indexes.after_write()
         return outcome
 
     def checkpoint(self) -> None:

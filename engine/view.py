@@ -130,6 +130,7 @@ class TableView:
         for spec in distances:
             self._check_vector(spec.column, spec.query)
         picks = [pick for pick in self._picks(rows) if pick.count]
+        self._context.memory.check(_copied_bytes(wanted, picks), "A scan")
         arrays = [_chunked([_row_numbers(pick) for pick in picks], pa.int64())]
         arrays += [self._scanned(column, picks) for column in wanted]
         arrays += [self._distances(spec, picks) for spec in distances]
@@ -169,6 +170,7 @@ class TableView:
         Raises:
             NotFound, InvalidValue: no such vector column, or queries of another dimension.
         """
+        self._context.memory.check(0, "A search")
         column = self._check_vector(request.column, request.queries)
         key = id(self), column.number, request.metric, id(request.rows), request.tuning
         backend = self._context.searcher.backend
@@ -414,6 +416,12 @@ def _take(array: pa.Array, offsets: NDArray[np.int64]) -> pa.Array:
 
 
 _PLAIN = frozenset((pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()))
+
+
+def _copied_bytes(columns: Sequence[Column], picks: Sequence[_Pick]) -> int:
+    """About what a scan takes: vectors that are not just shown where they are."""
+    row_bytes = sum(4 * column.type.dimensions for column in columns if column.type.dimensions)
+    return row_bytes * sum(pick.count for pick in picks if pick.offsets is not None)
 
 
 def _pick(part: _Part, mask: NDArray[np.bool_]) -> _Pick:

@@ -105,7 +105,7 @@ class EngineSection:
     device: str = _key("auto", "auto, cpu or gpu. gpu refuses to start without a working device.")
     backend: str = _key("auto", "auto, numpy or faiss_cpu: what runs searches on the CPU.")
     memory_limit: str = _key(
-        "80%", "Bytes, or share of the cgroup's or machine's memory. Not enforced yet."
+        "80%", "What all work may take: bytes, or share of the cgroup's or machine's memory."
     )
     duckdb_memory_limit: str = _key(
         "25%", "The part of memory that DuckDB may use before it spills."
@@ -222,12 +222,16 @@ class Config:
             latency_budget_ms=limits.latency_budget_ms,
             max_limit=limits.max_limit,
             result_rows=limits.result_rows,
-            result_bytes=limits.result_bytes,
-            duck_memory_bytes=resolve_memory(engine.duckdb_memory_limit),
+            result_bytes=self.share_of_memory(limits.result_bytes, 4),
+            duck_memory_bytes=self.share_of_memory(resolve_memory(engine.duckdb_memory_limit), 3),
             duck_threads=engine.duckdb_threads,
             slow_statement_ms=limits.slow_statement_ms,
             slow_statements=limits.slow_statements,
         )
+
+    def share_of_memory(self, size: int, divisor: int) -> int:
+        """A size, but no more than this part of engine.memory_limit: defaults fit small nodes."""
+        return min(size, resolve_memory(self.engine.memory_limit) // divisor)
 
     def engine_settings(self) -> EngineSettings:
         """The engine's own form of these settings, sizes resolved on this machine."""
@@ -237,12 +241,13 @@ class Config:
             backend=e.backend,
             memory_limit_bytes=resolve_memory(e.memory_limit),
             search_threads=e.search_threads,
-            scan_codes_bytes=e.scan_codes,
+            scan_codes_bytes=self.share_of_memory(e.scan_codes, 8),
+            column_cache_bytes=self.share_of_memory(EngineSettings().column_cache_bytes, 16),
             text_memory_bytes=e.text_memory,
             text_words=self.limits.text_words,
             index_min_rows=e.index_min_rows,
             seal_rows=e.seal_rows,
-            seal_bytes=e.seal_bytes,
+            seal_bytes=self.share_of_memory(e.seal_bytes, 16),
             checkpoint_wal_bytes=e.checkpoint_wal,
             scrub_rate_bytes=e.scrub_rate,
             scrub_interval_s=e.scrub_interval_hours * 3600,

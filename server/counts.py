@@ -32,6 +32,13 @@ def counts(node: Node) -> Iterator[Count]:
     yield Count("nearql_filter_cache_misses", "Filters evaluated.", filters.misses)
     yield Count("nearql_filter_cache_entries", "Filters kept.", filters.entries, total=False)
     yield Count("nearql_filter_cache_bytes", "Bytes of filters kept.", filters.bytes, total=False)
+    memory = node.memory
+    text = "Memory of the process that is not of files."
+    yield Count("nearql_memory_used_bytes", text, memory.used_bytes, total=False)
+    text = "What it may be: engine.memory_limit."
+    yield Count("nearql_memory_limit_bytes", text, memory.limit_bytes, total=False)
+    yield Count("nearql_memory_waits", "Work that had to wait for memory.", memory.waits)
+    yield Count("nearql_memory_refusals", "Work refused for lack of memory.", memory.refusals)
     scrubber, damaged = node.scrubber, sum(len(table.damages()) for table in node.tables())
     yield Count(
         "nearql_scrubbed_bytes", "Bytes of sealed files verified again.", scrubber.read_bytes

@@ -41,6 +41,7 @@ from nearql.engine.errors import (
     NotFound,
     Unavailable,
 )
+from nearql.engine.memory import MemoryBudget
 from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.scrub import Scrubber
@@ -145,6 +146,11 @@ class Node:
     def access(self) -> AccessStore:
         """Users, grants and keys."""
         return self._access
+
+    @property
+    def memory(self) -> MemoryBudget:
+        """What the node's work may take together."""
+        return self._context.memory
 
     def session(self) -> Session:
         """The SQL session; shared, thread-safe."""

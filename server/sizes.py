@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*$", re.IGNORECASE)
-_CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),  # version 2
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),  # version 1
-)
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def parse_size(text: str) -> int:
@@ -34,11 +33,43 @@ def resolve_memory(text: str) -> int:
 
 
 def available_memory() -> int:
-    """Bytes: the cgroup's limit where there is one (version 1 or 2), else the machine's."""
-    machine = int(psutil.virtual_memory().total)
-    for path in _CGROUP_LIMITS:
-        if path.is_file():
+    """Bytes: the lowest limit of the process's cgroups (version 1 or 2) and those above them, or
+    the machine's memory where that is less.
+    """
+    limits = [int(psutil.virtual_memory().total)]
+    for path in _limit_files():
+        try:
             text = path.read_text().strip()
-            if text.isdigit():
-                machine = min(machine, int(text))
-    return machine
+        except OSError:  # a container sees its own group at the top, and others not at all
+            continue
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def _limit_files() -> Iterator[Path]:
+    """Where limits of this process may stand.
+
+    `/proc/self/cgroup` has lines `id:controllers:path`; version 2 is `0::path`. In a container the
+    path may be the host's, while the files are at the top of what is mounted.
+    """
+    yield _CGROUPS / "memory.max"
+    yield _CGROUPS / "memory" / "memory.limit_in_bytes"
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            for top in (_CGROUPS, _CGROUPS / "unified"):
+                yield from _upwards(top, group, "memory.max")
+        elif "memory" in controllers.split(","):
+            yield from _upwards(_CGROUPS / "memory", group, "memory.limit_in_bytes")
+
+
+def _upwards(top: Path, group: str, name: str) -> Iterator[Path]:
+    inner = Path(group.lstrip("/"))
+    for level in (inner, *inner.parents):
+        if ".." not in level.parts:  # above what this process is shown
+            yield top / level / name

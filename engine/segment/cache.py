@@ -37,6 +37,12 @@ class ColumnCache:
         self._keep(key, made)
         return made
 
+    def clear(self) -> None:
+        """Keep nothing of what is kept now."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
     def _keep(self, key: Key, array: pa.Array) -> None:
         if array.nbytes > self._limit_bytes:
             return

@@ -51,7 +51,7 @@ def test_relative_paths_count_from_the_files_folder(file: Path) -> None:
         ("engine: {memory_limit: 0%}", "80% or 8GiB"),
         ("auth: {mode: perhaps}", "one of none, required"),
         ("auth: {jwt_leeway_s: 31}", "0 to 30"),
-        ("http: {tls_cert_file: a.pem}", "http.tls_cert_file is set"),
+        ("http: {tls_cert_file: a.pem}", "belong together"),
         ("http: {host: 0.0.0.0}", "auth.mode to required.*--insecure"),
         ("http: [", "not valid YAML"),
         ("- 1", "must map sections"),
@@ -112,22 +112,59 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         sizes.parse_size(text)
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_memory_respects_the_cgroup(
-    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+V2, V1 = "memory.max", "memory/memory.limit_in_bytes"
+
+
+@pytest.mark.parametrize(
+    ("own", "files"),
+    [
+        ("", {V2: 1 << 20}),  # a container with version 2
+        ("", {V1: 1 << 20}),  # a container with version 1
+        ("0::/docker/abc", {V2: 1 << 20}),  # the path is the host's
+        ("0::/../..", {V2: 1 << 20}),
+        ("0::/a.slice/b.service", {"a.slice/b.service/memory.max": 1 << 20}),
+        (
+            "0::/a.slice/b.service",
+            {"a.slice/memory.max": 1 << 20, "a.slice/b.service/" + V2: 1 << 30},
+        ),
+        ("9:cpu,memory:/x/y\n0::/", {"memory/x/memory.limit_in_bytes": 1 << 20}),
+        ("4:memory:/x/y", {"memory/x/y/memory.limit_in_bytes": 1 << 20, V1: 1 << 62}),
+        ("0::/x", {"unified/x/memory.max": 1 << 20}),
+    ],
+)
+def test_memory_respects_the_cgroup_and_those_above(
+    own: str, files: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = [tmp_path / "v2", tmp_path / "v1"]
-    paths[place].write_text("1048576\n")
-    monkeypatch.setattr(sizes, "_CGROUP_LIMITS", tuple(paths))
-    assert sizes.resolve_memory("50%") == 524_288
+    for name, limit in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(sizes, "_CGROUPS", tmp_path / "fs")
+    monkeypatch.setattr(sizes, "_OWN_GROUPS", tmp_path / "own")
+    assert sizes.available_memory() == 1 << 20
+    assert sizes.resolve_memory("50%") == 1 << 19
+    assert sizes.resolve_memory("3MiB") == 3 << 20, "a setting wins"
 
 
 def test_an_unlimited_cgroup_leaves_the_machines_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "v2").write_text("max\n")
-    monkeypatch.setattr(sizes, "_CGROUP_LIMITS", (tmp_path / "v2",))
+    (tmp_path / V2).write_text("max\n")
+    monkeypatch.setattr(sizes, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(sizes, "_OWN_GROUPS", tmp_path / "none")
     assert sizes.available_memory() > 1 << 20
+
+
+def test_parts_of_the_engine_fit_a_small_node() -> None:
+    small = load_config(environment={"NEARQL_ENGINE_MEMORY_LIMIT": "512MiB"})
+    engine, session = small.engine_settings(), small.session_settings()
+    assert engine.memory_limit_bytes == 512 << 20
+    assert engine.seal_bytes == engine.column_cache_bytes == 32 << 20
+    assert engine.scan_codes_bytes == 64 << 20
+    assert session.duck_memory_bytes <= (512 << 20) // 3
+    assert session.result_bytes == 128 << 20
+    large = load_config(environment={"NEARQL_ENGINE_MEMORY_LIMIT": "64GiB"}).engine_settings()
+    assert large.seal_bytes == 256 << 20, "the default"
 
 
 def test_every_setting_explains_itself() -> None:
