@@ -81,6 +81,7 @@ class Batcher:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lanes: OrderedDict[Hashable, _Lane] = OrderedDict()  # the last used one is last
+        self._asked = 0
         self._calls = 0
         self._queries = 0
 
@@ -94,6 +95,8 @@ class Batcher:
         pays: whether so many requests cost less together than one by one.
         """
         patience = request.patience
+        with self._lock:
+            self._asked += 1
         if patience is None or patience.budget_ms <= 0 or len(request.queries) != 1:
             return run(request)
         ticket = _Ticket(request)
@@ -138,6 +141,12 @@ class Batcher:
         """How much was answered together."""
         with self._lock:
             return BatchStats(self._calls, self._queries)
+
+    @property
+    def asked(self) -> int:
+        """Searches since the start; while it stays the same, nobody searches."""
+        with self._lock:
+            return self._asked
 
     @property
     def waiting(self) -> int:

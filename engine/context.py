@@ -58,6 +58,11 @@ class EngineContext:
         return Builder()
 
     @cached_property
+    def index_tuner(self) -> Builder:
+        """What measures indexes anew on live queries, when nobody searches."""
+        return Builder("nearql-index-tuner")
+
+    @cached_property
     def text_memory(self) -> TextMemory:
         """What full-text indexes may hold."""
         return TextMemory(self.settings.text_memory_bytes)

@@ -30,6 +30,7 @@ class EngineSettings:
     text_memory_bytes: int = GIB  # texts in the indexes of bm25()
     text_words: int = 1_024  # different words that one bm25() may ask for
     scan_codes_bytes: int = GIB  # 8-bit codes beside raw vectors; 0 = none
+    tune_quiet_ms: int = 2_000  # without a search, before indexes are tuned; 0 = never
     index_min_rows: int = 5_000  # a segment of fewer rows is read, whatever is declared
     scrub_rate_bytes: int = 16 * MIB  # read per second when sealed files are verified; 0 = never
     scrub_interval_s: int = 7 * 86_400  # between two rounds

@@ -124,6 +124,11 @@ class EngineSection:
     index_min_rows: int = _key(
         5_000, "Rows of a segment below which it is read, whatever index is declared.", low=64
     )
+    tune_quiet_ms: int = _key(
+        2_000,
+        "Time without a search after which indexes are tuned on the last queries; 0 = never.",
+        low=0,
+    )
     seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
     seal_bytes: int = _key(
         256 << 20, "Vector bytes at which a growing segment is sealed.", size=True
@@ -246,6 +251,7 @@ class Config:
             text_memory_bytes=e.text_memory,
             text_words=self.limits.text_words,
             index_min_rows=e.index_min_rows,
+            tune_quiet_ms=e.tune_quiet_ms,
             seal_rows=e.seal_rows,
             seal_bytes=self.share_of_memory(e.seal_bytes, 16),
             checkpoint_wal_bytes=e.checkpoint_wal,

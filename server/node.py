@@ -386,6 +386,7 @@ class Node:
                 table.close()
             self._session.close()
             self._context.index_builder.close()
+            self._context.index_tuner.close()
             self._context.background.shutdown()
             self._context.searcher.close()
             self.metadata.close()

@@ -24,9 +24,10 @@ class Buildable(Protocol):
 
 
 class Builder:
-    """Thread-safe. inline: work in the thread that asks for it, for tests."""
+    """Thread-safe. inline: work in the thread that asks for it, for tests. name: its thread's."""
 
-    def __init__(self, *, inline: bool = False) -> None:
+    def __init__(self, name: str = "nearql-index-builder", *, inline: bool = False) -> None:
+        self._name = name
         self._inline = inline
         self._changed = threading.Condition()
         self._queue: deque[Buildable] = deque()
@@ -44,9 +45,7 @@ class Builder:
                 return
             self._queue.append(table)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="nearql-index-builder", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 

@@ -34,6 +34,7 @@ from nearql.engine.index.files import IndexFiles, file_name
 from nearql.engine.index.plan import Indexed
 from nearql.engine.index.profiles import Profiles
 from nearql.engine.index.rows import coverable
+from nearql.engine.index.tuner import Tuning
 from nearql.engine.schema import IndexDef, TableSchema
 from nearql.engine.search import VectorSlice
 from nearql.engine.segment.data import SegmentData
@@ -130,6 +131,7 @@ class TableIndexes:
         self._usable: dict[tuple[int, Metric], tuple[IndexDef, ...]] = {}  # the last declared first
         self._failed: dict[tuple[str, str], str] = {}  # by task: why
         self._profiles = Profiles()
+        self._tuning = Tuning(self.tune, context)
         self._running: _Running | None = None
         self._seals_wanted = 0  # how often growing segments were to be sealed ...
         self._seals_done = 0  # ... and up to which of these they are
@@ -183,7 +185,9 @@ class TableIndexes:
         """Call off the build under way and wait for its end; finished files stay."""
         with self._lock:
             self._closed = True
+        self._tuning.stop()
         self._context.index_builder.forget(self)
+        self._context.index_tuner.forget(self._tuning)
 
     # ---- Searching -------------------------------------------------------------------------
 
@@ -195,8 +199,8 @@ class TableIndexes:
         Of several, the one that was declared last.
         """
         usable = self._usable.get((column, request.metric), ())
-        if usable:
-            self._profiles.asked(column, request)
+        if usable and self._profiles.asked(column, request) and self._tuning.quiet_ms:
+            self._context.index_tuner.ask(self._tuning)
         return [self._indexed(data, usable) for data in segments]
 
     def _indexed(self, data: SegmentData, usable: Sequence[IndexDef]) -> Indexed | None:
@@ -250,9 +254,17 @@ class TableIndexes:
         tuned = 0
         for task in list(self._built()):
             queries = self._profiles.lately(task.declared.column, task.declared.definition.metric)
-            if queries is not None and not self._closed:
+            if queries is None or self._closed:
+                continue
+            try:
                 self._profile(task, [queries], live=True)
                 tuned += 1
+            except BuildCancelled:
+                break
+            except StorageFull as error:
+                logger.warning(
+                    "what index %s was tuned to is not kept: %s", task.name, error.detail
+                )
         return tuned
 
     def step(self, phase: str, done: int) -> None:
@@ -353,8 +365,9 @@ class TableIndexes:
         profile = measure(
             index, block.data, truth, groups, most_us=scan_us, live=live, check=self._check_open
         )
-        self._files[task.shard].write_profile(task.name, profile.packed())
-        self._profiles.put(index, profile)
+        if task.data.indexes.get(task.declared.definition.uuid) is index:  # not built anew
+            self._profiles.put(index, profile)
+            self._files[task.shard].write_profile(task.name, profile.packed())
 
     def _check_open(self) -> None:
         if self._closed:

@@ -19,6 +19,7 @@ from nearql.engine.types import Metric, SearchRequest
 
 KEPT = 192  # queries that are remembered, the last ones
 LEAST = 64  # different ones from which on they say more than derived ones do
+SOON, LATER = 128, 2_000  # new queries that are worth a measurement, first and then again
 _LEAST_KEPT = 0.5  # of an old index's rows: below, too much of what it names is gone
 
 
@@ -28,12 +29,16 @@ class Profiles:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._profiles: WeakKeyDictionary[VectorIndex, Profile] = WeakKeyDictionary()
+        self._fresh = 0  # queries since they were last worth a measurement
+        self._due = SOON
         self._queries: dict[tuple[int, Metric], deque[NDArray[np.float32]]] = {}
 
     def put(self, index: VectorIndex, profile: Profile) -> None:
         """From now on searches go by this one."""
         with self._lock:
             self._profiles[index] = profile
+            if not profile.live:
+                self._due = SOON  # a new index, whose queries were made up
 
     def of(self, index: VectorIndex) -> Profile | None:
         """What was measured of an index."""
@@ -59,11 +64,16 @@ class Profiles:
 
     # ---- Queries ---------------------------------------------------------------------------
 
-    def asked(self, column: int, request: SearchRequest) -> None:
-        """Remember a few of the queries that were asked."""
+    def asked(self, column: int, request: SearchRequest) -> bool:
+        """Remember the last queries; whether there are many new ones since this was last true."""
         with self._lock:
             kept = self._queries.setdefault((column, request.metric), deque(maxlen=KEPT))
             kept.extend(query.copy() for query in request.queries[-KEPT:])
+            self._fresh += len(request.queries)
+            if self._fresh < self._due:
+                return False
+            self._fresh, self._due = 0, LATER
+            return True
 
     def lately(self, column: int, metric: Metric) -> NDArray[np.float32] | None:
         """Different queries asked lately, float32 (nq, d); None where they are too few."""
