@@ -34,4 +34,5 @@ class EngineSettings:
     index_min_rows: int = 5_000  # a segment of fewer rows is read, whatever is declared
     scrub_rate_bytes: int = 16 * MIB  # read per second when sealed files are verified; 0 = never
     scrub_interval_s: int = 7 * 86_400  # between two rounds
+    index_seal_rows: int = 32_768  # rows in memory at which an indexed table's are sealed
     column_cache_bytes: int = 256 * MIB  # filtered columns of segments with dead rows

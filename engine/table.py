@@ -396,6 +396,7 @@ class Table:
         outcome = outcome_of(writes, deadline)
         self._maintenance.after_write(write.shard for write in writes)
         self._indexes.after_write()
+        self._indexes.after_write()
         return outcome
 
     def checkpoint(self) -> None:

@@ -129,6 +129,9 @@ class EngineSection:
         "Time without a search after which indexes are tuned on the last queries; 0 = never.",
         low=0,
     )
+    index_seal_rows: int = _key(
+        32_768, "Rows in memory at which those of an indexed table are sealed.", low=64
+    )
     seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
     seal_bytes: int = _key(
         256 << 20, "Vector bytes at which a growing segment is sealed.", size=True
@@ -251,6 +254,7 @@ class Config:
             text_memory_bytes=e.text_memory,
             text_words=self.limits.text_words,
             index_min_rows=e.index_min_rows,
+            index_seal_rows=e.index_seal_rows,
             tune_quiet_ms=e.tune_quiet_ms,
             seal_rows=e.seal_rows,
             seal_bytes=self.share_of_memory(e.seal_bytes, 16),

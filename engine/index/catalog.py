@@ -135,6 +135,7 @@ class TableIndexes:
         self._running: _Running | None = None
         self._seals_wanted = 0  # how often growing segments were to be sealed ...
         self._seals_done = 0  # ... and up to which of these they are
+        self._seal_at_rows = context.settings.index_seal_rows  # more after a disk was full
         self._closed = False
 
     # ---- Declaring -------------------------------------------------------------------------
@@ -155,7 +156,7 @@ class TableIndexes:
         """Take over the files that are there. A damaged one is set aside and built again."""
         for task in list(self._missing()):
             self._opened(task, verify=True)
-        self.refresh()
+        self.refresh(seal=True)  # what a kill kept from being sealed
 
     def rebuild(self, uuids: Sequence[str]) -> None:
         """Build these anew; meanwhile the old ones answer."""
@@ -180,6 +181,13 @@ class TableIndexes:
             if self._closed:
                 return
         self._context.index_builder.ask(self)
+
+    def after_write(self) -> None:
+        """Have rows sealed, and so indexed, before reading them takes long."""
+        if not self._declared or self._seals_wanted > self._seals_done:
+            return
+        if any(_growing(shard.read_view()) >= self._seal_at_rows for shard in self._shards):
+            self.refresh(seal=True)
 
     def close(self) -> None:
         """Call off the build under way and wait for its end; finished files stay."""
@@ -385,8 +393,7 @@ class TableIndexes:
             return
         enough = [rows for rows in map(self._least, self._declared) if rows is not None]
         for shard in self._shards:
-            growing = [s.data.rows for s in shard.read_view().segments if not s.sealed]
-            if enough and max(growing, default=0) >= min(enough):
+            if enough and _growing(shard.read_view()) >= min(enough):
                 self._checkpoint(shard)
         with self._lock:
             self._seals_done = wanted
@@ -394,8 +401,10 @@ class TableIndexes:
     def _checkpoint(self, shard: IndexedShard) -> None:
         try:
             shard.checkpoint()
+            self._seal_at_rows = self._context.settings.index_seal_rows
         except StorageFull as error:
             logger.warning("rows of table %s stay un-indexed: %s", self._table, error.detail)
+            self._seal_at_rows = 2 * _growing(shard.read_view())
         except Exception as error:
             self._context.on_fatal(f"the checkpoint of table {self._table} failed: {error!r}")
             raise
@@ -482,6 +491,11 @@ def _usable(declared: Sequence[_Declared]) -> dict[tuple[int, Metric], tuple[Ind
         key = one.column, one.definition.metric
         found[key] = (one.definition, *found.get(key, ()))
     return found
+
+
+def _growing(view: ShardView) -> int:
+    """Rows that are in no file yet."""
+    return max((segment.data.rows for segment in view.segments if not segment.sealed), default=0)
 
 
 def _lacks(data: SegmentData, declared: _Declared) -> bool:
