@@ -28,6 +28,7 @@ from nearql.engine.types import OnConflict
 from nearql.server.config import load_config
 from nearql.server.node import Node
 from nearql.server.problem import document, from_unexpected
+from nearql.server.routes.cluster import describe_cluster
 from nearql.server.routes.tables import describe_tables, find_table
 from nearql.server.wire import described, statistics
 
@@ -191,6 +192,7 @@ def _administer(node: Node, call: Call, started: float) -> Answer:
 
 
 _ROUTES: Mapping[str, Callable[[Node], dict[str, Any]]] = {
+    "/v1/cluster": lambda node: describe_cluster(node),
     "/v1/tables": lambda node: {"tables": describe_tables(node)},
     "/readyz": lambda node: {"status": "ready", "failed_tables": len(node.failed_tables())},
 }

@@ -7,7 +7,10 @@ first error ends it with exit code 1, as in a script.
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nearql.client.cli import options as cli
 from nearql.client.cli.sql import print_result
 from nearql.client.cli.state import state_directory
-from nearql.client.errors import Error
+from nearql.client.errors import Error, UsageError
 from nearql.client.format import text_table
 from nearql.client.statements import split
 from nearql.client.sync import Connection
@@ -25,12 +28,17 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
 HELP = """\
-  \\d            tables
-  \\d TABLE      columns and indexes of a table
-  \\timing       show or hide how long statements take
-  \\? , \\h       this help
-  \\q            leave (also Ctrl-D)
-Statements end with ;"""
+  \\d                  tables
+  \\d TABLE            columns and indexes of a table
+  \\timing             show or hide how long statements take
+  \\watch [S [TIMES]]  run the last statement every S seconds (2), until Ctrl-C
+  \\format FORM        table, json or csv
+  \\? , \\h             this help
+  \\q                  leave (also Ctrl-D)
+Statements end with ; and SET holds until the shell ends"""
+WATCH_S = 2.0
+SETTING = re.compile(r"set\s+(?:session\s+)?([\w.]+)\s*(?:=|\bto\b)\s*(.+)", re.I | re.S)
+RESETTING = re.compile(r"reset\s+([\w.]+)", re.I)
 KEYWORDS = """
 SELECT FROM WHERE ORDER BY LIMIT OFFSET GROUP HAVING JOIN LEFT CROSS LATERAL ON USING WITH AS INSERT
 INTO VALUES UPDATE SET DELETE CONFLICT NOTHING RETURNING CREATE TABLE INDEX DROP ALTER TRUNCATE
@@ -54,6 +62,7 @@ class Shell:
         self.timing = False
         self.failed = False  # the last statement or command
         self._text = ""  # the unfinished statement
+        self._last = ""  # the statement that \\watch repeats
 
     @property
     def prompt(self) -> str:
@@ -100,25 +109,60 @@ class Shell:
     def _statement(self, statement: str) -> None:
         if statement.lower() in ("quit", "exit"):
             raise Leave
+        self._last = statement
         result = self.db.execute(statement, None, self.settings)
         for notice in result.notices:
             print(f"notice: {notice}", file=sys.stderr)
+        self._remember_setting(statement)
         print_result(result, self.form)
+
+    def _remember_setting(self, statement: str) -> None:
+        """SET holds for a request, which is a statement here: send it with the next ones too."""
+        if found := SETTING.fullmatch(statement):
+            self.settings[found[1].lower()] = found[2].strip().strip("'")
+        elif found := RESETTING.fullmatch(statement):
+            self.settings.pop(found[1].lower(), None)
 
     def _command(self, words: list[str]) -> None:
         name, *rest = words
         if name == "\\q":
             raise Leave
-        if name == "\\timing":
-            self.timing = not self.timing
-            print(f"Timing is {'on' if self.timing else 'off'}.")
-        elif name == "\\d":
-            self._describe(rest)
-        elif name in ("\\?", "\\h"):
-            print(HELP)
-        else:
+        command = self._commands().get(name)
+        if command is None:
             self.failed = True
             print(f"error: no command {name}; \\? lists them", file=sys.stderr)
+        else:
+            command(rest)
+
+    def _commands(self) -> dict[str, Callable[[list[str]], None]]:
+        return {
+            "\\d": self._describe,
+            "\\timing": self._switch_timing,
+            "\\watch": self._watch,
+            "\\format": self._choose_format,
+            "\\?": lambda _: print(HELP),
+            "\\h": lambda _: print(HELP),
+        }
+
+    def _switch_timing(self, _: list[str]) -> None:
+        self.timing = not self.timing
+        print(f"Timing is {'on' if self.timing else 'off'}.")
+
+    def _choose_format(self, names: list[str]) -> None:
+        if names not in (["table"], ["json"], ["csv"]):
+            raise UsageError("\\format takes table, json or csv.")
+        self.form = names[0]
+
+    def _watch(self, words: list[str]) -> None:
+        """Run the last statement again and again; Ctrl-C, an error or TIMES ends it."""
+        if not self._last:
+            raise UsageError("\\watch repeats the last statement, and there is none yet.")
+        seconds, times = _watching(words)
+        pause = threading.Event()  # never set; waiting for it ends with Ctrl-C
+        for round_ in itertools.count(1):
+            self._statement(self._last)
+            if round_ == times or pause.wait(seconds):
+                return
 
     def _describe(self, names: list[str]) -> None:
         if names:
@@ -126,6 +170,18 @@ class Shell:
             return
         listed = [(each["name"], each["rows"], each["bytes"]) for each in self.db.tables()]
         print(text_table(["table", "rows", "bytes"], listed))
+
+
+def _watching(words: list[str]) -> tuple[float, int | None]:
+    """Seconds between, and how often, None for ever."""
+    try:
+        seconds = float(words[0]) if words else WATCH_S
+        times = int(words[1]) if len(words) > 1 else None
+    except ValueError as error:
+        raise UsageError(f"\\watch takes seconds and a count: {error}.") from error
+    if not 0 <= seconds <= 86_400 or (times is not None and times < 1) or len(words) > 2:
+        raise UsageError("\\watch takes seconds (0 to 86400) and a count from 1 on.")
+    return seconds, times
 
 
 def describe_table(table: dict[str, Any]) -> str:

@@ -312,6 +312,22 @@ def test_timing(prompt: Prompt) -> None:
     assert "Time" not in prompt.say("SELECT 1;")[0]
 
 
+def test_set_goes_with_the_next_statements(node: ScriptedServer, prompt: Prompt) -> None:
+    prompt.say("SET target_recall TO 0.9;", "set SESSION x.y = 'it';", "SELECT 1;")
+    assert node.received[-1].json["settings"] == {"target_recall": "0.9", "x.y": "it"}
+    prompt.say("RESET x.y;", "SELECT 1;")
+    assert node.received[-1].json["settings"] == {"target_recall": "0.9"}
+
+
+def test_watching_ends_with_an_error(node: ScriptedServer, prompt: Prompt) -> None:
+    assert "one" in prompt.say("SELECT 1;")[0]
+    count = len(node.received)
+    prompt.say("\\watch 0 3")
+    assert len(node.received) == count + 3
+    prompt.say("wrong;", "\\watch 0")
+    assert len(node.received) == count + 5
+
+
 def test_help_and_unknown_commands(prompt: Prompt) -> None:
     assert "\\timing" in prompt.say("\\?")[0]
     assert prompt.say("\\nonsense")[1] == "error: no command \\nonsense; \\? lists them\n"

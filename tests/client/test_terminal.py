@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -117,6 +118,23 @@ def test_completion_and_history(server: ServerProcess, tmp_path: Path) -> None:
         shell.until("(1 row)")
         shell.until("nearql>")
         shell.type("\\q\r")
+        assert shell.end() == 0
+
+
+def test_watching_until_ctrl_c(server: ServerProcess, tmp_path: Path) -> None:
+    with Terminal(["sql"], server.url, tmp_path) as shell:
+        shell.until("nearql>")
+        shell.type("SELECT 40 + 2 AS answer;\r")
+        shell.until("    42")
+        shell.until("nearql>")
+        shell.type("\\watch 0.05\r")
+        for _ in range(3):
+            shell.until("    42")
+        shell.process.send_signal(signal.SIGINT)  # what Ctrl-C becomes while nobody reads keys
+        shell.until("nearql>")
+        shell.type("SELECT 'still ' || 'here';\r")
+        shell.until("still here")
+        shell.type(CTRL_D)
         assert shell.end() == 0
 
 
