@@ -54,7 +54,7 @@ class LocalMetadata:
         for payload in journal.entries:
             state, _ = apply(state, decode_command(payload))
         journal.entries.clear()
-        metadata = cls(_identity(directory, fs), journal, state)
+        metadata = cls(node_identity(directory, fs), journal, state)
         if not state.cluster_id:
             metadata.propose(Initialise(request_id=_new_uuid(), cluster_id=_new_uuid()))
         return metadata
@@ -101,7 +101,7 @@ class LocalMetadata:
                 self._journal.close()
 
 
-def _identity(directory: Path, fs: FileSystem) -> str:
+def node_identity(directory: Path, fs: FileSystem) -> str:
     """The node id of this disk, made at its first start (never from a host name or an address)."""
     path = directory / "node_id"
     if not fs.exists(path):

@@ -142,19 +142,27 @@ class RaftMember:
         if self.guard.learning:
             self._learn()
         self.library.doTick(0.0 if self._again else wait_s)
-        self.library.call_back()
-        self._again = False
-        if self.library.leading:
-            news = (self.journal.entries[-1].log_index, self.library.committed)
-            if news != self._told:  # once per batch, and at once
-                self._told, self._again = news, True
-                self.library.send_at_once()
+        self._again = self._has_news()
+        if self._again:  # to be sent at once, and once for all that came together
+            self._told = self._news()
+            self.library.send_at_once()
         self.journal.sync()  # a voter alone sends nothing, and commits with the next tick
+
+    def _news(self) -> tuple[int, int]:
+        return self.journal.entries[-1].log_index, self.library.committed
+
+    def _has_news(self) -> bool:
+        return self.library.leading and self._news() != self._told
 
     @property
     def learning(self) -> bool:
         """Whether this member may not vote yet."""
         return self.guard.learning
+
+    def stop_learning(self) -> None:
+        """Vote from now on: this disk was empty because there was no cluster before."""
+        self.guard.learning = False
+        self.library.stand_again()
 
     def close(self) -> None:
         """Make everything durable and close the journal."""
@@ -165,8 +173,7 @@ class RaftMember:
         if self._learner.wants_barrier(self._clock(), self.library.leader):
             self._submit(BARRIER, self._learner.reached)
         if self._learner.is_done(self._clock()):
-            self.guard.learning = False
-            self.library.stand_again()
+            self.stop_learning()
 
     def _submit(self, command: bytes, done: Done) -> None:
         self.library.submit(command, done)
@@ -225,9 +232,10 @@ class RaftMember:
         return self._link.send(receiver, messages.encode(stamped))
 
     def wait(self, timeout_s: float) -> None:
-        """See `library.Surroundings`."""
+        """See `library.Surroundings`. Who waits for an answer or for news waits no longer."""
+        self.library.call_back()
         try:
-            self._events.get(timeout_s > 0, timeout_s)()
+            self._events.get(timeout_s > 0 and not self._has_news(), timeout_s)()
             for _ in range(_EVENTS_PER_TICK):
                 self._events.get(False)()
         except queue.Empty:

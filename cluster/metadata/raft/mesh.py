@@ -118,7 +118,8 @@ class Mesh:
         config.tls.context(server=True)
         self._listener = socket.create_server(config.listen, family=_family(config.listen[0]))
         self.port: int = self._listener.getsockname()[1]
-        self.closed = False
+        self.peer_clusters: dict[str, str] = {}  # what each peer last said of its cluster
+        self._ended = threading.Event()
         self._lock = threading.Lock()
         self._pending: deque[tuple[float, socket.socket]] = deque()
         self._incoming: dict[str, socket.socket] = {}
@@ -139,9 +140,14 @@ class Mesh:
         """Names of the peers that this member can talk to."""
         return [name for name, link in self._links.items() if link.up]
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._ended.is_set()
+
     def close(self) -> None:
         """End every connection."""
-        self.closed = True
+        self._ended.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -159,8 +165,7 @@ class Mesh:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                if not self.closed:
-                    time.sleep(0.05)  # out of file descriptors: some come back soon
+                self._ended.wait(0.05)  # out of file descriptors: some come back soon
                 continue
             self._make_room(connection)
             _thread("raft-from", lambda c=connection: self._greet(c))  # type: ignore[misc]
@@ -316,6 +321,7 @@ class _OutgoingLink:
         answer = _unpack_hello(_receive(stream, HELLO_BYTES))
         if answer.get("refused"):
             raise _Refused(str(answer["refused"])[:40])
+        self._mesh.peer_clusters[self.name] = str(answer.get("cluster", ""))
         if ours and answer.get("cluster") and answer["cluster"] != ours:
             raise _Refused("cluster")
 

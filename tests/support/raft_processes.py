@@ -1,0 +1,117 @@
+"""Clusters of real sidecars on loopback, their data process being the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from nearql.cluster.certificates import make_certificates
+from nearql.cluster.metadata.nodes import ChangeSetting
+from nearql.cluster.metadata.raft.replicated import ReplicatedMetadata
+from nearql.cluster.metadata.raft.sidecar import SidecarConfig
+from nearql.engine.storage.files import LocalFileSystem
+from support.waiting import wait_for
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        listeners = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [int(listener.getsockname()[1]) for listener in listeners]
+
+
+def change(name: str, value: str | None = "x", request: str = "") -> ChangeSetting:
+    """A small command; the name is new, so that it succeeds once."""
+    return ChangeSetting(
+        request_id=request or uuid.uuid4().hex, name=name, value=value, expected=None
+    )
+
+
+class Cluster:
+    """Voters by name. `metadata[name]` is None while that one is stopped."""
+
+    def __init__(self, folder: Path, size: int = 3, **options: object) -> None:
+        self.folder = folder
+        self.names = [f"n{number}" for number in range(1, size + 1)]
+        make_certificates(folder / "certificates", self.names)
+        ports = free_ports(size)
+        self.voters = {
+            name: ("127.0.0.1", port) for name, port in zip(self.names, ports, strict=True)
+        }
+        self.options = options
+        self.metadata: dict[str, ReplicatedMetadata] = {}
+
+    def config(self, name: str) -> SidecarConfig:
+        certificates = self.folder / "certificates"
+        config = SidecarConfig(
+            name=name,
+            voters=self.voters,
+            listen=self.voters[name],
+            directory=str(self.folder / name),
+            ca_file=str(certificates / "ca.pem"),
+            cert_file=str(certificates / f"{name}.pem"),
+            key_file=str(certificates / f"{name}.key"),
+            bootstrap=True,
+        )
+        return replace(config, **self.options)  # type: ignore[arg-type]
+
+    def start(self, *names: str) -> None:
+        for name in names or self.names:
+            self.metadata[name] = ReplicatedMetadata(self.config(name), LocalFileSystem())
+        for name in names or self.names:
+            self.metadata[name].wait_ready(60)
+
+    def stop(self, *names: str) -> None:
+        for name in names or list(self.metadata):
+            self.metadata.pop(name).close()
+
+    def kill(self, *names: str) -> None:
+        """kill -9 of sidecars; their data process starts them again."""
+        for name in names:
+            pid = self.metadata[name].sidecar_pid
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+
+    def leader(self) -> str:
+        """The leader's name, once there is one that most agree on."""
+        found: list[str] = []
+
+        def agreed() -> bool:
+            leaders = [m.status.get("leader") for m in self.metadata.values() if m.ticking]
+            found[:] = [
+                name for name in set(leaders) if name and leaders.count(name) * 2 > len(self.names)
+            ]
+            return bool(found)
+
+        wait_for(agreed, "a leader", 60)
+        return found[0]
+
+    def settled(self) -> None:
+        """Wait until all have the same state."""
+        for metadata in self.metadata.values():
+            metadata.barrier(timeout_ms=60_000)
+
+        def equal() -> bool:
+            states = [m.state for m in self.metadata.values()]
+            return all(state == states[0] for state in states)
+
+        wait_for(equal, "equal states", 60)
+
+
+@contextlib.contextmanager
+def running(folder: Path, size: int = 3, **options: object) -> Iterator[Cluster]:
+    """A started cluster, stopped at the end."""
+    cluster = Cluster(folder, size, **options)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
