@@ -40,6 +40,12 @@ class Machine:
     visit_ns: float = 25.0
     visit_byte_ns: float = 0.035
 
+    def __str__(self) -> str:
+        return (
+            f"a search {self.call_us:.0f} us, a byte {self.scan_ns:.3f} ns in passing and "
+            f"{self.visit_byte_ns:.3f} ns singled out, a row singled out {self.visit_ns:.0f} ns"
+        )
+
     def scan_us(self, rows: int, row_bytes: float) -> float:
         """All rows, one query."""
         return self.call_us + rows * row_bytes * self.scan_ns / 1000

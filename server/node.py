@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +32,9 @@ from nearql.cluster.metadata.state import Result, TableRow
 from nearql.cluster.metadata.views import CreateView, DropView, view_named
 from nearql.engine.backends import probe_backends
 from nearql.engine.batching import BatchStats
+from nearql.engine.calibration import calibrated, remembered
 from nearql.engine.context import EngineContext
+from nearql.engine.costs import Machine
 from nearql.engine.errors import (
     Conflict,
     Corruption,
@@ -39,6 +42,7 @@ from nearql.engine.errors import (
     InvalidRequest,
     NearQLError,
     NotFound,
+    StorageFull,
     Unavailable,
 )
 from nearql.engine.memory import MemoryBudget
@@ -204,6 +208,11 @@ class Node:
     def counts(self) -> Iterable[Count]:
         """What it counts, for `/metrics`."""
         return counts(self)
+
+    @property
+    def machine(self) -> Machine:
+        """What searches are reckoned to cost here."""
+        return self._context.searcher.machine
 
     # ---- tables ---------------------------------------------------------------------------------
 
@@ -439,8 +448,20 @@ class Node:
             self._open_table(row)
 
     def _warm_up(self) -> None:
-        """Start DuckDB beside the first requests rather than inside one of them."""
+        """Start DuckDB beside the first requests rather than inside one of them; then measure what
+        searches cost here, which until then are planned by defaults.
+        """
         self._context.background.submit(duck.shared)
+        self._context.background.submit(self._calibrate)
+
+    def _calibrate(self) -> None:
+        searcher, directory = self._context.searcher, self.config.node.data_dir.absolute()
+        try:
+            searcher.machine = remembered(
+                self._context.fs, directory, self.backend.name, partial(calibrated, self.backend)
+            )
+        except StorageFull as error:
+            log.warning("not_calibrated", reason=error.detail)
 
     def _open_table(self, row: TableRow) -> None:
         directory = self._directory(row.table.uuid)

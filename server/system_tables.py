@@ -168,7 +168,10 @@ def _damage(node: Node) -> Iterator[tuple[Any, ...]]:
 def _devices(node: Node) -> Iterator[tuple[Any, ...]]:
     for check in node.probe.checks:
         status = "chosen" if check.name == node.probe.chosen else _usable(check.usable)
-        yield "cpu", check.name, status, check.detail
+        detail = check.detail
+        if check.name == node.probe.chosen:
+            detail = f"{detail}; {node.machine}"
+        yield "cpu", check.name, status, detail
 
 
 def _usable(usable: bool) -> str:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from nearql.engine.backends import probe_backends
+from nearql.engine.calibration import calibrate
 from nearql.engine.errors import NearQLError
 from nearql.server.config import Config, load_config
 from nearql.server.sizes import available_memory, resolve_memory
@@ -88,13 +89,14 @@ def _python(_config: Config) -> Iterator[Finding]:
 def _backends(config: Config) -> Iterator[Finding]:
     """Each device path with its self-test against numpy."""
     try:
-        _, report = probe_backends(config.engine_settings())
+        backend, report = probe_backends(config.engine_settings())
     except NearQLError as error:
         yield Finding("backends", "failed", error.detail)
         return
     for check in report.checks:
         yield Finding(f"backend {check.name}", "ok" if check.usable else "warning", check.detail)
     yield Finding("searches run on", "ok", f"{report.chosen} ({report.reason})")
+    yield Finding("search costs", "ok", str(calibrate(backend)))
     for warning in report.warnings:
         yield Finding("backends", "warning", warning)
     yield Finding("gpu", "ok", "not used: this version searches on the CPU only")
