@@ -7,6 +7,7 @@ missing in old bytes takes its default, so adding a field with a default needs n
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -102,8 +103,13 @@ def _build(kind: Any, plain: Any) -> Any:
 
 
 def _build_dataclass(kind: type[Any], plain: dict[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = {f.name for f in dataclasses.fields(kind)}
+    known = _types_of_fields(kind)
     return kind(
-        **{name: _build(hints[name], item) for name, item in plain.items() if name in known}
+        **{name: _build(known[name], item) for name, item in plain.items() if name in known}
     )
+
+
+@functools.cache
+def _types_of_fields(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}

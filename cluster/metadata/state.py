@@ -27,7 +27,9 @@ from nearql.engine.schema import TableDef
 
 __all__ = ["COMMANDS", "Metadata", "NodeRow", "Result", "ShardRow", "TableRow", "apply"]
 
-REMEMBERED_RESULTS = 10_000  # request ids whose results a retry still finds
+# Request ids whose results a retry still finds: the newest, and generations of older ones that are
+# shared by all states, so that remembering one more does not copy ten thousand.
+GENERATION, GENERATIONS = 256, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Metadata:
     views: Mapping[str, ViewDef] = field(default_factory=dict)  # by uuid
     settings: Mapping[str, str] = field(default_factory=dict)  # of the whole cluster
     feature_level: int = 0  # raised by the operator once every node supports it
-    results: Mapping[str, Result] = field(default_factory=dict)  # by request id, oldest first
+    results: Mapping[str, Result] = field(default_factory=dict)  # by request id: the newest
+    older_results: tuple[Mapping[str, Result], ...] = ()  # generations, the oldest first
     access: Access = field(default_factory=Access)
 
     def table_named(self, name: str) -> TableRow | None:
@@ -79,13 +82,13 @@ class Metadata:
                 assert shard.isr, f"shard {shard.uuid} has an empty in-sync set"
                 assert shard.primary is None or shard.primary in shard.isr, shard.uuid
         views.check_invariants(self)
-        assert len(self.results) <= REMEMBERED_RESULTS
+        assert len(self.older_results) <= GENERATIONS
 
 
 def apply(state: Metadata, command: c.Command) -> tuple[Metadata, Result]:
     """The state after `command`, and what it answers."""
     state = replace(state, applied_index=state.applied_index + 1)
-    known = state.results.get(command.request_id)
+    known = _remembered(state, command.request_id)
     if known is not None:
         return state, known
     try:
@@ -93,14 +96,21 @@ def apply(state: Metadata, command: c.Command) -> tuple[Metadata, Result]:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         # A nonsensical command must not stop every member for ever: each refuses it alike.
         changed, result = state, Result("invalid_command", f"{type(error).__name__}: {error}")
-    return replace(changed, results=_remember(state.results, command.request_id, result)), result
+    return _remember(changed, command.request_id, result), result
 
 
-def _remember(results: Mapping[str, Result], request_id: str, result: Result) -> dict[str, Result]:
-    kept = {**results, request_id: result}
-    if len(kept) > REMEMBERED_RESULTS:
-        del kept[next(iter(kept))]
-    return kept
+def _remembered(state: Metadata, request_id: str) -> Result | None:
+    for generation in (state.results, *reversed(state.older_results)):
+        if request_id in generation:
+            return generation[request_id]
+    return None
+
+
+def _remember(state: Metadata, request_id: str, result: Result) -> Metadata:
+    if len(state.results) < GENERATION:
+        return replace(state, results={**state.results, request_id: result})
+    older = (*state.older_results, state.results)[-GENERATIONS:]
+    return replace(state, results={request_id: result}, older_results=older)
 
 
 def _initialise(state: Metadata, command: c.Initialise) -> tuple[Metadata, Result]:

@@ -127,10 +127,14 @@ def test_a_node_name_belongs_to_one_disk() -> None:
 
 
 def test_remembered_results_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s, "REMEMBERED_RESULTS", 3)
-    numbers = [c.AllocateNumbers(request_id=f"r{n}", table_uuid="t1", count=1) for n in range(5)]
-    state, _ = run(create("docs"), *numbers)
-    assert list(state.results) == ["r2", "r3", "r4"]
+    monkeypatch.setattr(s, "GENERATION", 3)
+    monkeypatch.setattr(s, "GENERATIONS", 2)
+    numbers = [c.AllocateNumbers(request_id=f"r{n}", table_uuid="t1", count=1) for n in range(14)]
+    state, results = run(create("docs", request="first"), *numbers)
+    assert s.apply(state, numbers[12])[1] == results[13]
+    assert s.apply(state, numbers[6])[1] == results[7]
+    assert s.apply(state, numbers[0])[1] != results[1]  # forgotten: done anew
+    assert len(state.results) + sum(map(len, state.older_results)) <= 9
 
 
 SHARD: Any = {"shard_uuid": "t1-0", "expected_version": 1}
