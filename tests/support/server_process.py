@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,13 +28,20 @@ class ServerProcess:
     """`with ServerProcess(tmp_path / "data") as server: server.sql("SELECT 1")`."""
 
     def __init__(
-        self, data_dir: Path, *, port: int = 0, environment: dict[str, str] | None = None
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        environment: dict[str, str] | None = None,
+        wrapper: Sequence[str] = (),
     ) -> None:
+        """wrapper: a command that runs the server's, which follows as its arguments."""
         self.data_dir = data_dir
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir.with_name(data_dir.name + ".log")
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
+        self._wrapper = list(wrapper)
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +56,7 @@ class ServerProcess:
         assert self._process is None, "the server is running already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nearql", "serve", "--port", str(self.port)]
+                [*self._wrapper, sys.executable, "-m", "nearql", "serve", "--port", str(self.port)]
                 + ["--data-dir", str(self.data_dir)],
                 stdout=log,
                 stderr=log,
