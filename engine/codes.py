@@ -56,6 +56,17 @@ class Tile:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How a backend wants tiles. rows: of a tile, None = TILE_ROWS. limit: bytes of all of them,
+    None = as the settings say. shared: whether one serves every metric.
+    """
+
+    rows: int | None = None
+    limit: int | None = None
+    shared: bool = False
+
+
 Encode = Callable[["Vectors", "NDArray[np.bool_] | None", Metric, int], Tile]
 
 
@@ -95,9 +106,10 @@ class Rows:
 class Coder:
     """Makes codes in a thread of its own, within a memory bound."""
 
-    def __init__(self, encode: Encode, limit_bytes: int) -> None:
+    def __init__(self, encode: Encode, limit_bytes: int, tiling: Tiling | None = None) -> None:
         self._encode = encode
-        self._limit = limit_bytes
+        self._tiling = tiling or Tiling()
+        self._limit = limit_bytes if self._tiling.limit is None else self._tiling.limit
         self._bytes = 0
         self._lock = threading.Lock()
         self._asked: set[tuple[int, Metric]] = set()
@@ -112,6 +124,8 @@ class Coder:
         """The tiles that a search of these rows can use; those that it lacks are made meanwhile."""
         if rows.vectors.size < LEAST_ELEMENTS:
             return ()
+        if self._tiling.shared:
+            metric = Metric.L2
         found = [tile for tile in rows.codes.tiles(metric) if tile.high <= len(rows.vectors)]
         covered = found[-1].high if found else 0
         if len(rows.vectors) - covered >= LEAST_GROWTH:
@@ -152,17 +166,23 @@ class Coder:
 
     def _make_one(self, rows: Rows, metric: Metric) -> bool:
         """Code the next tile; whether there was one to code, and room for it."""
-        low = _next_row(rows.codes.tiles(metric))
-        high = min(low + TILE_ROWS, len(rows.vectors))
+        full = self._tiling.rows or TILE_ROWS
+        low = _next_row(rows.codes.tiles(metric), full)
+        high = min(low + full, len(rows.vectors))
         done = rows.codes.tiles(metric)
         covered = done[-1].high if done else 0
-        size = (high - low) * (rows.vectors.shape[1] + 16)
+        size = self._size(rows, high - low)
         if len(rows.vectors) - covered < LEAST_GROWTH or size > self._room():
             return False
         valid = None if rows.valid is None else rows.valid[low:high]
         tile = self._encode(rows.vectors[low:high], valid, metric, low)
         self._account(rows.codes, rows.codes.put(metric, tile))
         return True
+
+    def _size(self, rows: Rows, count: int) -> int:
+        """At least what a tile of so many rows takes: shared ones hold the rows as they are."""
+        element = rows.vectors.itemsize if self._tiling.shared else 1
+        return int(count * (rows.vectors.shape[1] * element + 16))
 
     def _account(self, codes: Codes, grown: int) -> None:
         with self._lock:
@@ -175,9 +195,9 @@ class Coder:
             self._bytes -= held[0]
 
 
-def _next_row(tiles: tuple[Tile, ...]) -> int:
+def _next_row(tiles: tuple[Tile, ...], full: int) -> int:
     """Where the next tile begins; a last one that is not full is made again."""
     if not tiles:
         return 0
     last = tiles[-1]
-    return last.high if last.high - last.low == TILE_ROWS else last.low
+    return last.high if last.high - last.low == full else last.low

@@ -110,7 +110,7 @@ class Searcher:
         self.backend = backend
         self.team = Team(settings.search_threads or cpu_count() or 1)
         self.machine = Machine()
-        self.coder = Coder(backend.encode, settings.scan_codes_bytes)
+        self.coder = Coder(backend.encode, settings.scan_codes_bytes, backend.tiling)
 
     def search(
         self,
@@ -169,13 +169,15 @@ class Searcher:
         units = [
             unit
             for one, mask in zip(slices, given, strict=True)
-            for unit in _slice_units(one, mask, copies, self._tiles(one, metric, k, alone))
+            for unit in _slice_units(one, mask, copies, self._tiles(one, metric, k, query_count))
         ]
         return [unit for unit in units if unit.block.count]
 
-    def _tiles(self, one: VectorSlice, metric: Metric, k: int, alone: bool) -> tuple[Tile, ...]:
-        """Codes to scan instead of the slice's vectors; those of no tile are scanned themselves."""
-        if one.codes is None or not (alone and self.backend.codes(metric, k)):
+    def _tiles(
+        self, one: VectorSlice, metric: Metric, k: int, query_count: int
+    ) -> tuple[Tile, ...]:
+        """Tiles to search instead of the slice's vectors; rows in none are scanned themselves."""
+        if one.codes is None or not self.backend.codes(metric, k, query_count):
             return ()
         return self.coder.tiles(Rows(one.vectors, one.valid, one.codes), metric)
 

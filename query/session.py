@@ -82,7 +82,7 @@ from nearql.query.writes import Write
 _DDL = (
     CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex, CreateView, DropView,
 )  # fmt: skip
-_NO_GPU = "device = gpu: this node searches on the CPU; the answer is the same."
+_OTHER_DEVICE = "device = {asked}: this node searches on the {used}; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
 _STALE = ("schema_changed", "wrong_columns")  # what was planned for a table's schema before
@@ -320,9 +320,18 @@ class _Request:
         )
         with self.execution() as run:
             result = with_stats(run.run(plan), run, plan)
-        if self.variables.get("device") == "gpu" and run.trace.searches:
-            result = replace(result, notices=(*result.notices, _NO_GPU))
-        return result
+        notices = self._device_notices(run)
+        return replace(result, notices=(*result.notices, *notices)) if notices else result
+
+    def _device_notices(self, run: Execution) -> tuple[str, ...]:
+        """Where the session asked for a device, and another one answered."""
+        asked = self.variables.get("device")
+        if asked == "auto":
+            return ()
+        used = {stats.device for stats in run.trace.searches.values()} - {asked}
+        if not used:
+            return ()
+        return (_OTHER_DEVICE.format(asked=asked, used=used.pop().upper()),)
 
     def _write(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         self.wrote = True

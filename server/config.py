@@ -21,7 +21,7 @@ import yaml
 from nearql.engine.errors import InvalidRequest
 from nearql.engine.settings import EngineSettings
 from nearql.query.settings import SessionSettings
-from nearql.server.sizes import parse_size, resolve_memory
+from nearql.server.sizes import parse_share, parse_size, resolve_memory
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -244,10 +244,13 @@ class Config:
     def engine_settings(self) -> EngineSettings:
         """The engine's own form of these settings, sizes resolved on this machine."""
         e = self.engine
+        gpu_share = parse_share(e.gpu_memory_limit)
         return EngineSettings(
             device=e.device,
             backend=e.backend,
             memory_limit_bytes=resolve_memory(e.memory_limit),
+            gpu_memory_share=gpu_share or 1.0,
+            gpu_memory_bytes=None if gpu_share else parse_size(e.gpu_memory_limit),
             search_threads=e.search_threads,
             scan_codes_bytes=self.share_of_memory(e.scan_codes, 8),
             column_cache_bytes=self.share_of_memory(EngineSettings().column_cache_bytes, 16),
@@ -465,7 +468,7 @@ def _checked(config: Config) -> Config:
             "(NEARQL_AUTH_MODE=required NEARQL_AUTH_BOOTSTRAP_ADMIN_KEY_FILE=./admin.key), bind "
             "127.0.0.1, or accept the risk with --insecure (or NEARQL_INSECURE=1)."
         )
-    for key in ("memory_limit", "duckdb_memory_limit"):
+    for key in ("memory_limit", "duckdb_memory_limit", "gpu_memory_limit"):
         text = getattr(config.engine, key)
         try:
             resolve_memory(text)

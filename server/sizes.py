@@ -22,14 +22,20 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
+def parse_share(text: str) -> float | None:
+    """0.8 of `80%`; None where the text is no percentage. Raises ValueError."""
+    if not text.strip().endswith("%"):
+        return None
+    share = float(text.strip()[:-1])
+    if not 0 < share <= 100:
+        raise ValueError(f"{text!r} must be above 0% and at most 100%")
+    return share / 100
+
+
 def resolve_memory(text: str) -> int:
     """Bytes of `8GiB`, or of `80%` of what `available_memory` says. Raises ValueError."""
-    if text.strip().endswith("%"):
-        share = float(text.strip()[:-1])
-        if not 0 < share <= 100:
-            raise ValueError(f"{text!r} must be above 0% and at most 100%")
-        return int(available_memory() * share / 100)
-    return parse_size(text)
+    share = parse_share(text)
+    return parse_size(text) if share is None else int(available_memory() * share)
 
 
 def available_memory() -> int:

@@ -27,7 +27,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine.codes import Tile
+from nearql.engine.codes import Tile, Tiling
 from nearql.engine.distance import Vectors
 from nearql.engine.team import Team
 from nearql.engine.types import Metric
@@ -111,8 +111,12 @@ class Backend(Protocol):
     def batches(self, metric: Metric, query_count: int) -> bool:
         """Whether to ask `nearest` for so many queries rather than `contenders` for each."""
 
-    def codes(self, metric: Metric, k: int) -> bool:
-        """Whether it searches codes for this metric and k; `encode` makes them then."""
+    @property
+    def tiling(self) -> Tiling:
+        """How it wants tiles."""
+
+    def codes(self, metric: Metric, k: int, query_count: int) -> bool:
+        """Whether it searches tiles in such a search; `encode` makes them then."""
 
     def encode(
         self, vectors: Vectors, valid: NDArray[np.bool_] | None, metric: Metric, low: int

@@ -45,8 +45,10 @@ class FaissCpuBackend(ScanBackend):
         del block, metric
         return True
 
-    def codes(self, metric: Metric, k: int) -> bool:
-        """For small k; see `faiss_codes`."""
+    def codes(self, metric: Metric, k: int, query_count: int) -> bool:
+        """For small k, one query after the other; see `faiss_codes`."""
+        if self.batches(metric, query_count):
+            return False
         return metric in faiss_codes.METRICS and k <= faiss_codes.MOST_NEIGHBOURS
 
     def encode(

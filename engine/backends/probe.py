@@ -6,9 +6,12 @@ import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 
 from nearql.engine.backends.base import Backend
+from nearql.engine.backends.cupy import CupyBackend, open_device
 from nearql.engine.backends.numpy import NumpyBackend
 from nearql.engine.backends.selftest import self_test
 from nearql.engine.errors import InvalidValue, Unavailable
@@ -65,10 +68,6 @@ def probe_backends(settings: EngineSettings) -> tuple[Backend, ProbeReport]:
     """Try every backend, with its self-test, and choose. Raises as `choose_backend`."""
     _check_setting("device", settings.device, _DEVICES)
     _check_setting("backend", settings.backend, _BACKENDS)
-    if settings.device == "gpu":
-        raise _unavailable(
-            "engine.device is gpu, but this version searches on the CPU only.", "cpu"
-        )
     numpy_backend, numpy_check = _try("numpy", NumpyBackend)
     if numpy_backend is None:
         raise Unavailable(
@@ -87,7 +86,14 @@ def probe_backends(settings: EngineSettings) -> tuple[Backend, ProbeReport]:
     else:
         reason = faiss_check.detail
         warnings.append(f"Searches fall back to numpy: {reason}.")
-    checks = (numpy_check, faiss_check)
+    device_backend, device_check = _try_device(settings, backend)
+    if device_backend is not None:
+        backend, reason = device_backend, f"a GPU by CuPy {device_check.detail}"
+    elif settings.device == "gpu":
+        raise _unavailable(f"engine.device is gpu, but {device_check.detail}.", "cpu", "gpu")
+    elif settings.device == "auto" and find_spec("cupy") is not None:
+        warnings.append(f"Searches fall back to the CPU: {device_check.detail}.")
+    checks = (numpy_check, faiss_check, device_check)
     return backend, ProbeReport(backend.name, backend.device, reason, checks, tuple(warnings))
 
 
@@ -100,9 +106,20 @@ def _check_setting(name: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _unavailable(detail: str, instead: str) -> Unavailable:
+def _try_device(settings: EngineSettings, host: Backend) -> tuple[Backend | None, BackendCheck]:
+    """The GPU's backend, if one works and may be used."""
+    if settings.device == "cpu":
+        return None, BackendCheck("cupy", False, "not tried: engine.device is cpu")
+    opened = partial(open_device, host, settings.gpu_memory_share, settings.gpu_memory_bytes)
+    backend, check = _try("cupy", opened)
+    if isinstance(backend, CupyBackend):
+        backend.trust()
+    return backend, check
+
+
+def _unavailable(detail: str, instead: str, extra: str = "server") -> Unavailable:
     remedy = (
-        f"Set it to auto or {instead}, or install what is missing: pip install 'nearql[server]'."
+        f"Set it to auto or {instead}, or install what is missing: pip install 'nearql[{extra}]'."
     )
     return Unavailable(f"{detail} {remedy}", code="backend_unavailable")
 
@@ -128,7 +145,7 @@ def _try(name: str, make: Callable[[], Backend]) -> tuple[Backend | None, Backen
 
 
 def _version(name: str) -> str:
-    module = __import__("numpy" if name == "numpy" else "faiss")
+    module = __import__(name.partition("_")[0])
     return str(module.__version__)
 
 

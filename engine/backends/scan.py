@@ -32,7 +32,7 @@ from nearql.engine.backends.base import (
     scaled,
 )
 from nearql.engine.backends.blas import blas_threads
-from nearql.engine.codes import Tile
+from nearql.engine.codes import Tile, Tiling
 from nearql.engine.distance import Vectors, widen
 from nearql.engine.team import Team
 from nearql.engine.types import Metric
@@ -108,14 +108,15 @@ class ScanBackend(ABC):
     """The parts that every CPU backend has in common; see `Backend`."""
 
     device = "cpu"
+    tiling = Tiling()
 
     @abstractmethod
     def splits(self, block: Block, metric: Metric) -> bool:
         """Whether the scores of a block come sooner from several threads."""
 
-    def codes(self, metric: Metric, k: int) -> bool:
+    def codes(self, metric: Metric, k: int, query_count: int) -> bool:
         """Not by itself."""
-        del metric, k
+        del metric, k, query_count
         return False
 
     def encode(

@@ -33,19 +33,16 @@ class _Case:
 
 def self_test(backend: Backend) -> str | None:
     """The first broken promise of a backend in words, or None where it keeps them all."""
-    for case in _cases():
-        for query in case.queries[:2]:
-            problem = _check_contenders(backend, case, query)
-            if problem:
-                return f"{case.name}: {problem}"
-            coded = _coded(backend, case)
-            problem = None if coded is None else _check_contenders(backend, coded, query)
-            if problem:
-                return f"{case.name}, codes: {problem}"
-        if backend.batches(case.metric, _QUERIES):
-            problem = _check_nearest(backend, case)
-            if problem:
-                return f"{case.name}: {problem}"
+    for plain in _cases():
+        for case in (plain, *_coded(backend, plain)):
+            for query in case.queries[:2]:
+                problem = _check_contenders(backend, case, query)
+                if problem:
+                    return f"{case.name}: {problem}"
+            if backend.batches(case.metric, _QUERIES):
+                problem = _check_nearest(backend, case)
+                if problem:
+                    return f"{case.name}: {problem}"
     return None
 
 
@@ -64,12 +61,15 @@ def _cases() -> Iterator[_Case]:
                     yield _Case(name, block, queries, metric)
 
 
-def _coded(backend: Backend, case: _Case) -> _Case | None:
-    """The same rows as codes, where the backend searches those."""
-    if case.block.positions is not None or not backend.codes(case.metric, _K):
-        return None
-    tile = backend.encode(case.block.vectors, None, case.metric, 0)
-    return replace(case, block=replace(case.block, tiles=[tile]))
+def _coded(backend: Backend, case: _Case) -> Iterator[_Case]:
+    """The same rows in tiles, where the backend searches those."""
+    if case.block.positions is None and backend.codes(case.metric, _K, 1):
+        vectors, cut = case.block.vectors, _ROWS // 2
+        tiles = [
+            backend.encode(vectors[:cut], None, case.metric, 0),
+            backend.encode(vectors[cut:], None, case.metric, cut),
+        ]
+        yield replace(case, name=f"{case.name}, codes", block=replace(case.block, tiles=tiles))
 
 
 def _blocks(vectors: Vectors, mask: NDArray[np.bool_]) -> Iterator[tuple[str, Block]]:

@@ -126,7 +126,8 @@ def _segment(
         qualifying = int(np.count_nonzero(mask))
     rows, dimensions = one.vectors.shape
     row_bytes = one.vectors.itemsize * dimensions
-    coded = one.codes is not None and searcher.backend.codes(request.metric, request.k)
+    count = len(request.queries)
+    coded = one.codes is not None and searcher.backend.codes(request.metric, request.k, count)
     scanned = CODE_COST * dimensions if coded else row_bytes
     sizes = Sizes(rows, qualifying, request.k, row_bytes, scanned)
     if found is None:

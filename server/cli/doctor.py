@@ -99,7 +99,13 @@ def _backends(config: Config) -> Iterator[Finding]:
     yield Finding("search costs", "ok", str(calibrate(backend)))
     for warning in report.warnings:
         yield Finding("backends", "warning", warning)
-    yield Finding("gpu", "ok", "not used: this version searches on the CPU only")
+    if report.device == "gpu":
+        detail = "used; the GPU's path was never run on a device by this version's tests"
+        yield Finding(
+            "gpu", "warning", detail, "compare with engine.device: cpu before you rely on it"
+        )
+    else:
+        yield Finding("gpu", "ok", "not used")
 
 
 def _memory(config: Config) -> Iterator[Finding]:

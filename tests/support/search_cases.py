@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nearql.engine import codes
 from nearql.engine.backends.base import Backend
+from nearql.engine.backends.cupy import CupyBackend
 from nearql.engine.backends.numpy import NumpyBackend
 from nearql.engine.codes import Codes
 from nearql.engine.distance import canonical_distances
@@ -21,7 +22,7 @@ from nearql.engine.search import Searcher, VectorSlice, row_norms
 from nearql.engine.settings import EngineSettings
 from nearql.engine.types import Metric, SearchHits, SearchRequest
 
-BACKENDS = ["numpy", "faiss_cpu"]
+BACKENDS = ["numpy", "faiss_cpu", "cupy"]
 DATA = [
     "normal",
     "few_values",
@@ -40,10 +41,19 @@ def make_backend(name: str) -> Backend:
     """A backend by name; skips the test where its library is missing."""
     if name == "numpy":
         return NumpyBackend()
+    if name == "cupy":
+        return numpy_as_device()
     pytest.importorskip("faiss", reason="FAISS isn't installed")
     from nearql.engine.backends.faiss_cpu import FaissCpuBackend
 
     return FaissCpuBackend()
+
+
+def numpy_as_device(host: Backend | None = None) -> CupyBackend:
+    """The GPU's backend with NumPy in the place of CuPy, and small tiles."""
+    made = CupyBackend(host or NumpyBackend(), np, 1 << 30)
+    made.tiling = replace(made.tiling, rows=32)
+    return made
 
 
 def make_searcher(name: str, threads: int = 2) -> Searcher:

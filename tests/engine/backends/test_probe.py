@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,7 @@ def test_auto_takes_faiss_where_it_works() -> None:
     assert [(check.name, check.usable) for check in report.checks] == [
         ("numpy", True),
         ("faiss_cpu", True),
+        ("cupy", False),
     ]
     assert "FAISS" in report.reason
 
@@ -157,8 +159,74 @@ def test_wrong_numpy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_backend(EngineSettings())
 
 
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """NumPy where CuPy would be, with one device of 1 GiB."""
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1, memGetInfo=lambda: (1 << 30, 1 << 30))
+    device = SimpleNamespace(
+        **{name: getattr(np, name) for name in dir(np) if not name.startswith("__")},
+        cuda=SimpleNamespace(runtime=runtime), __version__="14.2.0", __spec__=object(),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "cupy", device)
+    return device
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+def test_a_gpu_that_works_is_taken(cupy: Any, device: str) -> None:
+    del cupy
+    backend, report = probe_backends(EngineSettings(device=device, gpu_memory_share=0.5))
+    assert (backend.name, backend.device, report.device) == ("cupy", "gpu", "gpu")
+    assert report.reason == "a GPU by CuPy 14.2.0"
+    assert backend.tiling.limit == int(0.9 * (1 << 29))
+    limited = EngineSettings(device=device, gpu_memory_bytes=10_000)
+    assert choose_backend(limited).tiling.limit == 9_000
+
+
+def test_a_gpu_is_left_alone_where_the_cpu_is_asked_for(cupy: Any) -> None:
+    cupy.cuda.runtime.getDeviceCount = pytest.fail
+    assert choose_backend(EngineSettings(device="cpu")).device == "cpu"
+
+
 def test_a_gpu_that_is_asked_for_is_an_error() -> None:
-    with pytest.raises(Unavailable, match=r"device is gpu, .* auto or cpu"):
+    with pytest.raises(
+        Unavailable, match=r"device is gpu, but cupy isn't installed .* auto or cpu"
+    ):
+        choose_backend(EngineSettings(device="gpu"))
+
+
+@pytest.mark.parametrize("device", ["auto", "gpu"])
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"getDeviceCount": lambda: 0}, "CuPy finds no GPU"),
+        ({"getDeviceCount": lambda: 1 / 0}, "ZeroDivisionError"),
+    ],
+)
+def test_a_gpu_that_does_not_work_is_told(
+    cupy: Any, caplog: pytest.LogCaptureFixture, device: str, broken: dict[str, Any], words: str
+) -> None:
+    """`auto` falls back with a warning, `gpu` refuses."""
+    vars(cupy.cuda.runtime).update(broken)
+    if device == "gpu":
+        with pytest.raises(Unavailable, match=words):
+            choose_backend(EngineSettings(device="gpu"))
+        return
+    assert choose_backend(EngineSettings()).device == "cpu"
+    assert "Searches fall back to the CPU: " in caplog.text
+    assert words in caplog.text
+
+
+def test_products_of_ten_bits_are_refused(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    del cupy
+    monkeypatch.setenv("CUPY_TF32", "1")
+    with pytest.raises(Unavailable, match="CUPY_TF32 is set"):
+        choose_backend(EngineSettings(device="gpu"))
+
+
+def test_a_gpu_with_wrong_results_is_refused(cupy: Any) -> None:
+    cupy.concatenate = lambda arrays, **axis: np.concatenate(arrays, **axis)[::-1]
+    with pytest.raises(Unavailable, match=r"device is gpu, but cupy failed"):
         choose_backend(EngineSettings(device="gpu"))
 
 
