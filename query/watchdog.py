@@ -93,6 +93,11 @@ class Stop:
         self._call: Callable[[], None] | None = None
         self._watch: Watch | None = None
 
+    @property
+    def asked(self) -> bool:
+        """Whether `stop` was called."""
+        return self._asked
+
     def stop(self) -> None:
         """End what the request runs now, and whatever it would run next."""
         with self._lock:

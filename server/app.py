@@ -9,6 +9,7 @@ threads.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -29,9 +30,11 @@ from nearql.server.middleware.context import RequestContext
 from nearql.server.middleware.origin import SameOrigin
 from nearql.server.ports import NodePort
 from nearql.server.problem import from_http, problem_response
+from nearql.server.protocol import make_protocol
 from nearql.server.routes import bound, open_paths
 from nearql.server.routes.all import ROUTES
 from nearql.server.spool import SpoolMemory
+from nearql.server.tls import Certificates
 from nearql.server.workers import Workers
 
 
@@ -47,14 +50,28 @@ def create_app(node: NodePort, config: Config, access: AccessLayer | None = None
     if config.auth.mode != "none" and access is None:
         raise ConfigError(f"auth.mode = {config.auth.mode}, and nothing checks keys here.")
     metrics = Metrics(node)
-    workers = Workers(config.http.workers, config.http.queue)
-    edge = Edge(node, config, workers, metrics, SpoolMemory(config.limits.spool_memory))
-    edge.access = access
+    http = config.http
+    edge = Edge(
+        node,
+        config,
+        Workers(http.workers, http.queue, "http.workers + http.queue"),
+        metrics,
+        SpoolMemory(config.limits.spool_memory),
+        bulk_workers=Workers(http.bulk_workers, http.bulk_queue, "http.bulk_workers + bulk_queue"),
+        json_memory=SpoolMemory(config.limits.json_memory),
+        access=access,
+        certificates=Certificates(http) if http.tls_cert_file else None,
+    )
+    metrics.pending.set_function(lambda: edge.workers.pending)
+    metrics.bulk_pending.set_function(lambda: edge.bulk_workers.pending)
     app = Starlette(
         routes=[bound(endpoint, edge) for endpoint in ROUTES],
         middleware=[
             Middleware(
-                RequestContext, observe=metrics.observe, access_log=config.log.requests == "all"
+                RequestContext,
+                observe=metrics.observe,
+                access_log=config.log.requests == "all",
+                tls=bool(http.tls_cert_file),
             ),
             Middleware(
                 Authentication,
@@ -81,9 +98,13 @@ async def _refused_by_router(request: Request, error: Exception) -> Response:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     edge: Edge = app.state.edge
+    watching = edge.certificates and asyncio.create_task(edge.certificates.watch())
     yield
     edge.draining = True
+    if watching:
+        watching.cancel()
     edge.workers.close()
+    edge.bulk_workers.close()
 
 
 class Server(uvicorn.Server):
@@ -96,6 +117,12 @@ class Server(uvicorn.Server):
             yield
             self._captured_signals.clear()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; open connections are counted from now on."""
+        await super().startup(sockets)
+        edge: Edge = self.config.app.state.edge  # type: ignore[union-attr]
+        edge.metrics.connections.set_function(lambda: len(self.server_state.connections))
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.edge.draining = True  # type: ignore[union-attr]
         await super().shutdown(sockets)
@@ -107,13 +134,16 @@ def make_server(app: Starlette, config: Config) -> Server:
 
 
 def uvicorn_config(app: Starlette, config: Config) -> uvicorn.Config:
-    """How uvicorn carries the application: one process, uvloop, httptools."""
+    """How uvicorn carries the application: one process, uvloop, httptools, bounded connections."""
+    edge: Edge = app.state.edge
+    certificates = edge.certificates
     return uvicorn.Config(
         app,
         host=config.http.host,
         port=config.http.port,
         loop="uvloop",
-        http="httptools",
+        http=make_protocol(config.http, edge.metrics.cut),
+        ssl_context_factory=(lambda *_: certificates.context) if certificates else None,
         ws="none",
         lifespan="on",
         log_config=None,

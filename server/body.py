@@ -16,9 +16,10 @@ from typing import Protocol
 import zstandard
 from starlette.requests import Request
 
-from nearql.engine.errors import InvalidRequest, TooLarge, UnsupportedMediaType
+from nearql.engine.errors import InvalidRequest, Overloaded, TooLarge, UnsupportedMediaType
 from nearql.server.config import LimitsSection
 from nearql.server.request import body_chunks, body_too_large, check_length
+from nearql.server.spool import SpoolMemory
 
 PIECE_BYTES = 1 << 20
 
@@ -172,6 +173,43 @@ def expands_too_far(taken: int, limit: BodyLimit) -> TooLarge:
         f"({limit.ratio} times, limits.expansion_ratio). Send it in parts or uncompressed.",
         code="expansion_too_large",
     )
+
+
+class JsonRoom:
+    """Memory for one large JSON body, out of what all of them may take (limits.json_memory)."""
+
+    def __init__(self, memory: SpoolMemory) -> None:
+        self._memory = memory
+        self._taken = 0
+
+    def __enter__(self) -> JsonRoom:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._memory.give(self._taken)
+
+    async def read(self, request: Request, limit: BodyLimit) -> bytes:
+        """The whole body; room is taken before each piece is kept.
+
+        Raises:
+            Overloaded: other bodies have the room.
+        """
+        chunks: list[bytes] = []
+        async for chunk in decoded_chunks(request, limit):
+            if not self._memory.take(len(chunk)):
+                raise Overloaded(
+                    "The JSON bodies under way fill their memory (limits.json_memory); retry "
+                    "later, or send rows to POST /v1/tables/{table}/rows.",
+                )
+            self._taken += len(chunk)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def is_small(request: Request) -> bool:
+    """Whether a body says itself that it needs no room to be taken for it."""
+    length = request.headers.get("content-length", "")
+    return len(length) < 6 and length.isdigit() and "content-encoding" not in request.headers
 
 
 async def read_body(request: Request, limit: BodyLimit) -> bytes:

@@ -15,10 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from nearql.engine.errors import NearQLError
+from nearql.engine.errors import NearQLError, StatementTimeout
 from nearql.engine.request_id import part_of
 from nearql.engine.schema import TableDef
 from nearql.engine.types import OnConflict
+from nearql.query.watchdog import Stop
 from nearql.server.body import BodyLimit
 from nearql.server.decoding.batches import Batch, Source
 from nearql.server.decoding.formats import Decode
@@ -39,6 +40,7 @@ class Load:
     settings: dict[str, Any]
     request_id: bytes | None
     limit: BodyLimit
+    stop: Stop = field(default_factory=Stop)  # asked: nobody waits for the answer any more
 
 
 @dataclass
@@ -87,6 +89,8 @@ def load(session: SessionPort, load: Load, body: pa.Buffer, kept: Kept) -> Repor
     for number, batch in enumerate(batches):
         request_id = batch_id(load.request_id, number, content)
         try:
+            if load.stop.asked:
+                raise StatementTimeout("The client went away; the rest was not stored.")
             outcome = session.insert_rows(
                 load.table.name, batch.rows, load.on_conflict,
                 settings=load.settings, request_id=request_id,

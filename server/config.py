@@ -47,7 +47,7 @@ class NodeSection:
         Path("nearql-data"), "Directory of everything that must survive a restart."
     )
     advertise_url: str = _key(
-        "", "URL under which clients reach this node; default http://host:port."
+        "", "URL under which clients reach this node; default http(s)://host:port."
     )
 
 
@@ -63,8 +63,23 @@ class HttpSection:
     queue: int = _key(512, "Statements waiting for a thread before 429 is answered.", low=1)
     keep_alive_ms: int = _key(75_000, "Idle time after which a connection is closed.", low=1000)
     shutdown_timeout_ms: int = _key(30_000, "How long a stop waits for requests in flight.", low=0)
-    tls_cert_file: str = _key("", "Certificate chain (PEM). TLS comes with a later version.")
-    tls_key_file: str = _key("", "Key of the certificate (PEM). TLS comes with a later version.")
+    tls_cert_file: str = _key(
+        "", "Certificate chain (PEM): https instead of http. Read again when it changes.", path=True
+    )
+    tls_key_file: str = _key("", "Key of the certificate (PEM, without a password).", path=True)
+    bulk_workers: int = _key(2, "Threads for bulk rows, beside statements.", low=1, high=64)
+    bulk_queue: int = _key(32, "Bulk requests waiting for a thread before 429 is answered.", low=1)
+    small_body: int = _key(
+        1 << 20, "A /v1/sql body above it runs among the bulk rows, not before searches.", size=True
+    )
+    max_connections: int = _key(4096, "Open connections before 503 is answered.", low=1)
+    max_head: int = _key(64 << 10, "Bytes of a request line with its headers (431).", size=True)
+    head_timeout_ms: int = _key(10_000, "How long headers may take to come (408).", low=1000)
+    receive_timeout_ms: int = _key(30_000, "How long a body may pause (408).", low=1000)
+    receive_rate: int = _key(
+        1024, "Bytes per second that a body must keep up with after that (408).", low=1
+    )
+    send_timeout_ms: int = _key(30_000, "How long an answer may stay unread.", low=1000)
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ class EngineSection:
     )
     duckdb_threads: int = _key(0, "Threads of one DuckDB statement; 0 = one per core.", low=0)
     gpu_memory_limit: str = _key(
-        "90%", "Bytes, or share of the GPU's memory. Unused: the CPU answers."
+        "90%", "Bytes, or share of the GPU's memory, for rows and searches."
     )
     search_threads: int = _key(0, "Threads of searches; 0 = one per core.", low=0)
     scan_codes: int = _key(
@@ -167,6 +182,9 @@ class LimitsSection:
     spool_memory: int = _key(
         256 << 20, "Memory of all bodies being received together; files beyond.", size=True
     )
+    json_memory: int = _key(512 << 20, "Memory of all JSON bodies together; 429 beyond.", size=True)
+    key_rate: int = _key(0, "Requests per second of one key; 0 = no limit.", low=0)
+    key_concurrency: int = _key(0, "Requests at a time of one key; 0 = no limit.", low=0)
     text_words: int = _key(1_024, "Different words that one bm25() may ask for.", low=1)
     expansion_ratio: int = _key(
         20, "How many times its size a compressed body may expand (413 beyond).", low=2
@@ -218,7 +236,8 @@ class Config:
     @property
     def advertise_url(self) -> str:
         """Where clients reach this node."""
-        return self.node.advertise_url or f"http://{self.http.host}:{self.http.port}"
+        scheme = "https" if self.http.tls_cert_file else "http"
+        return self.node.advertise_url or f"{scheme}://{self.http.host}:{self.http.port}"
 
     def session_settings(self) -> SessionSettings:
         """The query layer's own form of these settings."""
@@ -285,7 +304,7 @@ _LATER = {  # sections of the cluster: keys are checked and, while cluster.enabl
     "raft": ("host", "port", "election_timeout_ms"),
     "replication": ("host", "port", "advertise", "write_concern", "write_timeout_ms"),
 }  # fmt: skip
-_NOT_YET = ("http.tls_cert_file", "http.tls_key_file")
+
 _CHOICES = {
     "auth.mode": ("none", "required"),
     "engine.device": ("auto", "cpu", "gpu"),
@@ -455,10 +474,10 @@ def _checked(config: Config) -> Config:
     """Refuse what is unsafe or not offered."""
     if not 0 <= config.http.port <= 65_535:
         raise ConfigError(f"http.port = {config.http.port}: must be 0 to 65535.")
-    for name in _NOT_YET:
-        section, _, key = name.partition(".")
-        if getattr(getattr(config, section), key):
-            raise ConfigError(f"{name} is set, and this version can't honour it; remove the key.")
+    if bool(config.http.tls_cert_file) != bool(config.http.tls_key_file):
+        raise ConfigError(
+            "http.tls_cert_file and http.tls_key_file belong together: set both, or neither."
+        )
     is_open = config.auth.mode == "none" and not config.insecure
     if config.http.host not in LOOPBACK and is_open:
         raise ConfigError(

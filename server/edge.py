@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.requests import Request
 
 from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import Principal
+from nearql.server.access.quota import Quotas
 from nearql.server.config import Config
 from nearql.server.metrics import Metrics
 from nearql.server.ports import NodePort
 from nearql.server.spool import Spool, SpoolMemory
+from nearql.server.tls import Certificates
 from nearql.server.workers import Workers
 
 T = TypeVar("T")
@@ -33,8 +35,16 @@ class Edge:
     workers: Workers
     metrics: Metrics
     spool_memory: SpoolMemory
+    bulk_workers: Workers
+    json_memory: SpoolMemory
+    quotas: Quotas = field(init=False)
     draining: bool = False
     access: AccessLayer | None = None
+    certificates: Certificates | None = None
+
+    def __post_init__(self) -> None:
+        limits = self.config.limits
+        self.quotas = Quotas(limits.key_rate, limits.key_concurrency)
 
     def node_of(self, request: Request) -> NodePort:
         """The node as the one who asks may see it: what routes take data from."""
@@ -49,17 +59,18 @@ class Edge:
 
     async def run(
         self, work: Callable[[], T], request: Request | None = None,
-        cancel: Callable[[], None] | None = None,
+        cancel: Callable[[], None] | None = None, *, bulk: bool = False,
     ) -> T:  # fmt: skip
-        """`work()` in a worker thread; `cancel()` is called when the client goes away meanwhile."""
-        self.metrics.pending.set(self.workers.pending + 1)
-        try:
-            if request is None or cancel is None:
-                return await self.workers.run(work)
-            async with _Watch(request, cancel):
-                return await self.workers.run(work)
-        finally:
-            self.metrics.pending.set(self.workers.pending)
+        """`work()` in a worker thread; `cancel()` is called when the client goes away meanwhile.
+
+        bulk: among the loads, which have threads and a queue of their own, so that searches never
+        wait for them.
+        """
+        workers = self.bulk_workers if bulk else self.workers
+        if request is None or cancel is None:
+            return await workers.run(work)
+        async with _Watch(request, cancel):
+            return await workers.run(work)
 
 
 def principal_of(request: Request) -> Principal:

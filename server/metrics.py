@@ -46,6 +46,18 @@ class Metrics:
         self.pending = Gauge(
             "nearql_statements_pending", "Statements running or waiting.", registry=self.registry
         )
+        self.bulk_pending = Gauge(
+            "nearql_bulk_pending", "Bulk requests running or waiting.", registry=self.registry
+        )
+        self.connections = Gauge(
+            "nearql_http_connections", "Open connections.", registry=self.registry
+        )
+        self.connections_cut = Counter(
+            "nearql_http_connections_cut",
+            "Connections closed for what they sent, or did not.",
+            ("code",),
+            registry=self.registry,
+        )
         self.auth_failures = Counter(
             "nearql_auth_failures",
             "Requests refused for their credentials.",
@@ -69,6 +81,10 @@ class Metrics:
         method = scope["method"] if route != "none" else "any"
         self.requests.labels(method, route, str(status)).inc()
         self.seconds.labels(method, route).observe(seconds)
+
+    def cut(self, code: str) -> None:
+        """Count a connection that was cut short."""
+        self.connections_cut.labels(code).inc()
 
     def refused(self, code: str) -> None:
         """Count a request whose credentials were refused."""

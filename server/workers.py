@@ -19,10 +19,14 @@ T = TypeVar("T")
 
 
 class Workers:
-    """A bounded thread pool of one event loop. Invariant: 0 <= pending <= threads + queue."""
+    """A bounded thread pool of one event loop. Invariant: 0 <= pending <= threads + queue.
 
-    def __init__(self, threads: int, queue: int) -> None:
+    setting: what names the bound, for the one who is refused.
+    """
+
+    def __init__(self, threads: int, queue: int, setting: str = "threads and queue") -> None:
         self._limit = threads + queue
+        self._setting = setting
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="nearql-http")
         self._pending = 0
@@ -44,8 +48,8 @@ class Workers:
             raise Unavailable("The server is shutting down.", code="shutting_down")
         if self._pending >= self._limit:
             raise Overloaded(
-                f"{self._limit} statements are running or waiting on this node "
-                "(http.workers + http.queue); retry later.",
+                f"{self._limit} requests are running or waiting on this node "
+                f"({self._setting}); retry later.",
                 code="queue_full",
             )
 

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from nearql.engine.errors import Corruption, Forbidden
 from nearql.engine.named_query import ViewDef, tables_read
@@ -78,6 +80,11 @@ class CheckedTable:
         """Needs an action that writes; which one, the statement's check has seen."""
         self._need(Action.INSERT, Action.UPDATE, Action.DELETE)
         return self._table.modify(evaluate, request_id=request_id, timeout_ms=timeout_ms)
+
+    def find(self, keys: pa.Array) -> NDArray[np.int64]:
+        """Inside the evaluation of `modify`, which was permitted."""
+        self._need(Action.INSERT, Action.UPDATE, Action.DELETE)
+        return self._table.find(keys)
 
     def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
         """Needs DELETE."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from uuid import uuid4
 
@@ -29,6 +29,8 @@ _HEADERS = {
     "NearQL-Version": version("nearql"),  # a client of another version can say so
 }
 
+_TLS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}
+
 Observer = Callable[[Scope, int, float], None]
 
 
@@ -43,8 +45,11 @@ def request_id(scope: Scope) -> str:
 class RequestContext:
     """Wraps the application; `observe(scope, status, seconds)` is told of every request."""
 
-    def __init__(self, app: ASGIApp, observe: Observer, access_log: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, observe: Observer, access_log: bool = False, tls: bool = False
+    ) -> None:
         self.app = app
+        self.headers = {**_HEADERS, **(_TLS_HEADERS if tls else {})}
         self.observe = observe
         self.access_log = access_log
 
@@ -52,7 +57,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self.headers)
         with structlog.contextvars.bound_contextvars(request_id=exchange.id):
             try:
                 await self.app(scope, receive, exchange.send)
@@ -77,7 +82,8 @@ class RequestContext:
 class _Exchange:
     """One request and what was answered to it. status 0 = nothing was sent."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, headers: Mapping[str, str]) -> None:
+        self.headers = headers
         self.scope = scope
         self.started = time.perf_counter()
         self.id = scope["request_id"] = request_id(scope)
@@ -89,7 +95,7 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
-            for name, value in _HEADERS.items():
+            for name, value in self.headers.items():
                 headers.setdefault(name, value)
         await self._send(message)
 

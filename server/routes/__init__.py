@@ -58,9 +58,13 @@ def bound(endpoint: Endpoint, edge: Edge) -> Route:
 
     async def run(request: Request) -> Response:
         request.scope["nearql.route"] = endpoint.path
+        principal = request.scope.get("principal")
         if endpoint.rule is not Rule.OPEN:
-            check_rule(endpoint.rule, request.scope.get("principal"))
-        return await endpoint.handler(request, edge)
+            check_rule(endpoint.rule, principal)
+        if principal is None or not edge.quotas.limit(principal):
+            return await endpoint.handler(request, edge)
+        with edge.quotas.request(principal):
+            return await endpoint.handler(request, edge)
 
     return Route(endpoint.path, run, methods=[endpoint.method])
 

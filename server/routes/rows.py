@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from nearql.engine.errors import InvalidRequest, InvalidValue
 from nearql.engine.types import OnConflict
+from nearql.query.watchdog import Stop
 from nearql.server.access.node import forbidden
 from nearql.server.access.principal import Principal, acting_as
 from nearql.server.access.rights import Action
@@ -34,12 +36,16 @@ async def rows(request: Request, edge: Edge) -> Response:
     node, principal = edge.node_of(request), principal_of(request)
     asked = _asked(request, edge, node)
     _check_rights(principal, asked)
-    edge.workers.check_room()
+    edge.bulk_workers.check_room()
+    stop = Stop()
     with edge.spool() as spool:
         await _receive(request, edge, spool)
         edge.metrics.bytes_received.inc(spool.size)
         body = spool.buffer()
-        report = await edge.run(lambda: _store(edge, asked, body, node, principal))
+        report = await edge.run(
+            lambda: _store(edge, replace(asked, stop=stop), body, node, principal),
+            request, stop.stop, bulk=True,
+        )  # fmt: skip
     edge.metrics.rows_loaded.inc(report.inserted + report.updated)
     return json_reply(report.answer())
 

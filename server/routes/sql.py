@@ -10,10 +10,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nearql.engine.errors import Overloaded, StatementTimeout
 from nearql.query.watchdog import Stop
 from nearql.server import wire
 from nearql.server.access.principal import Principal, acting_as
-from nearql.server.body import BodyLimit, read_body
+from nearql.server.body import BodyLimit, JsonRoom, is_small, read_body
 from nearql.server.edge import Edge, principal_of
 from nearql.server.ports import NodePort
 from nearql.server.replies import PiecesResponse
@@ -41,7 +42,15 @@ class _Question:
 async def sql(request: Request, edge: Edge) -> Response:
     """Run the statements of a body."""
     started = time.perf_counter()
-    body = await read_body(request, BodyLimit.json(edge.config.limits))
+    if is_small(request):
+        body = await read_body(request, BodyLimit.json(edge.config.limits))
+        return await _answered(request, edge, body, started)
+    with JsonRoom(edge.json_memory) as room:
+        body = await room.read(request, BodyLimit.json(edge.config.limits))
+        return await _answered(request, edge, body, started)
+
+
+async def _answered(request: Request, edge: Edge, body: bytes, started: float) -> Response:
     question = _Question(
         started=started,
         stop=Stop(),
@@ -54,8 +63,9 @@ async def sql(request: Request, edge: Edge) -> Response:
         principal=principal_of(request),
     )
     pieces, kind, rows = await edge.run(
-        partial(answer, edge, question), request, question.stop.stop
-    )
+        partial(answer, edge, question), request, question.stop.stop,
+        bulk=len(body) > edge.config.http.small_body,
+    )  # fmt: skip
     edge.metrics.rows_returned.inc(rows)
     if len(pieces) == 1 and isinstance(pieces[0], bytes):
         return Response(pieces[0], media_type=kind)
@@ -64,6 +74,7 @@ async def sql(request: Request, edge: Edge) -> Response:
 
 def answer(edge: Edge, question: _Question) -> Answer:
     """Parse, execute, encode; in a worker thread."""
+    _check_awaited(edge, question)
     asked = parse_sql_request(question.body, question.content_type)
     since = check_token(edge.node, question.session)
     with acting_as(question.principal):
@@ -82,3 +93,16 @@ def answer(edge: Edge, question: _Question) -> Answer:
     if question.arrow:
         return wire.arrow_answer(result, stats, limit), wire.ARROW_STREAM, result.table.num_rows
     return wire.json_answer(result, stats, limit), wire.JSON, result.table.num_rows
+
+
+def _check_awaited(edge: Edge, question: _Question) -> None:
+    """Begin nothing for which the client has not waited, or has waited too long already."""
+    if question.stop.asked:
+        raise StatementTimeout("The client went away before the statement began.")
+    limit_ms = edge.config.limits.statement_timeout_ms
+    if limit_ms and time.perf_counter() - question.started > limit_ms / 1000:
+        raise Overloaded(
+            f"The request waited {limit_ms} ms for a thread (limits.statement_timeout_ms); nothing "
+            "was done. Retry later.",
+            code="queue_timeout",
+        )

@@ -1,0 +1,132 @@
+"""Loads and searches have their own threads, large JSON a bounded memory; nobody waits in vain."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from nearql.engine.errors import Overloaded, StatementTimeout
+from nearql.query.watchdog import Stop
+from nearql.server.routes import rows
+from support.http_node import FakeNode, FakeOutcome, Served, make_config, serve
+from support.waiting import wait_for
+
+ROWS = b'{"id": 1, "title": "x", "vec": [1, 2, 3, 4]}\n'
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """One thread for loads and one place in their queue; small bodies are those up to 1 KiB."""
+    config = make_config(tmp_path, json_memory=1 << 20, statement_timeout_ms=30_000)
+    http = replace(config.http, bulk_workers=1, bulk_queue=1, small_body=1024)
+    config = replace(config, http=http)
+    with serve(FakeNode(config), config) as running:
+        yield running
+
+
+def load(served: Served) -> httpx.Response:
+    return httpx.post(
+        f"{served.url}/v1/tables/docs/rows", content=ROWS, timeout=60,
+        headers={"Content-Type": "application/x-ndjson"},
+    )  # fmt: skip
+
+
+def test_searches_are_answered_while_loads_are_refused(served: Served) -> None:
+    gate, begun = threading.Event(), threading.Semaphore(0)
+
+    def hold(call: Any) -> FakeOutcome:
+        begun.release()
+        gate.wait(60)
+        return FakeOutcome(inserted=1)
+
+    served.session.on_insert = hold
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            held = [pool.submit(load, served) for _ in range(2)]
+            assert begun.acquire(timeout=60)
+            wait_for(lambda: edge.bulk_workers.pending == 2, "one load runs, one waits", 60)
+            refused = load(served)
+            assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+            assert refused.headers["retry-after"] == "1"
+            for _ in range(20):
+                assert served.sql("SELECT 1").status_code == 200
+            large = served.sql("SELECT 1" + " " * 2000)
+            assert large.status_code == 429
+            text = served.client.get("/metrics").text
+            assert "nearql_bulk_pending 2.0" in text
+        finally:
+            gate.set()
+        assert [one.result().status_code for one in held] == [200, 200]
+
+
+def test_large_json_bodies_share_a_memory(served: Served) -> None:
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    body = b'{"sql": "SELECT 1", "params": {"x": "' + b"y" * 600_000 + b'"}}'
+    headers = {"Content-Type": "application/json"}
+    answer = served.client.post("/v1/sql", content=body, headers=headers)
+    assert answer.status_code == 200
+    assert edge.json_memory.take(500_000)
+    refused = served.client.post("/v1/sql", content=body, headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+    edge.json_memory.give(500_000)
+    assert served.client.post("/v1/sql", content=body, headers=headers).status_code == 200
+    assert edge.json_memory.take(1 << 20)  # everything was given back
+    edge.json_memory.give(1 << 20)
+
+
+def test_a_load_whose_client_went_away_stops_between_batches(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[Stop] = []
+
+    def new_stop() -> Stop:
+        stops.append(Stop())
+        return stops[-1]
+
+    monkeypatch.setattr(rows, "Stop", new_stop)
+    gate, begun = threading.Event(), threading.Event()
+
+    def hold(call: Any) -> FakeOutcome:
+        begun.set()
+        gate.wait(60)
+        return FakeOutcome(inserted=call.rows.num_rows)
+
+    served.session.on_insert = hold
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    many = ROWS * 200_000
+    head = (
+        "POST /v1/tables/docs/rows HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+        f"Content-Length: {len(many)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", served.port), 60) as connection:
+        connection.sendall(head.encode() + many)
+        assert begun.wait(60)
+    wait_for(lambda: any(stop.asked for stop in stops), "the server saw the connection close", 60)
+    gate.set()
+    wait_for(lambda: edge.bulk_workers.pending == 0, "the load has ended", 60)
+    assert served.session.stored < 200_000
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun(served: Served) -> None:
+    from nearql.server.routes import sql as route
+
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    question = route._Question(
+        body=b'{"sql": "X"}', content_type="", request_id=None, session=None, arrow=False,
+        started=-1e9, stop=Stop(), node=served.node, principal=None,  # type: ignore[arg-type]
+    )  # fmt: skip
+    with pytest.raises(Overloaded, match="statement_timeout_ms"):
+        route.answer(edge, question)
+    question.stop.stop()
+    with pytest.raises(StatementTimeout, match="went away"):
+        route.answer(edge, question)
+    assert served.session.calls == []
