@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from os import cpu_count
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,8 @@ class VectorSlice:
     valid: bool, shape (n,): live and not NULL; None = all.
     norms: float32, shape (n,), by `row_norms`; None = computed when first needed.
     codes: of these rows; None = none are made.
-    rests: by index over these rows, which it leaves to be read.
+    rests: by index over these rows, which it leaves to be read. plans: of searches without a
+    filter, see `index.search`.
     """
 
     vectors: Vectors
@@ -66,6 +68,7 @@ class VectorSlice:
     norms: NDArray[np.float32] | None = None
     codes: Codes | None = None
     rests: dict[VectorIndex, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def lengths(self) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from nearql.engine.context import EngineContext
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
 from nearql.engine.index.catalog import TableIndexes
+from nearql.engine.index.plan import Indexed
 from nearql.engine.index.search import search_indexed
 from nearql.engine.schema import Column, TableSchema
 from nearql.engine.search import VectorSlice
@@ -81,6 +82,7 @@ class TableView:
         self._context = context
         self._indexes = indexes
         self._sliced: dict[int, tuple[list[_Part], list[VectorSlice]]] = {}
+        self._indexed: dict[tuple[int, Metric], tuple[int, Sequence[Indexed | None]]] = {}
         self._texts = texts
 
     def shows(self, schema: TableSchema, shards: tuple[ShardView, ...]) -> bool:
@@ -182,10 +184,23 @@ class TableView:
         number = self._schema.column(request.column).number
         parts, slices = self._slices(number)
         return search_indexed(
-            self._context.searcher, slices,
-            self._indexes.over([part.segment.data for part in parts], number, request),
+            self._context.searcher, slices, self._found(number, parts, request),
             request, masks=self._masks(parts, request.rows), keys_of=self._keys_of,
         )  # fmt: skip
+
+    def _found(
+        self, number: int, parts: Sequence[_Part], request: SearchRequest
+    ) -> Sequence[Indexed | None]:
+        """The index of each part that the search may ask; looked up again when one has changed."""
+        if not self._indexes.asked(number, request):
+            return ()
+        generation = self._indexes.generation
+        found = self._indexed.get((number, request.metric))
+        if found is None or found[0] != generation:
+            data = [part.segment.data for part in parts]
+            found = generation, self._indexes.over(data, number, request.metric)
+            self._indexed[number, request.metric] = found
+        return found[1]
 
     def search_range(
         self, column: str, metric: Metric, query: NDArray[np.float32], radius: float,

@@ -129,6 +129,7 @@ class TableIndexes:
         self._lock = threading.Lock()
         self._declared: tuple[_Declared, ...] = ()
         self._usable: dict[tuple[int, Metric], tuple[IndexDef, ...]] = {}  # the last declared first
+        self.generation = 0  # rises with every change of what `over` answers
         self._failed: dict[tuple[str, str], str] = {}  # by task: why
         self._profiles = Profiles()
         self._tuning = Tuning(self.tune, context)
@@ -151,6 +152,7 @@ class TableIndexes:
         for segment in self._segments():
             for uuid in set(segment.data.indexes) - kept:
                 segment.data.indexes.pop(uuid, None)
+        self._changed()
 
     def open(self) -> None:
         """Take over the files that are there. A damaged one is set aside and built again."""
@@ -169,6 +171,7 @@ class TableIndexes:
                     if old is not None and not isinstance(old, CarriedIndex):
                         self._files[number].remove(file_name(uuid, file))
                         data.indexes[uuid] = CarriedIndex([Part(0, data.rows, old)])
+        self._changed()
         self.refresh(seal=True)
 
     def refresh(self, *, seal: bool = False) -> None:
@@ -199,17 +202,30 @@ class TableIndexes:
 
     # ---- Searching -------------------------------------------------------------------------
 
+    def asked(self, column: int, request: SearchRequest) -> bool:
+        """Note a search; whether there are indexes that may serve it."""
+        if (column, request.metric) not in self._usable:
+            return False
+        if self._profiles.asked(column, request) and self._tuning.quiet_ms:
+            self._context.index_tuner.ask(self._tuning)
+        return True
+
     def over(
-        self, segments: Sequence[SegmentData], column: int, request: SearchRequest
+        self, segments: Sequence[SegmentData], column: int, metric: Metric
     ) -> Sequence[Indexed | None]:
         """The index that a search may ask for each of these segments; None = there is none.
 
         Of several, the one that was declared last.
         """
-        usable = self._usable.get((column, request.metric), ())
-        if usable and self._profiles.asked(column, request) and self._tuning.quiet_ms:
-            self._context.index_tuner.ask(self._tuning)
+        usable = self._usable.get((column, metric), ())
         return [self._indexed(data, usable) for data in segments]
+
+    def _changed(self) -> None:
+        """Indexes came, went or are known better: nobody goes by what was looked up before."""
+        with self._lock:
+            self.generation += 1
+        for segment in self._segments():
+            segment.forget_plans()
 
     def _indexed(self, data: SegmentData, usable: Sequence[IndexDef]) -> Indexed | None:
         for definition in usable:
@@ -350,6 +366,7 @@ class TableIndexes:
             if packed is not None and (profile := Profile.unpacked(packed)) is not None:
                 self._profiles.put(index, profile)
             task.data.indexes[task.declared.definition.uuid] = index
+            self._changed()
 
     def _measure(self, task: _Task) -> None:
         """How well an index finds its nearest rows, before it is asked for the first time."""
@@ -375,6 +392,7 @@ class TableIndexes:
         )
         if task.data.indexes.get(task.declared.definition.uuid) is index:  # not built anew
             self._profiles.put(index, profile)
+            self._changed()
             self._files[task.shard].write_profile(task.name, profile.packed())
 
     def _check_open(self) -> None:

@@ -18,7 +18,7 @@ _MARGIN = 0.2  # of what is missing to an exact answer
 _GIVEN_SHARE = 4  # an effort given by hand is used for at most this part of the rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Indexed:
     """The index that a slice has, as declared, and its profile, None where it has none yet.
 

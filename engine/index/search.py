@@ -30,6 +30,7 @@ from nearql.engine.search import Masks, Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 
 _TAME_SQUARE = (1e-20, 1e20)  # of a query's length, that needs no closer look
+_PLANS = 64  # of searches without a filter, kept with a slice
 _BATCH = 16  # queries that one thread takes at once
 
 
@@ -89,7 +90,7 @@ def search_indexed(
     if len(request.queries) == 1:
         asked = [segment for segment in segments if segment.qualifying]
         if all(_is_named_whole(segment, request.metric) for segment in asked):
-            hits = search_single(asked, request, filtered=masks is not None)
+            hits = search_single(asked, request, keys_of, filtered=masks is not None)
             if hits is not None:
                 return hits
     return _Run(searcher, segments, request, keys_of, masks is not None).answer()
@@ -112,6 +113,24 @@ def _is_named_whole(segment: Segment, metric: Metric) -> bool:
 
 
 def _segment(
+    searcher: Searcher,
+    one: VectorSlice,
+    mask: NDArray[np.bool_] | None,
+    found: Indexed | None,
+    request: SearchRequest,
+) -> Segment:
+    if mask is not None:
+        return _planned(searcher, one, mask, found, request)
+    key = found, request.metric, request.k, request.tuning, len(request.queries)
+    kept = one.plans.get(key)
+    if kept is None:
+        if len(one.plans) >= _PLANS:
+            one.plans.clear()
+        kept = one.plans[key] = _planned(searcher, one, None, found, request)
+    return kept
+
+
+def _planned(
     searcher: Searcher,
     one: VectorSlice,
     mask: NDArray[np.bool_] | None,

@@ -77,6 +77,12 @@ class SegmentView:
             self._slices[number, first_row] = found
         return found
 
+    def forget_plans(self) -> None:
+        """Let go of what searches noted of the segment's indexes: one has come or gone."""
+        for one in list(self._slices.values()):
+            one.rests.clear()
+            one.plans.clear()
+
     def check_invariants(self) -> None:
         """Raise AssertionError where state contradicts itself."""
         self.data.check_invariants()

@@ -14,6 +14,7 @@ from nearql.engine.distance import (
     Vectors,
     candidate_distances,
     canonical_distances,
+    near_distances,
     pairwise_distances,
     row_norms,
     score_limit,
@@ -180,3 +181,17 @@ def test_score_limit_of_special_values() -> None:
     assert score_limit(Metric.L2, -1.0) < 0
     assert score_limit(Metric.L2, 1e300) == np.inf
     assert score_limit(Metric.COSINE, 0.0) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("element", [np.float32, np.float16])
+def test_a_few_rows_are_as_far_as_among_many(metric: Metric, element: type) -> None:
+    """To the last bit: a search's short path must not show."""
+    rng = np.random.default_rng(4)
+    for dimensions in (1, 3, 8, 100, 384, 1536):
+        rows = rng.standard_normal((40, dimensions)).astype(element)
+        query = rows[3].astype(np.float32)
+        for some in (rows, rows[3:4], rows[5:16]):
+            near = near_distances(some, query, metric)
+            np.testing.assert_array_equal(near, canonical_distances(some, query, metric))
+            assert not np.signbit(near[near == 0]).any()
