@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
@@ -72,7 +72,7 @@ class AsyncConnection(Caller):
         await self.close()
 
 
-async def aconnect(url: str | None = None, **options: Any) -> AsyncConnection:
+async def aconnect(url: str | Sequence[str] | None = None, **options: Any) -> AsyncConnection:
     """`nearql.client.connect` for asyncio: the same arguments."""
     opened = connect(url, **options)
     return AsyncConnection(opened.transport, opened.settings)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urljoin
@@ -32,6 +32,7 @@ from nearql.client.network import (
     Step,
     Steps,
 )
+from nearql.client.nodes import Nodes
 from nearql.client.transport import Answer, Call
 from nearql.client.wire import Request, Response, decode, decode_stream, encode, is_arrow
 
@@ -65,13 +66,13 @@ class HttpTransport:
     """Calls over kept-alive HTTP connections.
 
     Args:
-        url: a node's address.
+        url: a node's address; those of several nodes as a list, or with commas between.
         token: sent as `Authorization: Bearer`.
         retries: how often a call that is safe to repeat is tried again.
         ca_file: certificates (PEM) to trust instead of the system's.
     """
 
-    url: str
+    url: str | Sequence[str]
     token: str | None = None
     limits: Limits = Limits()
     retries: int = 4
@@ -79,8 +80,8 @@ class HttpTransport:
     jitter: Callable[[], float] = random.random  # share of the variable half of a pause
 
     def __post_init__(self) -> None:
-        self.home = Address.parse(self.url)
-        self.leader: Address | None = None  # where the last redirect of a write led
+        urls = self.url.split(",") if isinstance(self.url, str) else self.url
+        self.nodes = Nodes([Address.parse(each.strip()) for each in urls], jitter=self.jitter)
         self._headers = [("user-agent", "nearql-python")]
         if self.token is not None:
             if not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
@@ -97,8 +98,8 @@ class HttpTransport:
 
     @property
     def name(self) -> str:
-        """The address given to `connect`."""
-        return str(self.home)
+        """The addresses given to `connect`."""
+        return ", ".join(map(str, self.nodes.addresses))
 
     def call(self, call: Call) -> Answer:
         """Do one call, blocking."""
@@ -130,48 +131,74 @@ class HttpTransport:
         """Try until there is an answer, as often as it is safe."""
         request = encode(call)
         failures: list[Failure] = []
+        tried: set[Address] = set()
         refused = 0
         while True:
             retry_after, stale = 0.0, False
+            address = self.nodes.choose(writes=call.writes, tried=tried)
             try:
-                answer = yield from self._follow(call, request, network, streamed)
+                answer = yield from self._follow(call, request, address, network, streamed)
                 if refused >= self.retries or not _was_refused(answer):
                     return answer
                 refused += 1
                 retry_after = _retry_after(answer)
+                tried.add(address)
             except Failure as failure:
                 failures.append(failure)
-                self._judge(call, failures)
                 stale = failure.stale
-            self.leader = None
-            if not stale:
+                if not stale:
+                    self.nodes.failed(failure.address)
+                    tried |= {address, failure.address}
+                self._judge(call, failures, tried)
+            self.nodes.leader = None
+            if not stale and not self.nodes.has_other(tried):
+                tried.clear()
                 yield Step("pause", (self._pause(len(failures) + refused, retry_after),))
 
-    def _judge(self, call: Call, failures: list[Failure]) -> None:
+    def _judge(self, call: Call, failures: list[Failure], tried: set[Address]) -> None:
         """Return if the call may be tried again, else raise what the caller is told."""
         last = failures[-1]
-        if last.final or len(failures) > self.retries or (last.sent and not call.repeatable):
+        elsewhere = not call.writes and self.nodes.has_other(tried)  # another node may answer
+        final = last.final and not elsewhere
+        if final or len(failures) > self.retries or (last.sent and not call.repeatable):
             give_up(call, failures)
 
     def _pause(self, attempt: int, retry_after: float) -> float:
         half: float = min(PAUSE_LONGEST, PAUSE_FIRST * 2.0 ** (attempt - 1)) / 2
         return max(half + half * self.jitter(), retry_after)
 
-    def _follow(self, call: Call, request: Request, network: Network, streamed: bool) -> Steps[Any]:
-        """Send to the node in charge, following its redirects with the token kept."""
-        address = (call.writes and self.leader) or self.home
+    def _follow(
+        self, call: Call, request: Request, address: Address, network: Network, streamed: bool
+    ) -> Steps[Any]:
+        """Send to a node, following its redirects to the leader with the token kept."""
+        first = address
         for _ in range(REDIRECTS + 1):
             exchange = self._exchange_head if streamed else self._exchange
             response = yield from exchange(call, request, address, network)
+            self.nodes.answered(address)
             if response.status != 307:
+                if response.status == 401:
+                    return self._unauthenticated(decode(call, response, str(address)), address)
                 return (decode_stream if streamed else decode)(call, response, str(address))
             address = self._redirected(address, request, response)
             if call.writes:
-                self.leader = address
+                self.nodes.leader = address
         raise ProtocolError(
-            f"{self.home} redirects in a circle (last to {address}). Check "
+            f"{first} redirects in a circle (last to {address}). Check "
             "node.advertise_url of the cluster's nodes."
         )
+
+    def _unauthenticated(self, answer: Answer, address: Address) -> Answer:
+        """The answer with what to do about it."""
+        status, body, table = answer
+        remedy = (
+            "This connection brings none: give connect(..., token=...); the command line takes "
+            "NEARQL_TOKEN, NEARQL_TOKEN_FILE or --token-file."
+            if self.token is None
+            else "Check the token that this connection was given."
+        )
+        said = str(body.get("detail", "")).rstrip()
+        return status, {**body, "detail": f"{address}: {said} {remedy}"}, table
 
     def _redirected(self, address: Address, request: Request, response: Response) -> Address:
         route = request.target.split("?")[0]
@@ -306,10 +333,15 @@ def give_up(call: Call, failures: list[Failure]) -> NoReturn:
             "before doing it again.",
             request_id=call.request_id,
         ) from last
-    raise ConnectionFailed(_unreachable(last, times), request_id=call.request_id) from last
+    raise ConnectionFailed(_unreachable(failures, times), request_id=call.request_id) from last
 
 
-def _unreachable(last: Failure, times: str) -> str:
+def _unreachable(failures: list[Failure], times: str) -> str:
+    by_address = {failure.address: failure for failure in failures}
+    if len(by_address) > 1:
+        each = "; ".join(f"{address}: {failure}" for address, failure in by_address.items())
+        return f"No NearQL node answers (tried {times}). {each}."
+    last = failures[-1]
     if last.sent:
         return f"{last.address} took the request and did not answer it: {last} (tried {times})."
     if str(last).startswith(UNTRUSTED):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
@@ -73,7 +73,7 @@ class Connection(Caller):
 
 
 def open_transport(
-    url: str | None, transport: Transport | None, token: str | None, **options: Any
+    url: str | Sequence[str] | None, transport: Transport | None, token: str | None, **options: Any
 ) -> Transport:
     """The transport given, or one over HTTP."""
     if transport is not None:
@@ -85,7 +85,7 @@ def open_transport(
 
 
 def connect(
-    url: str | None = None,
+    url: str | Sequence[str] | None = None,
     *,
     transport: Transport | None = None,
     token: str | None = None,
@@ -99,7 +99,8 @@ def connect(
     """A connection to a node; the first call opens the network connection.
 
     Args:
-        url: `http://host:8470`, or https.
+        url: `http://host:8470`, or https; several nodes of a cluster as a list, or with commas
+            between: reads go to each in turn, writes to the leader, and none to a dead one.
         transport: instead of a url, e.g. the engine in this process.
         token: access token or key; None where the node needs none.
         timeout: seconds that a node may be silent before a call fails.

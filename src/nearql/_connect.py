@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,12 +17,16 @@ _URL_SCHEMES = ("http://", "https://")
 _NO_PATH = re.compile(r"[a-z][a-z0-9+.-]*://|[\w.-]+:\d+/?$", re.IGNORECASE)
 
 
-def connect(target: str | os.PathLike[str], **options: Any) -> Connection:
+Target = str | os.PathLike[str] | Sequence[str]
+
+
+def connect(target: Target, **options: Any) -> Connection:
     """Open a connection; `with` closes it.
 
     Args:
-        target: a node's URL (`http://host:8470`), or a data directory to open in this process,
-            which needs `pip install 'nearql[server]'`.
+        target: a node's URL (`http://host:8470`), the URLs of several nodes of a cluster (a list,
+            or with commas between), or a data directory to open in this process, which needs
+            `pip install 'nearql[server]'`.
         options: what `nearql.client.connect` takes (`token`, `timeout`, ...).
 
     Raises:
@@ -30,28 +35,33 @@ def connect(target: str | os.PathLike[str], **options: Any) -> Connection:
     """
     from nearql import client
 
-    if _is_url(target):
-        return client.connect(os.fspath(target), **options)
+    urls = _urls(target)
+    if urls is not None:
+        return client.connect(urls, **options)
     return client.connect(transport=_open_here(target), **options)
 
 
-async def aconnect(target: str | os.PathLike[str], **options: Any) -> AsyncConnection:
+async def aconnect(target: Target, **options: Any) -> AsyncConnection:
     """`connect` for asyncio; the same targets and options."""
     import asyncio
 
     from nearql import client
 
-    if _is_url(target):
-        return await client.aconnect(os.fspath(target), **options)
+    urls = _urls(target)
+    if urls is not None:
+        return await client.aconnect(urls, **options)
     transport = await asyncio.to_thread(_open_here, target)
     return await client.aconnect(transport=transport, **options)
 
 
-def _is_url(target: str | os.PathLike[str]) -> bool:
-    return isinstance(target, str) and target.lower().startswith(_URL_SCHEMES)
+def _urls(target: Target) -> str | Sequence[str] | None:
+    """The target, if it is a URL or several of them."""
+    if isinstance(target, str):
+        return target if target.lower().startswith(_URL_SCHEMES) else None
+    return None if isinstance(target, os.PathLike) else target
 
 
-def _open_here(target: str | os.PathLike[str]) -> Transport:
+def _open_here(target: Any) -> Transport:
     from nearql.client.errors import UsageError, from_problem
 
     if isinstance(target, str) and _NO_PATH.match(target):

@@ -471,4 +471,4 @@ def test_calls_are_values() -> None:
     """A failure says whether the request left; a call is what transports get."""
     assert Call(kind="sql").repeatable
     transport = HttpTransport("http://h:1", limits=Limits(timeout=1.0))
-    assert not Failure(transport.home, "x", sent=False).final
+    assert not Failure(transport.nodes.addresses[0], "x", sent=False).final
