@@ -58,8 +58,9 @@ def encode(vectors: Vectors, valid: NDArray[np.bool_] | None, metric: Metric, lo
     kind = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
     quantizer = faiss.ScalarQuantizer.QT_8bit_uniform
     index = faiss.IndexScalarQuantizer(rows.shape[1], quantizer, kind)
-    index.train(rows)
-    index.add(rows)
+    with one_thread():  # a background thread leaves the other cores to searches
+        index.train(rows)
+        index.add(rows)
     said = index.reconstruct_n(0, len(rows))
     largest = float(np.abs(said).max(initial=0.0))
     # A kernel may round each element as it decodes it, and a row as it is scaled to length 1.
