@@ -96,13 +96,13 @@ def _build(kind: Any, plain: Any) -> Any:
     if origin in (dict, Mapping):
         return {key: _build(args[1], item) for key, item in plain.items()}
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast("type[Any]", kind), plain)
+        return _build_dataclass(kind, plain)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(plain)
     return plain
 
 
-def _build_dataclass(kind: type[Any], plain: dict[str, Any]) -> Any:
+def _build_dataclass(kind: Any, plain: dict[str, Any]) -> Any:
     known = _types_of_fields(kind)
     return kind(
         **{name: _build(known[name], item) for name, item in plain.items() if name in known}

@@ -46,6 +46,15 @@ COMMANDS = {
     "bench": Command("nearql.server.cli.bench", "nearql bench", "measure speed and recall here"),
 }
 
+# Two words that another package than their first word's belongs to: certificates are the server's.
+SUBCOMMANDS = {
+    ("cluster", "certs"): Command(
+        "nearql.server.cli.certs",
+        "nearql cluster certs --out certs n1 n2 n3",
+        "make certificates for nodes",
+    ),
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run `nearql ARGV` and return its exit code: 0 done, 1 the request failed, 2 wrong usage."""
@@ -61,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"nearql: no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
+    if rest and (name, rest[0]) in SUBCOMMANDS:
+        return call(SUBCOMMANDS[name, rest[0]].module, name, rest[1:])
     return run(name, rest)
 
 
@@ -69,8 +80,13 @@ def run(name: str, argv: list[str]) -> int:
     if not exists(name):
         print(f"nearql: {name} is not part of this version", file=sys.stderr)
         return 2
+    return call(COMMANDS[name].module, name, argv)
+
+
+def call(path: str, name: str, argv: list[str]) -> int:
+    """Import a module and call its `main`; a missing extra is named."""
     try:
-        module = importlib.import_module(COMMANDS[name].module)
+        module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if (error.name or "nearql").startswith("nearql"):
             raise  # a bug of ours, not a missing extra
@@ -94,6 +110,7 @@ def exists(name: str) -> bool:
 def usage() -> str:
     """Help by example, of the commands that are there."""
     lines = [(c.example, c.purpose) for name, c in COMMANDS.items() if exists(name)]
+    lines += [(c.example, c.purpose) for c in SUBCOMMANDS.values()]
     lines.append(("nearql COMMAND --help", "all options of a command"))
     width = max(len(example) for example, _ in lines)
     return "\n".join(

@@ -466,7 +466,7 @@ class World:
         """A command goes through, and then all members are equal and have what was promised."""
         self.until(lambda: self._goes_through(), 60.0)
         sites = list(self.sites.values())
-        self.until(lambda: len({s.machine.index for s in sites if s.machine}) == 1, 60.0)
+        self.until(lambda: len({s.member.library.applied for s in sites if s.member}) == 1, 60.0)
         common = sites[0].machine.done if sites[0].machine else {}
         for site in sites:
             if site.machine is None or site.machine.done != common:
