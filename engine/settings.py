@@ -26,7 +26,9 @@ class EngineSettings:
     wal_group_bytes: int = 4 * MIB  # what one group commit gathers at most
     wal_retention_bytes: int = GIB  # sealed WAL files kept for replicas to catch up
     disk_reserve_bytes: int = 64 * MIB  # free space below which writes are refused with 507
-    dedup_entries: int = 100_000  # request ids remembered per shard
+    dedup_entries: int = 100_000  # request ids remembered per shard, at most ...
+    dedup_ms: int = 86_400_000  # ... and for so long, by the log's own time
+    dedup_bytes: int = 64 * MIB  # ... and in so much memory: which rows were skipped is kept too
     write_queue_bytes: int = 64 * MIB  # per table; 429 beyond
     write_queue_batches: int = 256
     text_memory_bytes: int = GIB  # texts in the indexes of bm25()

@@ -70,7 +70,7 @@ class _Changing:
             request_id=self.write.request_id, timeout_ms=self.write.timeout_ms(),
         )  # fmt: skip
         count = outcome.inserted + outcome.updated + outcome.deleted
-        return self.returning.answer(self.write.result(self.table, outcome, count))
+        return self.returning.answer(self.write.result(self.table, outcome, count), outcome)
 
     def plan(self) -> Plan:
         """The query for the rows that change, with the assigned values after the row number."""

@@ -59,7 +59,7 @@ def run_insert(statement: Insert, write: Write) -> Result:
     returning = write.returning(table, statement.alias, statement.returning)
     outcome = _store(statement, rows, returning)
     result = write.result(table, outcome, outcome.inserted + outcome.updated)
-    return returning.answer(result)
+    return returning.answer(result, outcome)
 
 
 def insert_rows_of(statement: Insert, table: TableDef, write: Write) -> pa.Table:

@@ -152,6 +152,12 @@ class Write:
         return Returning(self, table, plan)
 
 
+_REPEATED = (
+    "This request id was seen before: the write was done then and not again, and what it returned "
+    "is not remembered. Read the rows to see them."
+)
+
+
 @dataclass
 class Returning:
     """RETURNING, evaluated over the rows before they are written: if it fails, nothing is.
@@ -178,12 +184,17 @@ class Returning:
             table = self._answer.table.filter(pa.array(kept))
             self._answer = replace(self._answer, table=table)
 
-    def answer(self, result: Result) -> Result:
-        """The write's answer, with what it returns."""
+    def answer(self, result: Result, outcome: WriteOutcome) -> Result:
+        """The write's answer, with what it returns.
+
+        Of a write that was done before no rows are known: what would be computed now, from other
+        rows or with fresh numbers, is not what was stored then.
+        """
         if self.plan is None:
             return result
-        if self._answer is None:  # a repeated request: nothing was evaluated this time
+        if outcome.repeated:
             self.evaluate(self.table.schema.storage_schema().empty_table())
+            result = replace(result, notices=(*result.notices, _REPEATED))
         assert self._answer is not None
         return replace(result, columns=self._answer.columns, table=self._answer.table)
 

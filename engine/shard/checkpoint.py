@@ -177,7 +177,7 @@ class CheckpointStore:
         state.schema_version = manifest.schema_version
         if manifest.dedup is not None:
             blob = open_blob(self._directory / manifest.dedup, fs=self._fs)
-            state.dedup = Dedup.unpack(blob["dedup"], state.settings.dedup_entries)
+            state.dedup = Dedup.unpack(blob["dedup"], state.settings)
         self._note(manifest)
 
     def read_manifest(self) -> Manifest | None:

@@ -57,7 +57,7 @@ class Counts:
 class Statement:
     """The effect of one write on one shard, ready to apply.
 
-    lsn, epoch: of its last record; 0 until it is logged.
+    lsn, epoch: of its last record; 0 until it is logged. timestamp_ms: the primary's time then.
     """
 
     kind: RecordKind
@@ -68,6 +68,7 @@ class Statement:
     schema: SchemaChange | None = None
     lsn: int = 0
     epoch: int = 0
+    timestamp_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,7 @@ class StatementReader:
             return None
         done, self._open = self._open, None
         done.lsn, done.epoch = record.lsn, record.epoch
+        done.timestamp_ms = record.timestamp_ms
         done.counts = Counts(*header["counts"])
         return done
 

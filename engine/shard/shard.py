@@ -306,7 +306,7 @@ class Shard:
                 payload.kind, payload.parts, epoch=self._state.epoch,
                 request_id=statement.request_id, more=part < last, timestamp_ms=now_ms,
             )  # fmt: skip
-        statement.epoch = self._state.epoch
+        statement.epoch, statement.timestamp_ms = self._state.epoch, now_ms
         nbytes = sum(memoryview(part).nbytes for p in payloads for part in p.parts)
         pending = Pending(statement, keys, nbytes)
         self._tail.append(pending)

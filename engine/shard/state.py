@@ -88,7 +88,7 @@ class ShardState:
         self.growing = GrowingSegment(0, settings)
         self.growing_live: NDArray[np.bool_] | None = None  # invariant: None or growing.rows long
         self.growing_dead = 0
-        self.dedup = Dedup(settings.dedup_entries)
+        self.dedup = Dedup(settings)
         self.fills: Mapping[int, pa.Scalar | None] = {}
         self.schema_version = 0
         self.epoch = 1
@@ -122,7 +122,9 @@ class ShardState:
         for rows in statement.puts:
             self._put(rows)
         self.applied_lsn, self.epoch = statement.lsn, statement.epoch
-        recorded = Recorded(statement.lsn, statement.epoch, statement.counts)
+        recorded = Recorded(
+            statement.lsn, statement.epoch, statement.counts, statement.timestamp_ms
+        )
         self.dedup.add(statement.request_id, recorded)
 
     def _put(self, rows: Rows) -> None:

@@ -428,3 +428,26 @@ def test_an_upsert_of_nothing_is_nothing(items: Sql) -> None:
     assert items.run(text).row_count == 0
     with pytest.raises(InvalidRequest):
         items.run("INSERT INTO items (id) VALUES (1), (1) ON CONFLICT (id) DO UPDATE SET n = 1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "INSERT INTO made (n) VALUES (1), (2) RETURNING id",
+        "UPDATE made SET n = n + 1 WHERE n < 100 RETURNING id, n",
+        "DELETE FROM made WHERE n = 10 RETURNING id",
+    ],
+)
+def test_a_repeated_request_returns_no_rows_that_were_never_stored(sql: Sql, text: str) -> None:
+    """Numbers would be fresh ones, and the rows that an UPDATE finds now are others."""
+    sql.run("CREATE TABLE made (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n INTEGER)")
+    sql.run("INSERT INTO made (n) VALUES (10), (20)")
+    first = sql.session.execute(text, request_id=b"content1request1")
+    assert first.row_count > 0
+    before = sql.run("SELECT id, n FROM made ORDER BY id").table.to_pylist()
+    again = sql.session.execute(text, request_id=b"content1request1")
+    assert again.table.num_rows == 0
+    assert again.table.column_names == first.table.column_names
+    assert again.row_count == first.row_count
+    assert any("was seen before" in notice for notice in again.notices)
+    assert sql.run("SELECT id, n FROM made ORDER BY id").table.to_pylist() == before
