@@ -2,7 +2,7 @@
 
 `flat` is no structure at all: rows are read. `auto` reads up to `AUTO_ROWS` rows, beyond them it is
 `ivfpq`, which at recall 0.95 and above is as quick as or quicker than the graphs and builds in a
-sixth of their time (docs/decisions).
+sixth of their time; by L1 distance, which only a graph knows, `hnsw`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def least_rows(definition: IndexDef, least: int) -> int | None:
 
     least: the setting: fewer rows are read as quickly.
     """
-    if definition.kind == "auto":
-        return max(AUTO_ROWS, least) if AUTO_KIND in index_kinds() else None
-    kind = index_kinds().get(definition.kind)
-    return None if kind is None else max(kind.least_rows, least)
+    kind = _kind(definition)
+    if kind is None:
+        return None
+    return max(kind.least_rows, least, AUTO_ROWS if definition.kind == "auto" else 0)
 
 
 def kind_for(definition: IndexDef, rows: int, least: int) -> IndexKind | None:
@@ -31,4 +31,12 @@ def kind_for(definition: IndexDef, rows: int, least: int) -> IndexKind | None:
     enough = least_rows(definition, least)
     if enough is None or rows < enough:
         return None
-    return index_kinds()[AUTO_KIND if definition.kind == "auto" else definition.kind]
+    return _kind(definition)
+
+
+def _kind(definition: IndexDef) -> IndexKind | None:
+    kinds = index_kinds()
+    kind = kinds.get(AUTO_KIND if definition.kind == "auto" else definition.kind)
+    if kind is not None and definition.metric not in kind.metrics:
+        return kinds["hnsw"] if definition.kind == "auto" else None
+    return kind
