@@ -177,6 +177,11 @@ def job_simulate_metadata(args: list[str]) -> None:
     become("python", "tests/simulation/metadata.py", *args)
 
 
+def job_fuzz(args: list[str]) -> None:
+    """Compare random statements with a naive executor (`--seed`, `--statements`, `--record`)."""
+    become("python", str(ROOT / "tests" / "fuzz.py"), *args)
+
+
 def job_python(args: list[str]) -> None:
     """Run the environment's Python."""
     become("python", *args)
@@ -234,6 +239,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     "lint": job_lint,
     "demo": job_demo,
     "bench": job_bench,
+    "fuzz": job_fuzz,
     "simulate-metadata": job_simulate_metadata,
     "python": job_python,
     "lock": job_lock,
