@@ -1,5 +1,12 @@
 """SQLAlchemy types and dialect for NearQL; its home is `nearql.client.alchemy`."""
 
-from nearql.client.alchemy import HalfVector, NearQLDialect, Vector
+try:
+    from nearql.client.alchemy import HalfVector, NearQLDialect, Vector
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("sqlalchemy"):
+        raise
+    raise ModuleNotFoundError(
+        "nearql.sqlalchemy needs SQLAlchemy: pip install 'nearql[sqlalchemy]'.", name=error.name
+    ) from error
 
 __all__ = ["HalfVector", "NearQLDialect", "Vector"]

@@ -8,7 +8,18 @@ import sys
 
 import pytest
 
-HEAVY = ("faiss", "duckdb", "sqlglot", "starlette", "pyarrow", "numpy", "rich", "prompt_toolkit")
+HEAVY = (
+    "faiss",
+    "duckdb",
+    "sqlalchemy",
+    "psycopg",
+    "sqlglot",
+    "starlette",
+    "pyarrow",
+    "numpy",
+    "rich",
+    "prompt_toolkit",
+)
 
 
 def modules_after(code: str) -> set[str]:
@@ -24,7 +35,8 @@ def modules_after(code: str) -> set[str]:
         "import nearql",
         "import nearql; nearql.connect('http://h').close()",
         "import nearql.client.errors",
-        "from nearql.client.cli import sql, load, cluster, demo",
+        "from nearql.client.cli import sql, load, imports, cluster, demo",
+        "import nearql.dbapi",
     ],
 )
 def test_nothing_heavy_is_loaded(code: str) -> None:
@@ -42,3 +54,10 @@ def test_importing_takes_milliseconds() -> None:
         for _ in range(3)
     ]
     assert min(taken) < 0.15
+
+
+def test_without_sqlalchemy_its_extra_is_named() -> None:
+    code = "import sys; sys.modules['sqlalchemy'] = None; import nearql.sqlalchemy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'nearql[sqlalchemy]'" in done.stderr
