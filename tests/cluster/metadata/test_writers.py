@@ -1,0 +1,76 @@
+"""Every change of metadata is a command that went through the log: nobody else can write it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("client", "engine", "query", "cluster", "server")
+STATE = "nearql.cluster.metadata.state"
+
+# What makes or changes a state, and who may: the log of a node alone, and the two ends of a voter.
+MAKERS = {
+    (STATE, "apply"): {"local", "raft/replicated", "raft/sidecar"},
+    ("nearql.cluster.metadata.journal", "Journal"): {"local"},
+    ("nearql.cluster.metadata.raft.journal", "RaftJournal"): {
+        "raft/guard", "raft/library", "raft/member", "raft/sidecar",
+    },
+}  # fmt: skip
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of what a file imports when it runs, type annotations left out."""
+    for node in ast.walk(_without_type_checking(ast.parse(path.read_text()))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _without_type_checking(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return tree
+
+
+@pytest.mark.parametrize(("module", "name"), MAKERS)
+def test_only_the_log_makes_a_state(module: str, name: str) -> None:
+    allowed = {f"cluster/metadata/{file}.py" for file in MAKERS[module, name]}
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if (module, name) in imported(path)
+    }
+    assert users - {module.removeprefix("nearql.").replace(".", "/") + ".py"} <= allowed
+    assert users, "the list above names something that is not there"
+
+
+def test_only_the_log_starts_from_an_empty_state() -> None:
+    makers = {
+        path.relative_to(ROOT / "cluster/metadata").as_posix().removesuffix(".py")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Metadata"
+    }
+    assert makers == {"local", "raft/replicated", "raft/sidecar"}
+
+
+def test_a_state_can_not_be_changed_in_place() -> None:
+    """Its maps are never written: every handler makes new ones."""
+    for path in (ROOT / "cluster/metadata").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        written = [
+            f"{path.name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Subscript)
+            and isinstance(node.ctx, ast.Store | ast.Del)
+            and isinstance(node.value, ast.Attribute)
+            and isinstance(node.value.value, ast.Name)
+            and node.value.value.id in ("state", "row", "shard", "access")
+        ]
+        assert not written
