@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearql.client.cli import options as cli
-from nearql.client.cli.sql import print_result
+from nearql.client.cli.sql import answer
 from nearql.client.cli.state import state_directory
 from nearql.client.errors import Error, UsageError
 from nearql.client.format import text_table
@@ -110,11 +110,8 @@ class Shell:
         if statement.lower() in ("quit", "exit"):
             raise Leave
         self._last = statement
-        result = self.db.execute(statement, None, self.settings)
-        for notice in result.notices:
-            print(f"notice: {notice}", file=sys.stderr)
+        answer(self.db, statement, None, self.settings, self.form)
         self._remember_setting(statement)
-        print_result(result, self.form)
 
     def _remember_setting(self, statement: str) -> None:
         """SET holds for a request, which is a statement here: send it with the next ones too."""

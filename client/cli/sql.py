@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from nearql.client.cli import options as cli
 from nearql.client.errors import Error, UsageError
 from nearql.client.format import text_table
 from nearql.client.result import Result
+from nearql.client.stream import BatchStream
 from nearql.client.sync import Connection
 
 FORMATS = ("table", "json", "csv", "arrow")
@@ -78,21 +80,32 @@ def run_once(
 ) -> int:
     """Run the text and print its last answer; 1 and a message where it fails."""
     try:
-        result = db.execute(text, parameters, settings)
+        answer(db, text, parameters, settings, form)
     except UsageError:
         raise
     except Error as error:
         cli.complain("sql", cli.describe(error, text))
         return cli.FAILED
-    for notice in result.notices:
-        print(f"notice: {notice}", file=sys.stderr)
-    print_result(result, form)
     return cli.DONE
 
 
-def print_result(result: Result, form: str) -> None:
-    """The answer on stdout in one of FORMATS."""
+def answer(db: Connection, text: str, parameters: Any, settings: dict[str, Any], form: str) -> None:
+    """Run the text and print its last answer on stdout in one of FORMATS, its notices on stderr."""
+    if form == "arrow" and sys.stdout.isatty():
+        raise UsageError("--format arrow writes binary data; send it to a file or a pipe.")
+    if form in _STREAMED:  # large answers pass through, and are never held whole
+        with db.stream(text, parameters, settings) as batches:
+            _tell(batches.notices)
+            _STREAMED[form](batches)
+        return
+    result = db.execute(text, parameters, settings)
+    _tell(result.notices)
     _PRINTERS[form](result)
+
+
+def _tell(notices: Iterable[str]) -> None:
+    for notice in notices:
+        print(f"notice: {notice}", file=sys.stderr)
 
 
 def _print_table(result: Result) -> None:
@@ -108,11 +121,16 @@ def _print_json(result: Result) -> None:
     print(cli.json_text({**body, "stats": result.stats}))
 
 
-def _print_csv(result: Result) -> None:
+def _print_csv(batches: BatchStream) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    if result.columns:
-        writer.writerow(result.columns)
-    writer.writerows([_csv_cell(value) for value in row] for row in result)
+    if batches.columns:
+        writer.writerow(batches.columns)
+    writer.writerows([_csv_cell(value) for value in row] for row in _rows(batches))
+
+
+def _rows(batches: BatchStream) -> Iterator[tuple[Any, ...]]:
+    for batch in batches:
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _csv_cell(value: Any) -> Any:
@@ -123,22 +141,16 @@ def _csv_cell(value: Any) -> Any:
     return value
 
 
-def _print_arrow(result: Result) -> None:
+def _print_arrow(batches: BatchStream) -> None:
     import pyarrow as pa
 
-    if sys.stdout.isatty():
-        raise UsageError("--format arrow writes binary data; send it to a file or a pipe.")
-    table = result.arrow()
-    with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as writer:
-        writer.write_table(table)
+    with pa.ipc.new_stream(sys.stdout.buffer, batches.schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
-_PRINTERS = {
-    "table": _print_table,
-    "json": _print_json,
-    "csv": _print_csv,
-    "arrow": _print_arrow,
-}
+_PRINTERS = {"table": _print_table, "json": _print_json}
+_STREAMED = {"csv": _print_csv, "arrow": _print_arrow}
 
 
 def read_parameters(pairs: list[str]) -> dict[str, Any] | list[Any] | None:

@@ -142,6 +142,23 @@ def test_arrow_output_is_a_stream(node: ScriptedServer) -> None:
     assert pa.ipc.open_stream(done.stdout).read_all().num_rows == 2
 
 
+def test_large_answers_pass_through(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Rows are printed while they arrive: what came before the break is there."""
+    from nearql.client.cli import sql
+
+    sink = pa.BufferOutputStream()
+    table = pa.table({"n": range(5_000)}).replace_schema_metadata({"nearql": '{"stats": {}}'})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1_000)
+    whole = http(200, bytes(sink.getvalue()), "application/vnd.apache.arrow.stream").raw
+    with ScriptedServer(lambda _: Reply(whole[:-500], close=True)) as broken:
+        code = sql.main(["SELECT n FROM t", "--format", "csv", "--url", broken.url])
+    said = capfdbinary.readouterr()
+    assert code == 1
+    assert said.out.splitlines() == [b"n", *(b"%d" % n for n in range(4_000))]
+    assert b"broke off" in said.err
+
+
 def test_writes_and_notices(node: ScriptedServer) -> None:
     done = nearql(node, "sql", "INSERT INTO t VALUES (1)")
     assert (done.returncode, done.stdout) == (0, b"OK, 2 rows affected\n")
