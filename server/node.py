@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ import structlog
 
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
+from nearql.cluster.metadata.log import MetadataLog
 from nearql.cluster.metadata.state import Result, TableRow
 from nearql.cluster.metadata.views import CreateView, DropView, view_named
 from nearql.engine.backends import probe_backends
@@ -51,7 +52,12 @@ from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.scrub import Scrubber
 from nearql.engine.search import Searcher
 from nearql.engine.segment.damage import Damage
-from nearql.engine.storage.files import DirectoryLock, LocalFileSystem, ensure_format
+from nearql.engine.storage.files import (
+    DirectoryLock,
+    FileSystem,
+    LocalFileSystem,
+    ensure_format,
+)
 from nearql.engine.table import Table
 from nearql.query import duck
 from nearql.query.ports import CatalogView
@@ -79,10 +85,24 @@ _STATUS_OF: dict[str, type[NearQLError]] = {
 }
 
 
+def _alone(directory: Path, fs: FileSystem) -> MetadataLog:
+    """The metadata of a node that is its whole database."""
+    return LocalMetadata.open(directory, fs, _exit_at_once)
+
+
+OpenMetadata = Callable[[Path, FileSystem], MetadataLog]
+
+
+def _exit_at_once(reason: str) -> NoReturn:
+    """End the process without a further write: after a failed fsync nothing may be acknowledged."""
+    log.critical("fatal", reason=reason)
+    os._exit(_FATAL_EXIT)
+
+
 class Node:
     """A running node. Thread-safe; `close` flushes and releases the data directory."""
 
-    def __init__(self, config: Config, metadata: LocalMetadata, lock: DirectoryLock) -> None:
+    def __init__(self, config: Config, metadata: MetadataLog, lock: DirectoryLock) -> None:
         self.config = config
         self.metadata = metadata
         self.started_at = time.time()
@@ -113,7 +133,7 @@ class Node:
         self._access = AccessStore(metadata, config.auth.max_keys)
 
     @classmethod
-    def open(cls, config: Config) -> Node:
+    def open(cls, config: Config, open_metadata: OpenMetadata = _alone) -> Node:
         """Lock the data directory, recover metadata and every table.
 
         Raises:
@@ -126,7 +146,7 @@ class Node:
         lock = DirectoryLock(directory)
         try:
             ensure_format(fs, directory)
-            metadata = LocalMetadata.open(directory / "metadata", fs, _exit_at_once)
+            metadata = open_metadata(directory / "metadata", fs)
             try:
                 node = cls(config, metadata, lock)
                 node._register()
@@ -520,9 +540,3 @@ def _make_directory(directory: Path) -> None:
 
 def _new_id() -> str:
     return uuid.uuid4().hex
-
-
-def _exit_at_once(reason: str) -> NoReturn:
-    """End the process without a further write: after a failed fsync nothing may be acknowledged."""
-    log.critical("fatal", reason=reason)
-    os._exit(_FATAL_EXIT)

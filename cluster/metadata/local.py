@@ -30,7 +30,7 @@ class LocalMetadata:
     """Implements `log.MetadataLog` for one node. Thread-safe."""
 
     def __init__(self, node_id: str, journal: Journal, state: Metadata) -> None:
-        self.node_id = node_id
+        self._node_id = node_id
         self._journal = journal
         self._state = state
         self._listeners: list[Callable[[Metadata], None]] = []
@@ -58,6 +58,11 @@ class LocalMetadata:
         if not state.cluster_id:
             metadata.propose(Initialise(request_id=_new_uuid(), cluster_id=_new_uuid()))
         return metadata
+
+    @property
+    def node_id(self) -> str:
+        """See `log.MetadataLog.node_id`."""
+        return self._node_id
 
     @property
     def state(self) -> Metadata:

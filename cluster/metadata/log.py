@@ -1,6 +1,7 @@
 """The one interface to metadata: propose a command, wait for it, read the state, watch it change.
 
-A node alone (`local.LocalMetadata`) and, later, a member of a cluster implement it alike.
+A node alone (`local.LocalMetadata`) and a voter (`raft.replicated.ReplicatedMetadata`) implement it
+alike.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from nearql.cluster.metadata.state import Metadata, Result
 
 class MetadataLog(Protocol):
     """Agreed, durable metadata."""
+
+    @property
+    def node_id(self) -> str:
+        """The identity of this node's disk, made at its first start."""
 
     @property
     def state(self) -> Metadata:

@@ -27,7 +27,7 @@ from pysyncobj.version import VERSION
 from nearql.cluster.metadata.raft import messages
 from nearql.cluster.metadata.raft.journal import Entry, RaftJournal
 from nearql.cluster.metadata.raft.messages import Message
-from nearql.engine.errors import InternalError
+from nearql.engine.errors import InternalError, InvalidRequest
 
 PINNED_VERSION = "0.3.17"
 QUEUE_LIMIT = 2000  # commands that wait for a tick; more are refused
@@ -64,6 +64,14 @@ class Timing:
     election_min_s: float = 1.0
     election_max_s: float = 2.5
     heartbeat_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 3 * self.heartbeat_s < self.election_min_s < self.election_max_s:
+            raise InvalidRequest(
+                f"raft.election_timeout_ms = [{self.election_min_s * 1000:g}, "
+                f"{self.election_max_s * 1000:g}]: the first must be above "
+                f"{3000 * self.heartbeat_s:g}, three heartbeats, and the second above the first."
+            )
 
 
 class Surroundings(Protocol):

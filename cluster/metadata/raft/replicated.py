@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from nearql.cluster.metadata.codec import (
     from_plain,
     unpack,
 )
-from nearql.cluster.metadata.commands import Command, Result
+from nearql.cluster.metadata.commands import Command, Initialise, Result
 from nearql.cluster.metadata.local import node_identity
 from nearql.cluster.metadata.raft.frames import Closed, Frames
 from nearql.cluster.metadata.raft.library import Outcome
@@ -64,7 +65,7 @@ class ReplicatedMetadata:
         """Start the sidecar. The state is empty until the first was told: see `wait_ready`."""
         self.config = config
         fs.make_directory(Path(config.directory))
-        self.node_id = node_identity(Path(config.directory), fs)
+        self._node_id = node_identity(Path(config.directory), fs)
         self.restarts = 0
         self.fatal = ""  # the last reason for which a sidecar gave up
         self.status: dict[str, Any] = {}
@@ -83,6 +84,11 @@ class ReplicatedMetadata:
             target=self._supervise, name="metadata-sidecar", daemon=True
         )
         self._supervisor.start()
+
+    @property
+    def node_id(self) -> str:
+        """See `log.MetadataLog.node_id`."""
+        return self._node_id
 
     @property
     def state(self) -> Metadata:
@@ -138,6 +144,20 @@ class ReplicatedMetadata:
                 f"The metadata sidecar did not start within {timeout_s:g} s: {reason}.",
                 code="metadata_unavailable",
             )
+
+    def open(self, timeout_s: float = 60.0) -> ReplicatedMetadata:
+        """Wait until the state is recent, and give a new cluster its identity; self.
+
+        Raises:
+            Unavailable: no sidecar or no leader within the time.
+        """
+        self.wait_ready(timeout_s)
+        self.barrier(timeout_ms=int(timeout_s * 1000))
+        if not self.state.cluster_id:
+            # The same request of every voter: the first one counts.
+            first = Initialise(request_id="initialise", cluster_id=str(uuid.uuid4()))
+            self.propose(first, timeout_ms=int(timeout_s * 1000))
+        return self
 
     def close(self) -> None:
         """End the sidecar; whoever waits is told that the outcome is unknown."""

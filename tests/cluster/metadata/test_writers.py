@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +23,22 @@ MAKERS = {
 }  # fmt: skip
 
 
+def files() -> Iterator[Path]:
+    """Those that speak of metadata at all."""
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            if "etadata" in path.read_text():
+                yield path
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imported(path: Path) -> Iterator[tuple[str, str]]:
     """(module, name) of what a file imports when it runs, type annotations left out."""
-    for node in ast.walk(_without_type_checking(ast.parse(path.read_text()))):
+    for node in ast.walk(_without_type_checking(parsed(path))):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from ((node.module, alias.name) for alias in node.names)
 
@@ -40,10 +54,7 @@ def _without_type_checking(tree: ast.Module) -> ast.Module:
 def test_only_the_log_makes_a_state(module: str, name: str) -> None:
     allowed = {f"cluster/metadata/{file}.py" for file in MAKERS[module, name]}
     users = {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if (module, name) in imported(path)
+        path.relative_to(ROOT).as_posix() for path in files() if (module, name) in imported(path)
     }
     assert users - {module.removeprefix("nearql.").replace(".", "/") + ".py"} <= allowed
     assert users, "the list above names something that is not there"
@@ -52,9 +63,8 @@ def test_only_the_log_makes_a_state(module: str, name: str) -> None:
 def test_only_the_log_starts_from_an_empty_state() -> None:
     makers = {
         path.relative_to(ROOT / "cluster/metadata").as_posix().removesuffix(".py")
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for path in files()
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Metadata"
     }
     assert makers == {"local", "raft/replicated", "raft/sidecar"}

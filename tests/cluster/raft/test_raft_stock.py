@@ -22,7 +22,7 @@ from pysyncobj.journal import FileJournal
 from pysyncobj.transport import Transport
 
 from nearql.cluster.metadata.raft import library
-from nearql.engine.errors import Corruption, InternalError
+from nearql.engine.errors import Corruption, InternalError, InvalidRequest
 from nearql.engine.storage.files import LocalFileSystem
 from support.raft_stage import Stage, entries, on_stage
 from support.raft_world import LOG
@@ -241,3 +241,10 @@ def test_a_log_survives_being_copied_to_a_real_disk(tmp_path: Path) -> None:
     journal = RaftJournal(path, LocalFileSystem(), Stage._on_fatal.__get__(object()))
     assert [entry.log_index for entry in journal.entries] == list(range(1, 10))
     journal.close()
+
+
+@pytest.mark.parametrize("pair", [(0.2, 1.0), (1.0, 1.0), (2.0, 1.0)])
+def test_election_timeouts_that_do_not_fit_are_refused(pair: tuple[float, float]) -> None:
+    """Stock asserts it, and `python -O` would let it pass."""
+    with pytest.raises(InvalidRequest, match="three heartbeats"):
+        library.Timing(*pair)
