@@ -10,9 +10,11 @@ threads.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from http import HTTPStatus
 
 import uvicorn
 from starlette.applications import Starlette
@@ -22,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nearql.server.access.layer import AccessLayer
-from nearql.server.config import Config, ConfigError
+from nearql.server.config import Config, ConfigError, HttpSection
 from nearql.server.edge import Edge
 from nearql.server.metrics import Metrics
 from nearql.server.middleware.auth import Authentication, everybody
@@ -31,7 +33,7 @@ from nearql.server.middleware.origin import SameOrigin
 from nearql.server.ports import NodePort
 from nearql.server.problem import from_http, problem_response
 from nearql.server.protocol import make_protocol
-from nearql.server.routes import bound, open_paths
+from nearql.server.routes import allowed_methods, bound, open_paths
 from nearql.server.routes.all import ROUTES
 from nearql.server.spool import SpoolMemory
 from nearql.server.tls import Certificates
@@ -57,7 +59,7 @@ def create_app(node: NodePort, config: Config, access: AccessLayer | None = None
         Workers(http.workers, http.queue, "http.workers + http.queue"),
         metrics,
         SpoolMemory(config.limits.spool_memory),
-        bulk_workers=Workers(http.bulk_workers, http.bulk_queue, "http.bulk_workers + bulk_queue"),
+        bulk_workers=Workers(bulk_threads(http), http.bulk_queue, "http.bulk_workers + bulk_queue"),
         json_memory=SpoolMemory(config.limits.json_memory),
         access=access,
         certificates=Certificates(http) if http.tls_cert_file else None,
@@ -91,8 +93,16 @@ def create_app(node: NodePort, config: Config, access: AccessLayer | None = None
 
 async def _refused_by_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = allowed_methods(ROUTES, request.url.path)
+        error = HTTPException(error.status_code, headers={"Allow": allowed})
     told = from_http(error, request.method, request.url.path)
     return problem_response(told, request.scope["request_id"], error.headers)
+
+
+def bulk_threads(http: HttpSection) -> int:
+    """`http.bulk_workers`, or as many as leave most cores to searches."""
+    return http.bulk_workers or max(1, (os.cpu_count() or 1) // 4)
 
 
 @asynccontextmanager

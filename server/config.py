@@ -67,7 +67,9 @@ class HttpSection:
         "", "Certificate chain (PEM): https instead of http. Read again when it changes.", path=True
     )
     tls_key_file: str = _key("", "Key of the certificate (PEM, without a password).", path=True)
-    bulk_workers: int = _key(2, "Threads for bulk rows, beside statements.", low=1, high=64)
+    bulk_workers: int = _key(
+        0, "Threads for bulk rows, beside statements; 0 = one per four cores.", low=0, high=64
+    )
     bulk_queue: int = _key(32, "Bulk requests waiting for a thread before 429 is answered.", low=1)
     small_body: int = _key(
         1 << 20, "A /v1/sql body above it runs among the bulk rows, not before searches.", size=True

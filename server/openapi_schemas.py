@@ -190,6 +190,7 @@ _CLUSTER = obj(
 )
 
 _ROLE: Schema = {"enum": ["none", "reader", "writer", "admin"]}
+_NAME: Schema = {"type": "string", "minLength": 1}
 _SECONDS: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 315_360_000}
 _LIMIT: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 1_000_000}
 _TIME: Schema = {"type": "string", "format": "date-time"}
@@ -242,7 +243,7 @@ _ACCESS: dict[str, Schema] = {
     ),
     "KeyList": obj({"users": array(ref("User")), "keys": array(ref("Key"))}),
     "RevokeRequest": obj(
-        {}, {"jti": STRING, "subject": STRING}, additionalProperties=False,
+        {}, {"jti": _NAME, "subject": _NAME}, additionalProperties=False,
         minProperties=1, maxProperties=1,
     ),
     "Revoked": obj({"revoked": STRING}),

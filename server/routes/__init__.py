@@ -94,3 +94,9 @@ def open_paths(endpoints: tuple[Endpoint, ...]) -> Callable[[Scope], bool]:
         return any(m == method and pattern.fullmatch(path) for m, pattern in rules)
 
     return is_open
+
+
+def allowed_methods(endpoints: tuple[Endpoint, ...], path: str) -> str:
+    """What a path takes, as `Allow` lists it; several routes may share a path."""
+    methods = {e.method for e in endpoints if compile_path(e.path)[0].fullmatch(path)}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))

@@ -137,8 +137,8 @@ async def revoke_key(request: Request, edge: Edge) -> Response:
 async def revoke_token(request: Request, edge: Edge) -> Response:
     """Void a signed token by its `jti`, or all tokens of a subject issued until now."""
     layer = layer_of(edge)
-    members = await read_members(request, _REVOCATION)
-    if len(members) != 1:
+    members = await read_members(request, _REVOCATION, nulls=False)
+    if len(members) != 1 or not all(members.values()):
         raise InvalidRequest('Give either "jti" or "subject".', code="missing_member")
     section = layer.section
     lifetime_s = section.jwt_lifetime_s + 2 * section.jwt_leeway_s

@@ -16,8 +16,10 @@ MOST_SECONDS = 315_360_000  # ten years
 _NAMES = {str: "a string", int: "a whole number", list: "a list of strings"}
 
 
-async def read_members(request: Request, known: Mapping[str, type]) -> dict[str, Any]:
-    """The members of a JSON object; an empty body has none.
+async def read_members(
+    request: Request, known: Mapping[str, type], *, nulls: bool = True
+) -> dict[str, Any]:
+    """The members of a JSON object; an empty body has none. nulls: null is as if left out.
 
     Raises:
         InvalidRequest: no object, or a member that is not known. InvalidValue: one of a wrong type.
@@ -35,7 +37,7 @@ async def read_members(request: Request, known: Mapping[str, type]) -> dict[str,
                 f'Unknown member "{name[:80]}"; known are {", ".join(known)}.',
                 code="unknown_member",
             )
-        if value is not None:
+        if value is not None or not nulls:
             _check(name, value, known[name])
     return {name: value for name, value in content.items() if value is not None}
 

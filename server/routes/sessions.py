@@ -26,7 +26,7 @@ from nearql.server.routes.members import read_members
 async def login(request: Request, edge: Edge) -> Response:
     """Open a session with a key, given in the body or as Authorization."""
     layer = layer_of(edge)
-    members = await read_members(request, {"key": str})
+    members = await read_members(request, {"key": str}, nulls=False)
     principal = _with_key(request, layer, members.get("key"))
     request.scope["principal"] = principal
 
