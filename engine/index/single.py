@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine.distance import canonical_distances, near_distances
+from nearql.engine.backends.base import gamma
+from nearql.engine.distance import Vectors, canonical_distances, near_distances, widen
 from nearql.engine.ranking import KeysOf, Ranking
-from nearql.engine.types import SearchHits, SearchRequest, SearchStats
+from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 
 if TYPE_CHECKING:
     from nearql.engine.index.search import Segment
 
+_MANY = 3  # candidates for each row wanted: more are compared in float32 first
 _FEW = 1 << 16  # elements that are compared at once
 _Found = tuple["NDArray[np.int64]", "NDArray[np.float32]", int]  # rows, distances, rows named
 
@@ -62,10 +64,14 @@ def _named(segment: Segment, request: SearchRequest) -> _Found | None:
     positions = index.search(request.queries, plan.count, effort=plan.effort, mask=None)[0]
     if positions.min(initial=0) < 0:
         positions = positions[positions >= 0]
-    few = len(positions) * one.vectors.shape[1] <= _FEW
-    compute = near_distances if few else canonical_distances
-    distances = compute(one.vectors[positions], request.queries[0], request.metric)
-    named, relied = len(positions), len(positions)
+    named = len(positions)
+    rows = one.vectors[positions]
+    if segment.mask is None and named >= _MANY * request.k and request.metric is not Metric.L1:
+        near = _contenders(rows, one.lengths[positions], request)
+        rows, positions = rows[near], positions[near]
+    compute = near_distances if rows.size <= _FEW else canonical_distances
+    distances = compute(rows, request.queries[0], request.metric)
+    relied = len(positions)
     if segment.mask is not None:
         qualifies = segment.mask[positions]
         near = qualifies
@@ -78,6 +84,27 @@ def _named(segment: Segment, request: SearchRequest) -> _Found | None:
     if relied < min(segment.sizes.k, segment.sizes.qualifying):
         return None
     return positions + one.first_row, distances, named
+
+
+def _contenders(
+    rows: Vectors, lengths: NDArray[np.float32], request: SearchRequest
+) -> NDArray[np.int64]:
+    """Which of many candidates may be among the k nearest: by float32 scores and their error bound
+    (see `backends.base`), so that only they take the canonical distance's time.
+    """
+    query = request.queries[0]
+    length = float(np.sqrt(np.dot(query, query)))
+    scores = -np.dot(widen(rows), query)
+    if request.metric is Metric.L2:
+        scores = lengths * lengths + 2 * scores
+        error = (float(lengths.max()) + length) ** 2
+    elif request.metric is Metric.COSINE:
+        scores /= lengths
+        error = length
+    else:
+        error = float(lengths.max()) * length
+    kth = np.partition(scores, request.k - 1)[request.k - 1]
+    return np.flatnonzero(scores <= kth + 3 * gamma(rows.shape[1]) * error)
 
 
 def _stats(segments: Sequence[Segment], reranked: int, filtered: bool) -> SearchStats:
