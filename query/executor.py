@@ -28,7 +28,6 @@ from nearql.engine.types import (
     RowSet,
     SearchHits,
     SearchRequest,
-    SearchStats,
     Tuning,
 )
 from nearql.query import duck

@@ -134,6 +134,7 @@ def test_watching_until_ctrl_c(server: ServerProcess, tmp_path: Path) -> None:
         shell.until("nearql>")
         shell.type("SELECT 'still ' || 'here';\r")
         shell.until("still here")
+        shell.until("nearql>")
         shell.type(CTRL_D)
         assert shell.end() == 0
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from nearql.engine.distance import (
     Vectors,
@@ -189,7 +191,7 @@ def test_a_few_rows_are_as_far_as_among_many(metric: Metric, element: type) -> N
     """To the last bit: a search's short path must not show."""
     rng = np.random.default_rng(4)
     for dimensions in (1, 3, 8, 100, 384, 1536):
-        rows = rng.standard_normal((40, dimensions)).astype(element)
+        rows: NDArray[Any] = rng.standard_normal((40, dimensions)).astype(element)
         query = rows[3].astype(np.float32)
         for some in (rows, rows[3:4], rows[5:16]):
             near = near_distances(some, query, metric)

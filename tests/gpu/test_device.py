@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from numpy.typing import NDArray
 
 from nearql.engine.backends.cupy import CupyBackend, open_device
 from nearql.engine.backends.numpy import NumpyBackend
@@ -61,7 +63,7 @@ def test_equals_brute_force(searcher: Searcher, case: Case) -> None:
 @pytest.mark.parametrize("element", [np.float32, np.float16])
 def test_many_rows(searcher: Searcher, metric: Metric, asked: int, element: type) -> None:
     random = np.random.default_rng(2)
-    vectors = make_vectors(random, "normal", 200_000, 96).astype(element)
+    vectors: NDArray[Any] = make_vectors(random, "normal", 200_000, 96).astype(element)
     queries = make_vectors(random, "normal", asked, 96)
     case = Case(vectors, queries, metric, 10, np.arange(200_000), mask=random.random(200_000) < 0.4)
     case.check(case.search(searcher))

