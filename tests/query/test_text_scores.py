@@ -63,7 +63,7 @@ def test_the_value(db: Sql) -> None:
          " AND bm25(b.body, 'whale') = 0 ORDER BY 1"), [2]),
         (("SELECT id FROM notes WHERE bm25(body, (SELECT body FROM notes WHERE id = 2)) > 0"
          " AND :q = 'red' ORDER BY id"), [1, 2, 5]),
-        ("SELECT id FROM notes WHERE v <-> '[5,1]' < 3.5 AND bm25(body, :q) > 0", [2, 5]),
+        ("SELECT id FROM notes WHERE v <-> '[5,1]' < 4 AND bm25(body, :q) > 0 ORDER BY 1", [2, 5]),
         (("SELECT id FROM notes QUALIFY row_number() OVER (PARTITION BY n ORDER BY bm25(body, :q)"
          " DESC NULLS LAST) = 1 ORDER BY id"), [2, 5]),
         ("SELECT id FROM (SELECT * FROM notes) s WHERE :q = 'red' AND id = 3", [3]),
