@@ -18,6 +18,7 @@ from sqlglot import exp
 from nearql.engine.errors import NotFound
 from nearql.engine.schema import Column, TableDef, TableSchema
 from nearql.engine.types import Metric
+from nearql.query import patience
 from nearql.query.dialect import to_duckdb
 from nearql.query.duck_errors import nearest_name
 from nearql.query.plan import INTERNAL
@@ -259,6 +260,7 @@ class Binding:
 
     def entries(self, select: exp.Select) -> dict[str, Entry]:
         """What the names in this SELECT's own FROM clause mean, by lower-case name."""
+        patience.check()
         return {
             name.lower(): self._entry(item)
             for item in from_items(select)

@@ -36,17 +36,18 @@ _LOCKED = {
     "temp_directory": "",  # spilling would write files where the process happens to stand
 }
 _BIT = re.compile(r"\bBIT\b")  # DuckDB's Arrow form of BIT is its own internal one
-_BATCH_ROWS = 100_000  # an answer is received in batches, so that too large a one is cut off early
+_BATCH_ROWS = 4_096  # an answer is received in batches, so that too large a one is cut off early
 
 
 @dataclass(frozen=True, slots=True)
 class DuckOptions:
     """Limits of the processor. memory_limit_bytes 0 = DuckDB's default, 80 % of the machine;
-    threads 0 = all.
+    threads 0 = all. call_length: characters or elements that one call may make.
     """
 
     memory_limit_bytes: int = 0
     threads: int = 0
+    call_length: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Duck:
         if options.memory_limit_bytes:
             config["memory_limit"] = f"{options.memory_limit_bytes >> 10}KiB"
         self._connection = duckdb.connect(":memory:", config=config)
-        duck_functions.install(self._connection)
+        duck_functions.install(self._connection, options.call_length)
         self.aggregates = _names(self._connection, "aggregate")
         self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.execute("SET lock_configuration = true")

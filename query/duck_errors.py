@@ -68,7 +68,11 @@ _WORD = re.compile(r"[\w$]+|'(?:[^']|'')*'")
 def translate(error: duckdb.Error | OSError) -> NearQLError:
     """The NearQL error that says the same."""
     text = str(error)
+    if "INTERRUPT Error" in text or "Interrupted!" in text:  # also through Arrow's reader
+        return StatementTimeout(_clean(text), code="statement_timeout", sqlstate="57014")
     if ours := _OURS.search(text):
+        if ours[1] == "too_large":
+            return TooLarge(ours[2].strip(), setting="call_length")
         return InvalidValue(ours[2].strip(), code=ours[1])
     if (named := _named(text)) is not None:
         return named

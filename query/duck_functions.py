@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nearql.engine.distance import pairwise_distances
 from nearql.engine.types import Metric
+from nearql.query.dialect.bounds import WIDE
 
 DISTANCES = {
     Metric.L2: "nq_l2",
@@ -67,8 +68,10 @@ _MACROS = (
 ERROR = "nearql:"  # marks the part of DuckDB's message that is ours
 
 
-def install(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create every vector function in the database behind `connection`."""
+def install(connection: duckdb.DuckDBPyConnection, call_length: int) -> None:
+    """Create every vector function in the database behind `connection`, and those of `bounds`."""
+    for definition in _bounds(call_length):
+        connection.execute(f"CREATE MACRO {definition}")
     for metric, name in DISTANCES.items():
         _create(connection, name, _distance(metric), 2, "FLOAT")
     for name, function in _ELEMENTWISE.items():
@@ -85,6 +88,28 @@ def install(connection: duckdb.DuckDBPyConnection) -> None:
         )
     for definition in _MACROS:
         connection.execute(f"CREATE MACRO {definition}")
+
+
+def _bounds(call_length: int) -> tuple[str, ...]:
+    """The macros that `dialect.bounds` calls."""
+    refusal = (
+        f"nearql:too_large:A call may make at most {call_length} characters or elements "
+        "(limits.call_length), in a lambda a hundredth of them."
+    )
+    return (
+        (
+            f"nq_bounded(v, size, parts) AS CASE WHEN CAST(size AS DOUBLE) > {call_length} / parts"
+            f" THEN error('{refusal}') ELSE v END"
+        ),
+        "nq_size(v) AS length(CAST(v AS VARCHAR))",
+        "nq_number(v) AS TRY_CAST(CAST(v AS VARCHAR) AS DOUBLE)",
+        "nq_moment(v) AS epoch(TRY_CAST(CAST(v AS VARCHAR) AS TIMESTAMP))",
+        (
+            "nq_steps(a, b, c) AS coalesce((nq_number(b) - nq_number(a)) / nq_number(c),"
+            " (nq_moment(b) - nq_moment(a)) / epoch(TRY_CAST(CAST(c AS VARCHAR) AS INTERVAL)))"
+        ),
+        f"nq_widths(f) AS if(regexp_matches(f, '{WIDE}'), CAST('inf' AS DOUBLE), 0)",
+    )
 
 
 def _create(

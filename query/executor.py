@@ -30,7 +30,7 @@ from nearql.engine.types import (
     SearchRequest,
     Tuning,
 )
-from nearql.query import duck
+from nearql.query import duck, patience
 from nearql.query.duck import Answer, Cursor
 from nearql.query.duck_errors import nearest_name
 from nearql.query.filters import FilterCache
@@ -131,7 +131,7 @@ class Execution:
     def check_time(self) -> None:
         """Raise StatementTimeout if the time is up."""
         if time.monotonic() > self.deadline:
-            raise timed_out()
+            raise patience.timed_out()
 
     def view(self, table: TableDef) -> TableView:
         """The table's read view in this run."""
@@ -531,14 +531,6 @@ def _shown_distances(distances: Vector, output: Output) -> Vector:
 def shown(number: float | None) -> str:
     """A number as SQL writes it."""
     return "NULL" if number is None else f"{number:g}"
-
-
-def timed_out() -> StatementTimeout:
-    """The error of a statement whose time is up."""
-    return StatementTimeout(
-        "The statement took longer than statement_timeout_ms allows. "
-        "Raise it with SET, or ask for less."
-    )
 
 
 def _display(step: Relation, name: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from sqlglot import exp
 
 from nearql.engine.errors import NearQLError, NotFound, SqlError, TooLarge, Unsupported
-from nearql.query import functions, nodes
+from nearql.query import functions, nodes, patience
 from nearql.query.dialect import did_you_mean, nearest
 from nearql.query.ports import CatalogView
 from nearql.query.statements import (
@@ -47,10 +47,14 @@ RESERVED = re.compile(r"nq\d*_|__row$|__key$", re.I)
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
-    """What one call may be asked to make, where the number is written in the statement."""
+    """What one call may be asked to make, where the number is written in the statement.
 
-    grown: int = 1_000_000  # characters, repetitions or elements
-    series_rows: int = 10_000_000
+    Numbers that are computed are bounded when they are known: see `dialect.bounds`.
+    """
+
+    grown: int = 100_000  # characters, repetitions or elements
+    joins: int = 100  # DuckDB's optimizer takes time with their cube, and can't be interrupted
+    series_rows: int = 10_000_000  # of a series in FROM
 
 
 DEFAULT_LIMITS = GuardLimits()
@@ -209,10 +213,14 @@ class _Guard:
     def __init__(self, tables: Mapping[str, str], limits: GuardLimits) -> None:
         self.tables = tables  # lower-case name -> as it was declared
         self.limits = limits
+        self.joins = 0
 
     def check(self, tree: exp.Expr) -> None:
         """Every node of the tree."""
         for node in tree.walk():
+            patience.check()
+            if isinstance(node, exp.Join):
+                self._count_join(node)
             if type(node) not in nodes.ALLOWED:
                 raise _unknown_node(node)
             if isinstance(node, exp.Table):
@@ -223,6 +231,14 @@ class _Guard:
                 self.check_name(str(node.this), node)
             elif isinstance(node, exp.Lateral):
                 _lateral(node)
+
+    def _count_join(self, node: exp.Expr) -> None:
+        self.joins += 1
+        if self.joins > self.limits.joins:
+            raise SqlError(
+                f"The statement joins more than {self.limits.joins} times (limits.sql_joins).",
+                position=position_of(node), code="statement_too_complex", sqlstate="54001",
+            )  # fmt: skip
 
     def check_name(self, name: str, node: exp.Expr | None) -> None:
         """No internal name."""
@@ -289,6 +305,8 @@ class _Guard:
                 node.parent, exp.Dot
             )  # 'x'.repeat(3): the first argument is before the dot
             count = constant(node.expressions[at]) if 0 <= at < len(node.expressions) else None
+            if name == "repeat" and count and isinstance(node.expressions[0], exp.Literal):
+                count *= max(1, len(node.expressions[0].name))
             if count is not None and count > self.limits.grown:
                 raise _too_large(node, f"{name}() may make at most {self.limits.grown} {what}")
 
@@ -299,8 +317,11 @@ class _Guard:
         numbers = [value for value in values if value is not None]
         first, last = (0.0, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
         step = numbers[2] if len(numbers) == 3 else 1.0
-        if step and (last - first) / step > self.limits.series_rows:
-            raise _too_large(node, f"A series may have at most {self.limits.series_rows} rows")
+        in_from = isinstance(node.parent, exp.Table | exp.Lateral)
+        most = self.limits.series_rows if in_from else self.limits.grown
+        if step and (last - first) / step > most:
+            instead = "" if in_from else "; for more rows write it in FROM"
+            raise _too_large(node, f"{node.name}() may make at most {most} elements{instead}")
 
 
 def is_cte(node: exp.Table) -> bool:

@@ -17,7 +17,7 @@ from sqlglot import exp
 
 from nearql.engine.errors import InvalidValue
 from nearql.engine.schema import Column, TableDef
-from nearql.query import duck
+from nearql.query import duck, patience
 from nearql.query.binder import (
     Binding,
     PendingDistance,
@@ -32,6 +32,7 @@ from nearql.query.binder import (
     unwrapped,
 )
 from nearql.query.dialect import bit_distance_of, distance_of, to_duckdb, to_nearql
+from nearql.query.dialect.bounds import is_bounded
 from nearql.query.dialect.render import bit_length
 from nearql.query.direct import direct_outputs
 from nearql.query.guard import placed, position_of
@@ -148,12 +149,14 @@ def _is_ours(node: exp.Expr) -> bool:
     """Whether DuckDB gets other words for it, which it would name a column after."""
     if isinstance(node, exp.Cast | exp.TryCast):
         return vector_type(node.to) is not None or bit_length(node.to) is not None
-    return distance_of(node) is not None or bit_distance_of(node) is not None
+    known = distance_of(node) is not None or bit_distance_of(node) is not None
+    return known or is_bounded(node)
 
 
 def apply_rules(select: exp.Select, binding: Binding) -> None:
     """Every rule but merges, in order."""
     for rule in RULES:
+        patience.check()
         rule(select, binding)
 
 

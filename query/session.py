@@ -28,7 +28,7 @@ from nearql.engine.errors import (
 )
 from nearql.engine.request_id import part_of
 from nearql.engine.types import OnConflict
-from nearql.query import duck, guard, utility
+from nearql.query import duck, guard, patience, utility
 from nearql.query.bulk import BulkOutcome, run_bulk
 from nearql.query.changes import run_delete, run_update
 from nearql.query.create_as import run_create_as
@@ -119,7 +119,11 @@ class Session:
         self._settings = settings or SessionSettings()
         self._authorise: Authorise | None = None
         duck.configure(
-            duck.DuckOptions(self._settings.duck_memory_bytes, self._settings.duck_threads)
+            duck.DuckOptions(
+                self._settings.duck_memory_bytes,
+                self._settings.duck_threads,
+                self._settings.call_length,
+            )
         )
         self._filters = FilterCache(self._settings.filter_cache_bytes)
         self._plans = PlanCache(self._settings.plan_cache_entries, self._settings.plan_cache_text)
@@ -177,7 +181,7 @@ class Session:
         """
         request = self._request(params, settings, request_id)
         request.stop, request.user = stop, user
-        prepared = self._plans.get(text, lambda new: _prepare(new, self._settings))
+        prepared = self._plans.get(text, lambda new: request.prepared(new))
         request.parameters.check_used(prepared.parameters)
         result = empty("utility")
         for place, statement in enumerate(prepared.statements):
@@ -240,7 +244,9 @@ class Session:
 
 
 def _prepare(text: str, settings: SessionSettings) -> Prepared:
-    limits = Limits(text_chars=settings.sql_chars, nesting=settings.sql_depth)
+    limits = Limits(
+        text_chars=settings.sql_chars, nesting=settings.sql_depth, tokens=settings.sql_tokens
+    )
     statements = tuple(parse(text, limits))
     if not statements:
         raise SqlError("The request holds no statement.", position=1)
@@ -284,7 +290,11 @@ class _Request:
             if prepared.checked.get(place) != catalog.version:
                 if self.authorise is not None:
                     self.authorise(statement, catalog)
-                guard.check(statement, catalog)
+                guard.check(
+                    statement,
+                    catalog,
+                    guard.GuardLimits(self.settings.call_length, self.settings.sql_joins),
+                )
                 prepared.checked[place] = catalog.version
             return self._dispatch(statement, place, prepared, catalog)
         except NearQLError as error:
@@ -419,12 +429,19 @@ class _Request:
         with (
             WATCHDOG.watch(self._deadline, self._interrupt),
             statement.stop.watching(self._expire),
+            patience.until(lambda: self._deadline),
         ):
             if self.stop is None:
                 yield
                 return
             with self.stop.watching(self._expire):
                 yield
+
+    def prepared(self, text: str) -> Prepared:
+        """The text parsed, within the time of one statement."""
+        until = time.monotonic() + self.variables.get("statement_timeout_ms") / 1000
+        with patience.until(lambda: until):
+            return _prepare(text, self.settings)
 
     def _expire(self) -> None:
         """As if the time were up: nobody waits for the answer any more."""

@@ -22,6 +22,8 @@ class SessionSettings:
 
     sql_chars: int = 16 << 20  # longest text of a request
     sql_depth: int = 32  # deepest nesting in a statement; see `dialect.depth`
+    sql_tokens: int = 20_000  # longest statement in words, numbers and signs; see `dialect.depth`
+    sql_joins: int = 100  # most joins of a statement
     statement_timeout_ms: int = 30_000
     write_timeout_ms: int = 5_000
     latency_budget_ms: int = 10
@@ -29,6 +31,7 @@ class SessionSettings:
     result_rows: int = 1_000_000  # largest answer
     result_bytes: int = 512 * MIB
     join_rows: int = 10_000_000  # most rows that a batched kNN join may find, left rows * k
+    call_length: int = 100_000  # characters or elements that one call may make
     duck_memory_bytes: int = 0  # 0 = DuckDB's own choice
     duck_threads: int = 0  # 0 = one per core
     plan_cache_entries: int = 512

@@ -204,9 +204,20 @@ class LimitsSection:
         "How long a search waits at most for others, to be answered together; 0 = never.",
         low=0, high=60_000,
     )  # fmt: skip
+    call_length: int = _key(
+        100_000,
+        "Characters or elements that one call in a statement may make, as in repeat('a', n).",
+        low=1_000, high=100_000_000,
+    )  # fmt: skip
     statement_timeout_ms: int = _key(30_000, "Default time of one statement; 0 = none.", low=0)
     sql_length: int = _key(16 << 20, "Characters of SQL text in one request.", size=True)
     sql_depth: int = _key(32, "Nesting of brackets in one statement.", low=8, high=64)
+    sql_tokens: int = _key(
+        20_000,
+        "Words, numbers and signs of one statement; a long list of literals in IN is one.",
+        low=1_000, high=1_000_000,
+    )  # fmt: skip
+    sql_joins: int = _key(100, "Joins in one statement.", low=1, high=1_000)
     slow_statement_ms: int = _key(
         1_000, "Time from which a statement is kept in nearql.queries as slow.", low=0
     )
@@ -247,9 +258,12 @@ class Config:
         return SessionSettings(
             sql_chars=limits.sql_length,
             sql_depth=limits.sql_depth,
+            sql_tokens=limits.sql_tokens,
+            sql_joins=limits.sql_joins,
             statement_timeout_ms=limits.statement_timeout_ms,
             latency_budget_ms=limits.latency_budget_ms,
             max_limit=limits.max_limit,
+            call_length=limits.call_length,
             result_rows=limits.result_rows,
             result_bytes=self.share_of_memory(limits.result_bytes, 4),
             duck_memory_bytes=self.share_of_memory(resolve_memory(engine.duckdb_memory_limit), 3),

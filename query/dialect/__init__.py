@@ -115,7 +115,7 @@ def _explain(cursor: Cursor) -> Explain:
     analyze, json = utility.explain_options(cursor)
     if cursor.done:
         raise cursor.unexpected("a statement to explain")
-    inner = Source(cursor.source.request, cursor.tokens[cursor.at :])
+    inner = Source(cursor.source.request, cursor.tokens[cursor.at :], cursor.source.limits)
     if inner.tokens[0].text.upper() == "EXPLAIN":
         raise cursor.unexpected("a statement other than EXPLAIN")
     return Explain(

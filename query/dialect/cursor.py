@@ -11,7 +11,8 @@ from sqlglot import exp
 from sqlglot.errors import ParseError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from nearql.engine.errors import SqlError, Unsupported
+from nearql.engine.errors import SqlError, TooLarge, Unsupported
+from nearql.query import patience
 from nearql.query.dialect.grammar import BROKEN, DIALECT, mark_functions, unmark
 from nearql.query.dialect.lexer import Source
 
@@ -256,6 +257,14 @@ def parse_tokens(source: Source, tokens: Sequence[Token]) -> exp.Expr:
     Raises:
         SqlError: with the position of the token that fits nowhere.
     """
+    most = source.limits.tokens
+    if len(tokens) > most:
+        raise TooLarge(
+            f"The statement has {len(tokens)} words, numbers and signs; at most {most} are "
+            "accepted (limits.sql_tokens). Bind lists as parameters, or send rows in bulk.",
+            position=int(tokens[0].start) + 1, setting="sql_tokens",
+        )  # fmt: skip
+    patience.check()
     try:
         trees = DIALECT.parser().parse(mark_functions(list(tokens)), source.request)
     except ParseError as error:

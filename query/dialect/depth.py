@@ -79,6 +79,7 @@ class Limits:
 
     text_chars: int = 16 << 20
     statements: int = 1_000
+    tokens: int = 20_000  # what sqlglot parses at once; long lists of literals in IN are one
     nesting: int = 32  # brackets within brackets, and what else deepens
     chain: int = 500  # operators in a row, as in a OR b OR c: as deep a tree, leaning left
     queries: int = 500  # SELECTs in a statement, and set operations

@@ -29,6 +29,7 @@ from sqlglot.generators.duckdb import DuckDBGenerator
 from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.tokenizer_core import Token, TokenType
 
+from nearql.query.dialect.literals import LIST
 from nearql.query.dialect.tokens import ends_operand, retyped
 
 # Operator -> (token that DuckDB's dialect never makes, carrier node that it never builds).
@@ -186,9 +187,21 @@ def _has_in(stream: list[Token], opening: int) -> bool:
     return False
 
 
+class _Place(dict[str, Any]):
+    """A node's meta. Trees are copied often, and what it holds needs no deep copy."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Place:
+        return _Place(self)
+
+
 def unmark(tree: exp.Expr) -> exp.Expr:
-    """Take the marks off again, in place."""
+    """Take the marks off again, in place; of each node's place keep what messages use."""
     for node in tree.walk():
+        if node._meta:
+            node._meta = _Place(start=node._meta["start"]) if "start" in node._meta else None
+        if isinstance(node, exp.Literal) and str(node.this).startswith(LIST):
+            node.replace(exp.Var(this=node.this[len(LIST) :]))
+            continue
         for key in ("this", "alias"):
             text = node.args.get(key)
             if isinstance(text, str) and text.startswith(_MARK):

@@ -10,6 +10,7 @@ from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, TooLarge, Unsupported
+from nearql.query import patience
 from nearql.query.dialect.depth import DEFAULT_LIMITS, Limits, check_depth
 from nearql.query.dialect.grammar import DIALECT
 from nearql.query.dialect.literals import lift, put_back
@@ -27,6 +28,7 @@ class Source:
 
     request: str
     tokens: tuple[Token, ...]
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def offset(self) -> int:
@@ -53,7 +55,7 @@ def split(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Source]:
         )
     statements: list[Source] = []
     current: list[Token] = []
-    for token in tokenize(text):
+    for token in tokenize(text, limits):
         if token.token_type is not TokenType.SEMICOLON:
             current.append(token)
         elif current:
@@ -66,13 +68,14 @@ def split(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Source]:
     return statements
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Token]:
     """Tokens of the dialect, every parameter spelled `$name`.
 
     Raises:
         SqlError: with the position where an unclosed quote or comment starts.
     """
     blanked, lifted = lift(text)
+    _check_length(blanked, limits)
     try:
         tokens = list(DIALECT.tokenize(blanked))
     except TokenError as error:
@@ -80,6 +83,22 @@ def tokenize(text: str) -> list[Token]:
     put_back(tokens, lifted)
     _check_neighbours(text, tokens)
     return _spell_parameters(_bracket_literals(_bit_literals(tokens)))
+
+
+_STRING = re.compile(r"'[^']*'")
+_SIGNS = re.compile(r"[^\w\s]")
+_ROWS = 20  # times as many signs as one parsed statement may have: literal rows of INSERT are many
+
+
+def _check_length(text: str, limits: Limits) -> None:
+    """Refuse what would take seconds to cut into tokens alone."""
+    most = limits.tokens * _ROWS
+    if len(text) > most and sum(1 for _ in _SIGNS.finditer(_STRING.sub("''", text))) > most:
+        raise TooLarge(
+            f"The request has more than {most} signs (20 times limits.sql_tokens). Send rows in "
+            "bulk, or bind lists as parameters.",
+            position=1, setting="sql_tokens",
+        )  # fmt: skip
 
 
 _PIECE = re.compile(
@@ -252,4 +271,5 @@ def _refuse_mixed(tokens: list[Token]) -> None:
 
 def _checked(text: str, tokens: list[Token], limits: Limits) -> Source:
     check_depth(tokens, limits)
-    return Source(text, tuple(tokens))
+    patience.check()
+    return Source(text, tuple(tokens), limits)

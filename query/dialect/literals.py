@@ -27,6 +27,9 @@ _OPERATOR = r"<(?:->|=>|\#>|\+>)"
 _FUNCTION = (
     r"\b(?:l2_distance|cosine_distance|l1_distance|inner_product)\s*+\(\s*+[\w.\":$]++\s*+,\s*+"
 )
+_LITERAL = r"(?:-?\d++(?:\.\d*+)?+(?:[eE][+-]?+\d++)?+(?![\w.])|'(?:[^']|'')*+')"
+_LISTED = 1_024  # characters of a list in IN from which it is kept as text
+LIST = "\x00list:"  # starts the text of a string that stands for such a list
 _ARRAY = r"(?:\bARRAY\s*+)?+\[[\s\d.,eE+\-]{3,}+\]"
 # What may hold something that only looks like an array comes first and is stepped over.
 _SCAN = re.compile(
@@ -34,6 +37,7 @@ _SCAN = re.compile(
     |\$(?P<tag>\w*+)\$(?:.*?\$(?P=tag)\$|.*)
     |(?P<lead>{_OPERATOR}\s*+|{_FUNCTION})(?P<led>{_ARRAY})
     |(?P<bare>{_ARRAY})(?P<leads>(?=\s*+{_OPERATOR}))?+
+    |(?P<in>\bIN\s*+\()(?P<listed>\s*+{_LITERAL}(?:\s*+,\s*+{_LITERAL})++\s*+)(?=\))
     |(?P<open>\()|(?P<close>\))|(?P<end>;)|\b(?P<word>INSERT|VALUES|RETURNING|CONFLICT|SELECT)\b""",
     re.S | re.I | re.X,
 )
@@ -41,8 +45,10 @@ _WORTHWHILE = re.compile(rf"{_OPERATOR}|_distance\b|\binner_product\b|\bVALUES\b
 
 
 def lift(text: str) -> tuple[str, dict[int, str]]:
-    """The text with arrays blanked, and `[..]` texts by the 0-based position of their blank."""
-    if "[" not in text or not _WORTHWHILE.search(text):
+    """The text with arrays and long lists blanked, and their texts by the 0-based position of their
+    blank.
+    """
+    if LIST in text or not ("[" in text and _WORTHWHILE.search(text) or len(text) > _LISTED):
         return text, {}
     lifter = _Lifter()
     return _SCAN.sub(lifter.step, text), lifter.lifted
@@ -60,6 +66,8 @@ class _Lifter:
         """What stands for one match."""
         written = match["led"] or match["bare"]
         self._follow(match)
+        if match["listed"] is not None:
+            return self._listed(match)
         if written is None:
             return match[0]
         beside = match["led"] is not None or match["leads"] is not None
@@ -69,6 +77,14 @@ class _Lifter:
         self.lifted[match.start() + len(lead)] = written[written.index("[") :]
         return f"{lead}'{' ' * (len(written) - 2)}'"
 
+    def _listed(self, match: re.Match[str]) -> str:
+        """IN and a bracket, and a string in place of the list if that is long."""
+        listed = match["listed"]
+        if len(listed) < _LISTED:
+            return match[0]
+        self.lifted[match.start("listed")] = LIST + listed
+        return f"{match['in']}'{' ' * (len(listed) - 2)}'"
+
     def _follow(self, match: re.Match[str]) -> None:
         if match["end"]:
             self.inserting, self.depth = False, None
@@ -77,7 +93,7 @@ class _Lifter:
             self.inserting = self.inserting or word == "INSERT"
             self.depth = 0 if word == "VALUES" and self.inserting else None
         elif self.depth is not None:
-            opened = match["open"] is not None or "(" in (match["lead"] or "")
+            opened = match["open"] is not None or "(" in (match["lead"] or match["in"] or "")
             self.depth += opened - (match["close"] is not None)
 
 

@@ -13,6 +13,7 @@ b)`, `nq_ip`, `nq_cos`, `nq_l1` |
 | `x::vector(3)`, `x::vector` | `CAST(x AS FLOAT[3])`, `CAST(x AS FLOAT[])` |
 | `x::halfvec(3)` | `CAST(nq_half(x) AS FLOAT[3])`: elements rounded to float16 |
 | `x::bit(3)` | `nq_bits(x, 3)`: cut off or filled with zeros on the right, as in PostgreSQL |
+| `repeat(a, n)` and others that grow | the same with n bounded, see `bounds` |
 | `:q`, `$q`, `?`, `$1` | `$q`, `$q`, `$1`, `$1` |
 
 `+ - *` and `avg`, `sum` look the same for numbers and vectors, so only the executor, which knows
@@ -32,6 +33,8 @@ from sqlglot.errors import UnsupportedError
 from nearql.engine.errors import SqlError, Unsupported
 from nearql.engine.schema import ColumnType
 from nearql.engine.types import Metric
+from nearql.query import patience
+from nearql.query.dialect.bounds import bounded
 from nearql.query.dialect.grammar import BROKEN, CARRIERS, NearQL
 
 _OPERATOR_METRIC = {
@@ -104,6 +107,7 @@ Rewrites = dict[type[exp.Expr], Callable[[exp.Expr], exp.Expr]]
 
 
 def _render(tree: exp.Expr, rewrites: Rewrites) -> str:
+    patience.check()
     try:
         root = exp.Tuple(expressions=[tree.copy()])
         found = [node for node in root.walk() if type(node) in rewrites]
@@ -221,6 +225,11 @@ def _bit_distance(node: exp.Expr) -> exp.Expr:
     return exp.Anonymous(this=name, expressions=[left.copy(), right.copy()])
 
 
+def _called(node: exp.Expr) -> exp.Expr:
+    made = _canonical(node)
+    return bounded(node) if made is node and isinstance(node, exp.Anonymous) else made
+
+
 def _negated_canonical(node: exp.Expr) -> exp.Expr:
     made = _canonical(node)
     return _negative(node) if made is node else made
@@ -293,7 +302,7 @@ _FAITHFUL: Rewrites = {
 }
 _TO_DUCKDB: Rewrites = {
     **dict.fromkeys(CARRIERS, _canonical),
-    exp.Anonymous: _canonical,
+    exp.Anonymous: _called,
     exp.Neg: _negated_canonical,
     exp.Cast: _cast,
     exp.TryCast: _cast,

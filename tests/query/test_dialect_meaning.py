@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 from nearql.engine.errors import NearQLError
+from nearql.query import duck_functions
 from nearql.query.dialect import parse, to_duckdb, to_nearql
 from nearql.query.statements import Select
 
@@ -35,6 +36,7 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB itself, with a table of every kind of column."""
     with duckdb.connect() as connection:
         connection.execute(TABLE)
+        duck_functions.install(connection, 100_000)
         connection.execute("SET TimeZone = 'UTC'")
         yield connection
 

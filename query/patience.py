@@ -1,0 +1,52 @@
+"""Time for parsing and planning: both run in Python, where nothing interrupts them from outside.
+
+Whoever works on a statement asks `check` in its loops; it raises once the statement's time is up.
+The deadline belongs to the thread that plans.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from nearql.engine.errors import StatementTimeout
+
+
+def _never() -> float:
+    return float("inf")
+
+
+class _Until(threading.local):
+    deadline: Callable[[], float] = staticmethod(_never)
+
+
+_UNTIL = _Until()
+
+
+@contextmanager
+def until(deadline: Callable[[], float]) -> Iterator[None]:
+    """Let `check` raise from `deadline()` (time.monotonic) on, within this block.
+
+    It is asked each time: a client that goes away makes it the past.
+    """
+    before, _UNTIL.deadline = _UNTIL.deadline, deadline
+    try:
+        yield
+    finally:
+        _UNTIL.deadline = before
+
+
+def check() -> None:
+    """Raise StatementTimeout if the time is up."""
+    if time.monotonic() > _UNTIL.deadline():
+        raise timed_out()
+
+
+def timed_out() -> StatementTimeout:
+    """The error of a statement whose time is up."""
+    return StatementTimeout(
+        "The statement took longer than statement_timeout_ms allows. "
+        "Raise it with SET, or ask for less."
+    )
