@@ -37,6 +37,7 @@ from nearql.engine.index.rows import coverable
 from nearql.engine.index.tuner import Tuning
 from nearql.engine.schema import IndexDef, TableSchema
 from nearql.engine.search import VectorSlice
+from nearql.engine.segment.damage import is_lost
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
@@ -517,7 +518,7 @@ def _growing(view: ShardView) -> int:
 
 
 def _lacks(data: SegmentData, declared: _Declared) -> bool:
-    if declared.column not in data.vectors:
+    if declared.column not in data.vectors or is_lost(data, declared.column):
         return False
     found = data.indexes.get(declared.definition.uuid)
     return found is None or isinstance(found, CarriedIndex)

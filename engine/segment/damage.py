@@ -58,10 +58,10 @@ class Damage:
 
     def error(self) -> Corruption:
         """What is raised for every use of what is lost; a new one each time."""
-        lost = "the segment" if self.everything else "its vectors"
+        lost = "the segment was" if self.everything else "its vectors were"
         return Corruption(
             f"{self.file} is corrupt: {self.place}. It hits rows {self.first} to {self.end - 1} "
-            f"of its shard; {lost} was set aside and is not served. {REMEDY}",
+            f"of its shard; {lost} set aside and not served. {REMEDY}",
             file=self.file, first_row=self.first, last_row=self.end - 1,
         )  # fmt: skip
 
@@ -136,6 +136,12 @@ class _Lost(Mapping[int, VectorBlock]):
 def damage_of(data: SegmentData) -> Damage | None:
     """The damage of a segment that was set aside."""
     return data.damage if isinstance(data, SetAside) else None
+
+
+def is_lost(data: SegmentData, column: int) -> bool:
+    """Whether this vector column of the segment was set aside."""
+    damage = damage_of(data)
+    return damage is not None and (damage.everything or column in damage.columns)
 
 
 def check_keys(data: SegmentData) -> None:

@@ -14,7 +14,8 @@ from nearql.server.node import Node
 
 
 def opened(directory: Path) -> Node:
-    return Node.open(load_config(environment={}, flags={"node.data_dir": str(directory)}))
+    flags = {"node.data_dir": str(directory), "engine.index_min_rows": 64}
+    return Node.open(load_config(environment={}, flags=flags))
 
 
 @pytest.fixture
@@ -54,6 +55,23 @@ def test_what_needs_the_damaged_vectors_is_refused_by_file_and_rows(damaged: Pat
     assert [row["state"] for row in states] == ["damaged", "sealed"]
     shown = {count.name: count.value for count in counts(node)}
     assert shown["nearql_damaged_segments"] == 1
+    node.close()
+
+
+def test_indexes_of_a_damaged_segment_neither_answer_nor_hide_the_table(damaged: Path) -> None:
+    node = opened(damaged)
+    run = node.session().execute
+    for name in ("docs", "papers"):
+        run(f"CREATE INDEX ON {name} USING hnsw (vec vector_l2_ops)")
+    node.close()
+    node = opened(damaged)
+    run = node.session().execute
+    assert not node.failed_tables()
+    for settings in ({}, {"target_recall": 0.9}):
+        with pytest.raises(Corruption, match="its vectors were set aside"):
+            run(SEARCH.format("docs"), settings=settings)
+        assert run(SEARCH.format("papers"), settings=settings).table.to_pylist() == [{"id": 7}]
+    assert run("SELECT count(*) AS n FROM docs").table.to_pylist() == [{"n": 200}]
     node.close()
 
 
