@@ -33,6 +33,7 @@ from nearql.query.plan import relations
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView
 from nearql.query.result import Result, ResultColumn
+from nearql.query.set_functions import expand_set_functions
 from nearql.query.statements import CreateView
 from nearql.query.writes import Write
 
@@ -64,6 +65,7 @@ def _definition(statement: CreateView, write: Write) -> ViewDef:
             position=at(statement, name),
         )
     tree = statement.tree.copy()
+    expand_set_functions(tree, write.catalog)
     qualify(tree)
     columns = _columns(statement, _answered(tree, write))
     needs = {name.lower() for name in _named(tree)} | {one.source.lower() for one in columns}

@@ -59,6 +59,7 @@ from nearql.query.ports import CatalogView
 from nearql.query.rows import sql_value
 from nearql.query.rules import MERGES, RULES
 from nearql.query.rules.common import is_volatile, item_name
+from nearql.query.set_functions import expand_set_functions
 from nearql.query.shown import vector_outputs
 from nearql.query.vector_types import duck_type, vector_type
 from nearql.query.views import expand
@@ -83,6 +84,7 @@ def plan_query(tree: exp.Query, catalog: CatalogView) -> Plan:
     text = text_of(own)
     mark_texts(own)
     own = expand(own, catalog)
+    expand_set_functions(own, catalog)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
     plan = _planned(own, binding)
@@ -102,6 +104,7 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
         )
     mark_texts(own)
     expand(own, catalog)
+    expand_set_functions(own, catalog)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
     binding.bind(own)
     sources = [binding.source_of(item) for item in from_items(own)]

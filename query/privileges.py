@@ -23,6 +23,7 @@ from sqlglot import exp
 from nearql.engine.named_query import tables_read
 from nearql.query.guard import is_cte, position_of, trees_of
 from nearql.query.ports import CatalogView
+from nearql.query.set_functions import table_of
 from nearql.query.statements import (
     AlterTable,
     ConflictClause,
@@ -77,6 +78,8 @@ def needs(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
 def _reads(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
     for tree in trees_of(statement):
         for node in tree.find_all(exp.Table):
+            if (asked := table_of(node)) is not None:
+                yield Need("SELECT", asked.name, position_of(asked))
             is_named = isinstance(node.this, exp.Identifier) and not _is_system(node)
             if is_named and (node.db or not is_cte(node)):
                 for name in _read_by(node.name, catalog):

@@ -80,3 +80,20 @@ DuckDB SELECT q.id, x.id FROM queries AS q, docs AS e, LATERAL (SELECT d.id FROM
   Scan docs (id)
   Scan docs (id, vec)
 Note: d.vec <-> q.v: not batched, because WHERE names more than the two sides of the join; computed exactly for every pair of rows
+
+SELECT g.id, g.neighbour FROM knn_graph(docs, vec, 5, 'cosine') g WHERE g.distance < 0.1
+----
+DuckDB SELECT g.id, g.neighbour FROM knn_graph(docs, vec, 5, 'cosine') AS g WHERE g.distance < 0.1
+  Scan docs (id)
+  KnnJoin docs.vec (cosine, k = 5) as one batch and conditions on both sides
+    Left a."vec" of every row of a
+      Scan docs (vec)
+
+SELECT count(*) FROM docs d JOIN knn_graph(docs, vec, :k) ON knn_graph.id = d.id
+----
+DuckDB SELECT count(*) FROM docs AS d JOIN knn_graph(docs, vec, :k) ON knn_graph.id = d.id
+  Scan docs (id)
+  Scan docs (id)
+  KnnJoin docs.vec (l2, k = :k) as one batch and conditions on both sides
+    Left a."vec" of every row of a
+      Scan docs (vec)
