@@ -15,7 +15,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -98,6 +98,7 @@ class Statements:
         self._slow: deque[RunningStatement] = deque(maxlen=kept)
         self.slow = 0
         self.killed = 0
+        self.on_slow: Callable[[RunningStatement], None] | None = None  # told of each, at its end
 
     @contextmanager
     def running(self, text: str, user: str | None = None) -> Iterator[RunningStatement]:
@@ -139,6 +140,8 @@ class Statements:
             if is_slow or was_killed:
                 statement.text = statement.text[: TEXT_CHARS + 1]  # lets go of a long text
                 self._slow.append(statement)
+        if is_slow and self.on_slow is not None:
+            self.on_slow(statement)
 
     def kill(self, number: int) -> None:
         """End a statement: at once where DuckDB runs, else before its next step.

@@ -22,6 +22,8 @@ class Count:
 
 def counts(node: Node) -> Iterator[Count]:
     """All of them now."""
+    text = "Tables that could not be opened."
+    yield Count("nearql_failed_tables", text, len(node.failed_tables()), total=False)
     batches = node.batch_stats()
     yield Count(
         "nearql_search_batches", "Calls that answered several searches together.", batches.calls

@@ -66,6 +66,7 @@ from nearql.server import system_tables
 from nearql.server.access.store import AccessStore
 from nearql.server.config import Config
 from nearql.server.counts import Count, counts
+from nearql.server.slow import log_slow
 
 log = structlog.get_logger("nearql.node")
 
@@ -126,6 +127,7 @@ class Node:
             on_fatal=_exit_at_once,
         )
         self._session = Session(self, config.session_settings())
+        self._session.statements.on_slow = log_slow
         self.scrubber = Scrubber(
             self.tables, _report_damage,
             rate_bytes=settings.scrub_rate_bytes, interval_s=settings.scrub_interval_s,
