@@ -61,6 +61,7 @@ class MemoryBudget:
         self._measure = measure
         self._patience_s = patience_s
         self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
         self._reserved = 0
         self._reliefs: dict[object, Callable[[], None]] = {}
         self._measured = (0.0, 0)  # when, bytes
@@ -93,8 +94,9 @@ class MemoryBudget:
         try:
             yield
         finally:
-            with self._lock:
+            with self._left:
                 self._reserved -= nbytes
+                self._left.notify_all()
 
     def check(self, nbytes: int, what: str) -> None:
         """Let a read of about so many bytes begin; reads may go beyond the limit by an eighth.
@@ -136,7 +138,8 @@ class MemoryBudget:
                 return
             if time.monotonic() >= until:
                 break
-            time.sleep(_POLL_S)
+            with self._left:  # others' promises end with a notice, the kernel's count without
+                self._left.wait(_POLL_S)
         self.refusals += 1
         raise Overloaded(
             f"{what} needs about {nbytes} bytes of memory; {self.used_bytes} are in use, "
