@@ -34,9 +34,10 @@ from nearql.engine.types import Metric
 
 NEAREST = (10, 40, 160, 640)  # sizes of answer that are measured; beyond the last rows are read
 SAMPLE = 80  # queries of each kind
+LARGE, LARGE_SAMPLE = 160, 32  # from this size of answer on fewer tell as much
 ENOUGH = 0.995  # recall at which no more effort is tried
-SHORT = 0.97  # recall of the greatest effort below which more candidates are asked for
-HOPELESS = 0.7  # recall below which the next effort is left out, and not tried for larger answers
+SHORT = 0.95  # recall of the greatest effort below which more candidates are asked for
+HOPELESS = 0.8  # recall below which the next effort is left out, and not tried for larger answers
 _TIMED = 8  # queries asked one by one, for the time that one takes
 _FORMAT = 1
 _KNOWN = 1024  # answers that a profile remembers
@@ -108,10 +109,12 @@ def measure(
     most_us: what reading all rows costs a query: dearer efforts are of no use.
     check: called before each step; what it raises ends the measurement.
     """
-    asked = _Asked(index, vectors, [(group, truth(group, NEAREST[-1])) for group in groups])
+    every = _Asked(index, vectors, [(group, truth(group, NEAREST[-1])) for group in groups])
+    some = _Asked(index, vectors, [(q[:LARGE_SAMPLE], t[:LARGE_SAMPLE]) for q, t in every.kinds])
     rungs: list[Rung] = []
     least = 0  # effort: a larger answer needs no less than a smaller one
     for size in NEAREST:
+        asked = every if size < LARGE else some
         for count in _counts(index, size):
             for rung in _climbed(asked, size, count, least):
                 check()

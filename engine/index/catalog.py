@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.context import EngineContext
+from nearql.engine.costs import CODE_COST
 from nearql.engine.errors import Corruption, NearQLError, StorageFull
 from nearql.engine.index.base import BuildCancelled, IndexKind, Source
 from nearql.engine.index.carried import CarriedIndex, Part
@@ -41,7 +42,7 @@ from nearql.engine.segment.damage import is_lost
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
-from nearql.engine.tuning import Profile, derived, measure
+from nearql.engine.tuning import NEAREST, Profile, derived, measure
 from nearql.engine.types import Metric, SearchRequest
 
 logger = logging.getLogger(__name__)
@@ -387,7 +388,9 @@ class TableIndexes:
             request = SearchRequest("", index.metric, queries, k)
             return searcher.search([rows], request, masks=None, keys_of=lambda at: at).distances
 
-        scan_us = searcher.machine.scan_us(len(block.data), block.data.strides[0])
+        coded = block.codes is not None and searcher.backend.codes(index.metric, NEAREST[0], 1)
+        row_bytes = CODE_COST * block.data.shape[1] if coded else block.data.strides[0]
+        scan_us = searcher.machine.scan_us(len(block.data), row_bytes)
         profile = measure(
             index, block.data, truth, groups, most_us=scan_us, live=live, check=self._check_open
         )
