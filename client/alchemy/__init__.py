@@ -9,6 +9,6 @@ Needs `pip install 'nearql[sqlalchemy]'`.
 """
 
 from nearql.client.alchemy.dialect import NearQLDialect
-from nearql.client.alchemy.types import HalfVector, Vector
+from nearql.client.alchemy.types import Bit, HalfVector, Vector
 
-__all__ = ["HalfVector", "NearQLDialect", "Vector"]
+__all__ = ["Bit", "HalfVector", "NearQLDialect", "Vector"]

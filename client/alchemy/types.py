@@ -90,4 +90,37 @@ class HalfVector(Vector):
     name = "HALFVEC"
 
 
-VECTORS: dict[str, type[TypeEngine[Any]]] = {"VECTOR": Vector, "HALFVEC": HalfVector}
+class _BitDistances(UserDefinedType.Comparator[Any]):
+    """What can be asked of a column of bits."""
+
+    def hamming_distance(self, other: Any) -> ColumnElement[float]:
+        """How many bits differ: `<~>`."""
+        return cast("ColumnElement[float]", self.op("<~>", return_type=Float())(other))
+
+    def jaccard_distance(self, other: Any) -> ColumnElement[float]:
+        """1 - the share of the bits set in either that are set in both: `<%>`."""
+        return cast("ColumnElement[float]", self.op("<%>", return_type=Float())(other))
+
+
+class Bit(UserDefinedType[str]):
+    """BIT(n): values and results are text of n zeros and ones."""
+
+    cache_ok = True
+    comparator_factory = _BitDistances
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def get_col_spec(self, **_: Any) -> str:
+        """As DDL and casts write it."""
+        return f"BIT({self.length})"
+
+    def __repr__(self) -> str:
+        return f"Bit({self.length})"
+
+
+VECTORS: dict[str, type[TypeEngine[Any]]] = {
+    "VECTOR": Vector,
+    "HALFVEC": HalfVector,
+    "BIT": Bit,
+}

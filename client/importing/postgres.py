@@ -6,8 +6,8 @@ sends them, which NumPy reads without parsing text:
 
     int16 dimensions | int16 unused | dimensions x float32 (halfvec: float16), big-endian
 
-What has no type here comes as text and is told; bit strings and sparse vectors must be left out by
-name, because text would not be searched.
+What has no type here comes as text and is told; sparse vectors must be left out by name, because
+text would not be searched.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _AS_TEXT = {
     "character": "TEXT", "name": "TEXT", "citext": "TEXT", "time without time zone": "TIME",
     "interval": "INTERVAL",
 }  # fmt: skip
-_REFUSED = ("bit", "bit varying", "sparsevec")
+_REFUSED = ("bit varying", "sparsevec")
 _VECTORS = {"vector": ("VECTOR", "f4"), "halfvec": ("HALFVEC", "f2")}
 _KEY_TYPES = ("SMALLINT", "INTEGER", "BIGINT", "TEXT", "UUID")
 _CONSTANT = re.compile(r"('(?:[^']|'')*'|-?\d+(?:\.\d+)?|true|false)(?:::[\w ]+)?(?:\(\d+\))?")
@@ -175,7 +175,9 @@ def _field(
         dimensions = size or _dimensions(connection, table, name, quoted)
         made = ImportColumn(name, f"{sql}({dimensions})", not_null)
         return _Field(made, f"{schema}{base}_send({quoted})", element)
-    if base in (*_REFUSED, *_VECTORS):
+    if base == "bit" and not lists:
+        return _Field(ImportColumn(name, f"BIT({size})", not_null), f"{quoted}::text", arrow="TEXT")
+    if base in ("bit", *_REFUSED, *_VECTORS):
         raise UsageError(
             f"Column {name!r} is {kind}, which has no type here; leave it out: --without {name}."
         )

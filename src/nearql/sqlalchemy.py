@@ -1,7 +1,7 @@
 """SQLAlchemy types and dialect for NearQL; its home is `nearql.client.alchemy`."""
 
 try:
-    from nearql.client.alchemy import HalfVector, NearQLDialect, Vector
+    from nearql.client.alchemy import Bit, HalfVector, NearQLDialect, Vector
 except ModuleNotFoundError as error:
     if not (error.name or "").startswith("sqlalchemy"):
         raise
@@ -9,4 +9,4 @@ except ModuleNotFoundError as error:
         "nearql.sqlalchemy needs SQLAlchemy: pip install 'nearql[sqlalchemy]'.", name=error.name
     ) from error
 
-__all__ = ["HalfVector", "NearQLDialect", "Vector"]
+__all__ = ["Bit", "HalfVector", "NearQLDialect", "Vector"]

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.engine import make_url
 
 from nearql.client.alchemy.reflection import type_of
-from nearql.sqlalchemy import HalfVector, NearQLDialect, Vector
+from nearql.sqlalchemy import Bit, HalfVector, NearQLDialect, Vector
 from support.server_process import ServerProcess
 
 
@@ -41,6 +41,7 @@ class Doc(Base):
     raw: orm.Mapped[bytes | None]
     vec: orm.Mapped[Any] = orm.mapped_column(Vector(3), nullable=True)
     half: orm.Mapped[Any] = orm.mapped_column(HalfVector(2), nullable=True)
+    bits: orm.Mapped[str | None] = orm.mapped_column(Bit(4))
     __table_args__ = (
         sa.Index(
             "docs_near", "vec", postgresql_using="hnsw", postgresql_with={"m": 16},
@@ -172,6 +173,16 @@ def test_distances(vectors: orm.Session, distance: str, expected: list[tuple[str
     assert [d for _, d in rows] == pytest.approx([d for _, d in expected], rel=1e-6)
 
 
+def test_bits(session: orm.Session) -> None:
+    session.add_all([Doc(bits="1100"), Doc(bits="0011"), Doc()])
+    session.commit()
+    d = Doc.bits.hamming_distance("1101").label("d")
+    found = session.execute(sa.select(Doc.bits, d).order_by(d).limit(2)).all()
+    assert found == [("1100", 1.0), ("0011", 3.0)]
+    jaccard = sa.select(Doc.bits.jaccard_distance("1000")).where(Doc.bits == "1100")
+    assert session.scalars(jaccard).all() == [0.5]
+
+
 def test_a_search_is_pushed_down(vectors: orm.Session) -> None:
     search = sa.select(Doc.id).order_by(Doc.vec.l2_distance([1, 1, 0])).limit(1)
     text = str(search.compile(vectors.get_bind(), compile_kwargs={"literal_binds": True}))
@@ -247,6 +258,7 @@ def test_reflection(engine: sa.Engine, session: orm.Session) -> None:
         ("BIGINT[]", "BIGINT[]"),
         ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE"),
         ("VECTOR(3)", "VECTOR(3)"),
+        ("BIT(3)", "BIT(3)"),
         ("BLOB", "BYTEA"),
         ("UUID", "UUID"),
     ],
