@@ -331,7 +331,15 @@ _CHOICES = {
 }
 _PLAIN_VARIABLES = {"NEARQL_DATA_DIR": ("node", "data_dir")}
 _OTHER_VARIABLES = frozenset(
-    {"NEARQL_CONFIG", "NEARQL_INSECURE", "NEARQL_VENV", "NEARQL_URL", "NEARQL_TOKEN"}
+    {
+        "NEARQL_CONFIG",
+        "NEARQL_INSECURE",
+        "NEARQL_VENV",
+        "NEARQL_URL",
+        "NEARQL_TOKEN",
+        "NEARQL_TOKEN_FILE",
+        "NEARQL_CA_FILE",
+    }
 )
 
 

@@ -42,6 +42,12 @@ def parser(command: str, description: str, examples: str) -> argparse.ArgumentPa
         metavar="FILE",
         help="file with the access token (NEARQL_TOKEN_FILE; or NEARQL_TOKEN)",
     )
+    made.add_argument(
+        "--ca-file",
+        default=os.environ.get("NEARQL_CA_FILE"),
+        metavar="FILE",
+        help="certificates (PEM) to trust instead of the system's (NEARQL_CA_FILE)",
+    )
     made.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds of silence")
     return made
 
@@ -50,7 +56,10 @@ def open_connection(options: argparse.Namespace) -> Connection:
     """Connect as the common options say."""
     # Through the package's root, which alone may choose between client and server.
     connect: Callable[..., Connection] = importlib.import_module("nearql").connect
-    return connect(options.url, token=read_token(options.token_file), timeout=options.timeout)
+    more = {"ca_file": options.ca_file} if options.ca_file else {}
+    return connect(
+        options.url, token=read_token(options.token_file), timeout=options.timeout, **more
+    )
 
 
 def read_token(file: Path | None) -> str | None:

@@ -1,5 +1,5 @@
 // The dashboard: tables, a SQL box, results. Everything comes from the public routes.
-import { ask, element, size } from "./page.js";
+import { ask, element, showUser, size } from "./page.js";
 
 const ROWS_SHOWN = 500;
 const byId = (id) => document.getElementById(id);
@@ -171,4 +171,5 @@ box.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
 });
 showNode();
+showUser(document.querySelector("nav"));
 showTables();

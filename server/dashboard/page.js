@@ -21,11 +21,50 @@ export function parse(text) {
 export async function ask(path, options) {
   try {
     const answer = await fetch(path, options);
+    if (answer.status === 401) signIn();
     return { status: answer.status, body: parse(await answer.text()), headers: answer.headers };
   } catch (error) {
     const detail = `The node did not answer: ${error.message}.`;
     return { status: 0, body: { title: "No answer", detail, code: "no_answer" }, headers: new Headers() };
   }
+}
+
+/** Asks for a key, once, where the node wants one; a cookie that no script can read remembers it. */
+function signIn() {
+  if (document.getElementById("sign-in")) return;
+  const key = element("input", {
+    type: "password", id: "key", required: true, autocomplete: "current-password", spellcheck: false,
+  });
+  const told = element("p", { className: "wrong", role: "alert" });
+  const form = element("form", {},
+    element("h2", { id: "sign-in-title" }, "Sign in"),
+    element("label", { htmlFor: "key" }, "Key"), key, told,
+    element("button", { className: "primary" }, "Sign in"));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const body = JSON.stringify({ key: key.value.trim() });
+    const answer = await fetch("/v1/login", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+    if (answer.ok) location.reload();
+    else told.textContent = (await answer.json()).detail;
+  });
+  const dialog = element("dialog", { id: "sign-in" }, form);
+  dialog.setAttribute("aria-labelledby", "sign-in-title");
+  document.body.append(dialog);
+  dialog.showModal();
+  key.focus();
+}
+
+/** Who the node takes this browser for, with a way out; nothing where nobody is asked. */
+export async function showUser(place) {
+  const { status, body } = await ask("/v1/whoami");
+  if (status !== 200 || body.via === "local") return;
+  const leave = element("button", { onclick: signOut }, "Sign out");
+  place.append(element("span", { className: "about" }, body.user), leave);
+}
+
+async function signOut() {
+  await fetch("/v1/login", { method: "DELETE" });
+  location.reload();
 }
 
 export function size(bytes) {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nearql.client.cli import token as command
+from support.certificates import write_certificate
+from support.http_node import FakeNode, make_config, serve
 from support.secured import ROOT_KEY, Secured, secured
 
 
@@ -61,3 +64,19 @@ def test_wrong_usage(token: Callable[..., str]) -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("90d", 7_776_000), ("12h", 43_200), ("5s", 5)])
 def test_durations(text: str, seconds: int) -> None:
     assert command.duration(text) == seconds
+
+
+def test_a_node_with_a_certificate_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    write_certificate(cert, key)
+    config = make_config(tmp_path / "data")
+    http = replace(config.http, tls_cert_file=str(cert), tls_key_file=str(key))
+    config = replace(config, http=http)
+    with serve(FakeNode(config), config) as served:
+        url = f"https://127.0.0.1:{served.port}"
+        assert command.main(["whoami", "--url", url]) == 1
+        assert "certificate" in capsys.readouterr().err
+        assert command.main(["whoami", "--url", url, "--ca-file", str(cert)]) == 0
+        assert "local" in capsys.readouterr().out
