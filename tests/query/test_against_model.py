@@ -97,3 +97,14 @@ def test_statements_equal_the_model(seed: int, monkeypatch: pytest.MonkeyPatch) 
 def test_many_statements_equal_the_model(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, many more."""
     test_statements_equal_the_model(seed, monkeypatch)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_names_mean_what_they_did(seed: int) -> None:
+    """Merged sub-queries take nobody's names away: tests/scripts/names.sql."""
+    chance = random.Random(seed)
+    parts = SCRIPT.with_name("names.sql").read_text().split("\n\n")[1:]
+    with both(tables(chance)) as (sql, model):
+        for part in parts:
+            params = {"q": vector(chance), "q2": vector(chance), "r": chance.randint(-1, 6) / 2}
+            check(sql, model, " ".join(part.split()), params, ordered=False)
