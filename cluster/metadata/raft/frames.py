@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -26,14 +27,20 @@ class Frames:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._buffered = connection.makefile("rb", 1 << 16)
         self._writing = threading.Lock()
 
     def write(self, *frame: Any) -> None:
         """Send one frame; raises Closed."""
-        data = msgpack.packb(frame)
+        self.write_all([frame])
+
+    def write_all(self, frames: Sequence[tuple[Any, ...]]) -> None:
+        """Send frames together; raises Closed."""
+        packed = [msgpack.packb(frame) for frame in frames]
+        data = b"".join(_LENGTH.pack(len(frame)) + frame for frame in packed)
         try:
             with self._writing:
-                self._connection.sendall(_LENGTH.pack(len(data)) + data)
+                self._connection.sendall(data)
         except OSError as error:
             raise Closed from error
 
@@ -47,6 +54,7 @@ class Frames:
 
     def close(self) -> None:
         """End the connection; the other end notices."""
+        self._buffered.close()
         self._connection.close()
 
     def abort(self) -> None:
@@ -57,13 +65,10 @@ class Frames:
             return  # it is closed already
 
     def _exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            try:
-                piece = self._connection.recv(min(size - len(data), 1 << 20))
-            except OSError as error:
-                raise Closed from error
-            if not piece:
-                raise Closed
-            data += piece
-        return bytes(data)
+        try:
+            data: bytes = self._buffered.read(size)
+        except OSError as error:
+            raise Closed from error
+        if len(data) < size:
+            raise Closed
+        return data

@@ -47,6 +47,7 @@ from nearql.engine.storage.files import FileSystem, LocalFileSystem, write_atomi
 FATAL_EXIT = 70
 STATUS_S = 0.2
 IDLE_TICK_S = 0.05
+_TOLD_AT_ONCE = 500
 _LEARNING = "learning"  # a file: this disk was empty when others knew the cluster
 _PR_SET_PDEATHSIG = 1
 
@@ -199,8 +200,11 @@ class Sidecar:
 
     def _write(self) -> None:
         while True:
+            frames = [self._out.get()]
+            while len(frames) < _TOLD_AT_ONCE and not self._out.empty():
+                frames.append(self._out.get())  # nobody else takes from it
             try:
-                self._frames.write(*self._out.get())
+                self._frames.write_all(frames)
             except Closed:
                 os._exit(0)
 
