@@ -85,6 +85,13 @@ class TableView:
         self._indexed: dict[tuple[int, Metric], tuple[int, Sequence[Indexed | None]]] = {}
         self._texts = texts
 
+    def without_damage(self) -> TableView:
+        """The rows of segments that are whole: this view where all are."""
+        whole = tuple(shard.without_damage() for shard in self._shards)
+        if all(mine is other for mine, other in zip(self._shards, whole, strict=True)):
+            return self
+        return TableView(self._schema, whole, self._context, self._indexes, self._texts)
+
     def shows(self, schema: TableSchema, shards: tuple[ShardView, ...]) -> bool:
         """Whether this is the view of just these."""
         same = all(mine is other for mine, other in zip(self._shards, shards, strict=True))

@@ -143,6 +143,10 @@ class _Empty:
     def __init__(self, table: TableDef) -> None:
         self.schema: TableSchema = table.schema
 
+    def without_damage(self) -> _Empty:
+        """Itself."""
+        return self
+
     def scan(
         self,
         columns: Sequence[str],

@@ -102,6 +102,7 @@ class Execution:
         self.variables = variables or Variables(settings)
         self.views: dict[str, TableView] = dict(views or {})
         self.trace = Trace()
+        self.left_out: dict[str, int] = {}  # tables -> rows of damaged segments
         self.searched: list[Searched] | None = None  # a list, where somebody wants to look at them
         self._made: dict[str, Step] = {}
         self._cursor: Cursor | None = None
@@ -139,8 +140,17 @@ class Execution:
         if found is None:
             found = self.database.table(table.uuid).read_view()
             check_schema(found, table)
+            if self.variables.get("partial_answers") == "on":
+                found = self._whole_part(found, table)
             self.views[table.uuid] = found
         return found
+
+    def _whole_part(self, view: TableView, table: TableDef) -> TableView:
+        """What of a table is not damaged; notes what is left out."""
+        whole = view.without_damage()
+        if whole is not view:
+            self.left_out[table.name] = view.row_count - whole.row_count
+        return whole
 
     # ---- statements -------------------------------------------------------------------
 

@@ -62,6 +62,9 @@ class TableView(Protocol):
         fixed-size lists of float32, HALFVEC too. Zero-copy where no row of a segment is dead.
         """
 
+    def without_damage(self) -> TableView:
+        """The rows that are not in damaged segments; this view where none is damaged."""
+
     def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
         """These rows' columns in the given order (repeats allowed), without ROW_COLUMN."""
 

@@ -82,6 +82,10 @@ from nearql.query.writes import Write
 _DDL = (
     CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex, CreateView, DropView,
 )  # fmt: skip
+_LEFT_OUT = (
+    "partial_answers is on: {rows} rows of table {table!r} are in damaged segments and were left "
+    "out (nearql.damage)."
+)
 _OTHER_DEVICE = "device = {asked}: this node searches on the {used}; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
@@ -330,7 +334,9 @@ class _Request:
         )
         with self.execution() as run:
             result = with_stats(run.run(plan), run, plan)
-        notices = self._device_notices(run)
+        notices = self._device_notices(run) + tuple(
+            _LEFT_OUT.format(rows=rows, table=table) for table, rows in run.left_out.items()
+        )
         return replace(result, notices=(*result.notices, *notices)) if notices else result
 
     def _device_notices(self, run: Execution) -> tuple[str, ...]:

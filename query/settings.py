@@ -164,6 +164,9 @@ VARIABLES: Mapping[str, Variable] = {
     "statement_timeout_ms": Variable(
         _integer(1, _DAY_MS), "time that a statement may take", node="statement_timeout_ms"
     ),
+    "partial_answers": Variable(
+        _choice("off", "on"), "on: leave rows of damaged segments out, and say so", "off"
+    ),
     "device": Variable(_choice("auto", "cpu", "gpu"), "where searches run", "auto"),
 }
 

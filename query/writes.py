@@ -284,6 +284,10 @@ class RowsView:
         """Never equal to another's."""
         return -1, id(self.rows)
 
+    def without_damage(self) -> RowsView:
+        """See `TableView.without_damage`."""
+        return self
+
     def scan(
         self,
         columns: Sequence[str],

@@ -17,7 +17,7 @@ those of a segment that was set aside whole, which nobody knows).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ from nearql.engine.shard.dedup import Dedup, Recorded
 from nearql.engine.shard.records import Statement
 from nearql.engine.storage.wal import RecordKind
 
+_LAYOUT_SHIFT = 24  # more segments than a shard has
 COMPACT_ABOVE = 0.2  # share of dead rows in a segment from which on it is rewritten
 
 
@@ -58,6 +59,18 @@ class ShardView:
     fills: Mapping[int, pa.Scalar | None]
     live: int
 
+    def without_damage(self) -> ShardView:
+        """The segments that are whole; itself where all are.
+
+        Row numbers stay, masks are shorter: its layout is like no other view's.
+        """
+        whole = tuple(s for s in self.segments if damage_of(s.data) is None)
+        if len(whole) == len(self.segments):
+            return self
+        live = sum(segment.data.rows - segment.dead for segment in whole)
+        layout = -1 - (self.layout << _LAYOUT_SHIFT) - len(self.segments) + len(whole)
+        return replace(self, segments=whole, live=live, layout=layout)
+
     @property
     def span(self) -> int:
         """Row versions shown, dead ones included; the length of this shard's mask in a RowSet."""
@@ -70,9 +83,7 @@ class ShardView:
             segment.check_invariants()
             assert segment.data.base >= end
             end = segment.end
-        damages = [damage_of(segment.data) for segment in self.segments]
-        if not any(damage and damage.everything for damage in damages):
-            assert self.live == sum(s.data.rows - s.dead for s in self.segments)
+        assert self.live == sum(s.data.rows - s.dead for s in self.segments)
         assert self.version <= self.lsn
 
 
@@ -184,9 +195,11 @@ class ShardState:
     def view(self) -> ShardView:
         """A picture of the state now."""
         segments = [*self.closed, self._growing_view()] if self.growing.rows else self.closed
+        lost = sum(s.data.rows - s.dead for s in self.closed if _is_lost(s))
         return ShardView(
             shard=self.shard, epoch=self.epoch, lsn=self.applied_lsn, version=self.version,
-            layout=self.layout, segments=tuple(segments), fills=self.fills, live=len(self.index),
+            layout=self.layout, segments=tuple(segments), fills=self.fills,
+            live=len(self.index) + lost,
         )  # fmt: skip
 
     def _growing_view(self) -> SegmentView:
@@ -295,6 +308,11 @@ def _without(
     changed = np.ones(rows, np.bool_) if live is None else live.copy()
     changed[offsets] = False
     return changed
+
+
+def _is_lost(segment: SegmentView) -> bool:
+    damage = damage_of(segment.data)
+    return damage is not None and damage.everything
 
 
 def live_mask(segment: SegmentView) -> NDArray[np.bool_]:

@@ -75,6 +75,36 @@ def test_indexes_of_a_damaged_segment_neither_answer_nor_hide_the_table(damaged:
     node.close()
 
 
+@pytest.mark.parametrize("part", ["vectors", "keys"])
+def test_partial_answers_leave_the_damaged_segment_out_and_say_so(damaged: Path, part: str) -> None:
+    node = opened(damaged)
+    more = ",".join(f"({i}, '{[i] * 8}')" for i in range(200, 260))
+    if part == "vectors":
+        node.session().execute(f"INSERT INTO docs VALUES {more}")
+    else:  # keys of a lost segment are unknown, so the rows beside it come before the damage
+        folder = damaged / "tables" / node.catalog().tables["papers"].uuid / "shard-0000"
+        node.session().execute(f"INSERT INTO papers VALUES {more}")
+        node.close()
+        (path,) = folder.glob("segment-*")
+        path.unlink()
+        node = opened(damaged)
+    name = "docs" if part == "vectors" else "papers"
+    settings = {"partial_answers": "on"}
+    run = node.session().execute
+    with pytest.raises(Corruption):
+        run(SEARCH.format(name))
+    found = run(SEARCH.format(name), settings=settings)
+    assert found.table.to_pylist() == [{"id": 200}]
+    assert any(f"200 rows of table '{name}'" in notice for notice in found.notices)
+    counted = run(f"SELECT count(*) AS n FROM {name} WHERE id >= 0", settings=settings)
+    assert counted.table.to_pylist() == [{"n": 60}]
+    saved = run(f"CREATE TABLE saved AS SELECT * FROM {name}", settings=settings)
+    assert saved.row_count == 60
+    whole = run("SELECT count(*) AS n FROM saved", settings=settings)
+    assert (whole.table.to_pylist(), whole.notices) == ([{"n": 60}], ())
+    node.close()
+
+
 def test_the_documented_remedy_heals_it(damaged: Path) -> None:
     node = opened(damaged)
     run = node.session().execute
