@@ -208,15 +208,15 @@ def refusals(end: End) -> dict[str, int]:
 
 def test_another_cluster_is_refused_on_both_sides(pair: Pair) -> None:
     a, b = pair(clusters=("one", "two"))
-    wait_for(lambda: b.mesh.refused["cluster"] > 0, "the expected count")
-    wait_for(lambda: a.mesh.refused["by_peer_cluster"] > 0, "the expected count")
+    wait_for(lambda: b.mesh.refused["cluster"] > 0, "the expected count", 100)
+    wait_for(lambda: a.mesh.refused["by_peer_cluster"] > 0, "the expected count", 100)
     assert a.links.empty()
     assert b.heard.empty()
 
 
 def test_a_certificate_of_another_authority_is_refused(pair: Pair, certificates: Path) -> None:
     a, b = pair(tls=tls(certificates / "theirs", "b"))
-    wait_for(lambda: a.mesh.refused["tls"] > 0, "the expected count")
+    wait_for(lambda: a.mesh.refused["tls"] > 0, "the expected count", 100)
     assert a.links.empty()
     assert b.links.empty()
 
@@ -224,7 +224,7 @@ def test_a_certificate_of_another_authority_is_refused(pair: Pair, certificates:
 def test_a_certificate_of_another_name_is_refused(pair: Pair, certificates: Path) -> None:
     """c has a good certificate of ours, and says it were b."""
     a, _ = pair(tls=tls(certificates / "ours", "c"))
-    wait_for(lambda: a.mesh.refused["name"] > 0, "the expected count")
+    wait_for(lambda: a.mesh.refused["name"] > 0, "the expected count", 100)
     assert a.links.empty()
 
 
@@ -286,7 +286,9 @@ def test_the_stock_library_runs_a_strangers_code() -> None:
         payload = zlib.compress(EXPLOIT)
         theirs.sendall(struct.pack("i", len(payload)) + payload)
         poller = connection._TcpConnection__poller
-        wait_for(lambda: bool(poller.poll(0.1)) or hasattr(sys, "nearql_exploited"), "the exploit")
+        wait_for(
+            lambda: bool(poller.poll(0.1)) or hasattr(sys, "nearql_exploited"), "the exploit", 100
+        )
         connection.disconnect()
     assert exploited()
 
@@ -296,7 +298,7 @@ def test_an_oversized_frame_is_refused_before_it_is_read(pair: Pair, certificate
     b.mesh.close()
     with stranger(a, tls(certificates / "ours", "b")) as stream:
         stream.sendall(struct.pack(">I", meshes.HELLO_BYTES + 1))
-        wait_for(lambda: a.mesh.refused["oversized"] > 0, "the expected count")
+        wait_for(lambda: a.mesh.refused["oversized"] > 0, "the expected count", 100)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +318,7 @@ def test_a_wrong_hello_is_refused_and_counted(pair: Pair, certificates: Path, he
     before = sum(a.mesh.refused.values())
     with stranger(a, tls(certificates / "ours", "b")) as stream:
         stream.sendall(struct.pack(">I", len(hello)) + hello)
-        wait_for(lambda: sum(a.mesh.refused.values()) > before, "the expected count")
+        wait_for(lambda: sum(a.mesh.refused.values()) > before, "the expected count", 100)
 
 
 def test_a_thousand_idle_strangers_keep_no_voter_out(pair: Pair) -> None:
@@ -326,7 +328,7 @@ def test_a_thousand_idle_strangers_keep_no_voter_out(pair: Pair) -> None:
     assert b.links.get(timeout=60)[1]
     crowd = [nobody(a) for _ in range(300)]
     try:
-        wait_for(lambda: a.mesh.refused["flood"] >= 300 - meshes.PENDING, "the expected count")
+        wait_for(lambda: a.mesh.refused["flood"] >= 300 - meshes.PENDING, "the expected count", 100)
         with a.mesh._lock:
             meshes._abort(a.mesh._incoming["b"])
         assert b.links.get(timeout=60) == ("a", False)
@@ -347,7 +349,7 @@ def test_certificates_are_taken_anew_for_each_connection(
     for name in ("ca.pem", "b.pem", "b.key"):
         (mine / name).write_bytes((certificates / "theirs" / name).read_bytes())
     a, b = pair(tls=tls(mine, "b"))
-    wait_for(lambda: a.mesh.refused["tls"] > 0, "the expected count")
+    wait_for(lambda: a.mesh.refused["tls"] > 0, "the expected count", 100)
     for name in ("ca.pem", "b.pem", "b.key"):
         (mine / name).write_bytes((certificates / "ours" / name).read_bytes())
     assert a.links.get(timeout=60) == ("b", True)

@@ -21,7 +21,7 @@ from nearql.server.config import Config, NodeSection
 from nearql.server.node import Node
 from support.raft_processes import Cluster, running
 
-QUICK = {"election_min_s": 0.5, "election_max_s": 1.5}
+PATIENT = {"election_min_s": 2.0, "election_max_s": 3.0}  # a statement waits for 5 s at most
 
 # A statement, and the commands that it is.
 STATEMENTS = [
@@ -46,7 +46,7 @@ STATEMENTS = [
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running(tmp_path_factory.mktemp("cluster"), **QUICK) as started:  # type: ignore[arg-type]
+    with running(tmp_path_factory.mktemp("cluster"), **PATIENT) as started:  # type: ignore[arg-type]
         yield started
 
 
