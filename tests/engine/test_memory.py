@@ -39,14 +39,15 @@ def always_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_process_takes_is_counted_without_files(tmp_path: Path) -> None:
+    """Other threads of the tests' process may give or take some beside it."""
     before = anonymous_bytes()
-    taken = np.ones(64 << 20, np.uint8)
-    assert anonymous_bytes() - before >= 60 << 20
+    taken = np.ones(128 << 20, np.uint8)
+    assert anonymous_bytes() - before >= 64 << 20
     taken.tofile(tmp_path / "file")
     mapped = np.memmap(tmp_path / "file", np.uint8, "r")
     between = anonymous_bytes()
-    assert int(mapped[::4096].sum()) == 64 << 20 >> 12
-    assert anonymous_bytes() - between < 32 << 20
+    assert int(mapped[::4096].sum()) == 128 << 20 >> 12
+    assert anonymous_bytes() - between < 64 << 20
 
 
 def test_promises_count_until_they_are_kept() -> None:
