@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nearql.engine import strategy
 from nearql.engine.context import EngineContext
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
@@ -182,10 +183,12 @@ class TableView:
         self._context.memory.check(0, "A search")
         column = self._check_vector(request.column, request.queries)
         key = id(self), column.number, request.metric, id(request.rows), request.tuning
-        backend = self._context.searcher.backend
         return self._context.batcher.search(
-            key, request, self._search, pays=partial(backend.batches, request.metric)
+            key, request, self._search, pays=partial(self._pays, request.metric)
         )
+
+    def _pays(self, metric: Metric, waiting: int) -> bool:
+        return strategy.shares(waiting) and self._context.searcher.backend.batches(metric, waiting)
 
     def _search(self, request: SearchRequest) -> SearchHits:
         number = self._schema.column(request.column).number

@@ -137,7 +137,9 @@ INSTEAD: Mapping[str, str] = {
     "vchordrq.prefilter": "Filters are always applied before the search.",
 }
 VARIABLES: Mapping[str, Variable] = {
-    "target_recall": Variable(_recall, "recall that indexes must reach; unset = the index's own, 1 = exact"),
+    "target_recall": Variable(
+        _recall, "recall that indexes must reach; unset = the index's own, 1 = exact"
+    ),
     "latency_budget_ms": Variable(
         _integer(0, 60_000),
         "how long a search waits at most for others, to be answered together; 0 = never",

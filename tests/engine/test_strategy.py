@@ -40,6 +40,11 @@ def test_batches_shrink_as_candidates_grow() -> None:
     assert strategy.batch_queries(0) == strategy.BATCH_QUERIES
 
 
+def test_few_searches_are_not_worth_waiting_for() -> None:
+    assert not strategy.shares(strategy.SHARED_QUERIES - 1)
+    assert strategy.shares(strategy.SHARED_QUERIES)
+
+
 def test_small_blocks_are_not_cut() -> None:
     rows = strategy.PIECE_ELEMENTS // 64
     assert strategy.pieces(0, 64) == 1
