@@ -91,6 +91,21 @@ def test_unauthenticated_port_is_open_to_labelled_pods_only() -> None:
     assert rule["from"] == [{"podSelector": {"matchLabels": {"nearql-client": "true"}}}]
 
 
+def test_a_secret_makes_keys_required() -> None:
+    found = pod("auth.existingSecret=nearql-admin")
+    container = found["containers"][0]
+    assert "args" not in container
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["NEARQL_AUTH_MODE"] == "required"
+    file = environment["NEARQL_AUTH_BOOTSTRAP_ADMIN_KEY_FILE"]
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert file == f"{mounts['auth']['mountPath']}/admin.key"
+    assert mounts["auth"]["readOnly"]
+    volumes = {volume["name"]: volume for volume in found["volumes"]}
+    assert volumes["auth"]["secret"]["secretName"] == "nearql-admin"
+    assert "auth" not in {mount["name"] for mount in pod()["containers"][0]["volumeMounts"]}
+
+
 def test_peers_replace_the_label() -> None:
     setting = "networkPolicy.from[0].namespaceSelector.matchLabels.team=search"
     policy = render(setting)["NetworkPolicy", "demo-nearql"]["spec"]
