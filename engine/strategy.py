@@ -14,8 +14,8 @@ CODE_COST = 2.2  # bytes of vectors read in the time of an 8-bit code, where a f
 PIECE_ELEMENTS = 1 << 21  # vector elements that a thread takes at once: 0.3 ms of reading
 BATCH_ENTRIES = 1 << 20  # candidates of a batch of queries that are held at once
 BATCH_QUERIES = 256
-# Searches that came together from which on one call is cheaper: measured on 62,816 x 384, one by one
-# takes 1.8 ms of CPU each, in batches of 8 it is 2.3, of 16 it is 1.2, of 32 it is 0.9.
+# Searches that came together from which on one call is cheaper: on 62,816 x 384, one by one takes
+# 1.8 ms of CPU each, in batches of 8 it is 2.3, of 16 it is 1.2, of 32 it is 0.9.
 SHARED_QUERIES = 16
 
 
