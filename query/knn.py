@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _EXTRA = 8  # rows fetched beyond k at first, where conditions may drop some
 _WIDEN = 4  # how many times more are fetched when too few satisfied them
 _BATCH = 4096  # left rows per search: a statement's time is checked in between
-_PAIRS = 1 << 24  # distances per search at most, for the same reason
+_PRODUCTS = 1 << 31  # multiplications per search, for the same reason: about 0.1 s of two cores
+_LEAST = 16  # left rows per search, however large the table
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class _KnnJoin:
                 "allowed (join_rows). Restrict the left side or lower LIMIT.",
                 code="join_too_large", setting="join_rows",
             )  # fmt: skip
-        size = max(16, min(_BATCH, _PAIRS // self.view.row_count))
+        each = self.view.row_count * left.vectors.shape[1]
+        size = max(_LEAST, min(_BATCH, _PRODUCTS // each))
         starts = range(0, len(left.ids), size)
         return _together([self._batch(left.slice(at, at + size), count) for at in starts])
 
