@@ -56,11 +56,14 @@ def test_a_gigabyte_is_loaded_and_queried_under_a_hard_limit(tmp_path: Path) -> 
     with memory_group(LIMIT) as group:
         if isinstance(group, str):
             pytest.skip(group)
-        with ServerProcess(tmp_path / "data", wrapper=group.wrapper) as server:
+        patient = {"NEARQL_LIMITS_STATEMENT_TIMEOUT_MS": "500000"}
+        process = ServerProcess(tmp_path / "data", environment=patient, wrapper=group.wrapper)
+        process.http.timeout = 500.0
+        with process as server:
             server.sql(
                 f"CREATE TABLE docs (id BIGINT PRIMARY KEY, label TEXT, vec VECTOR({DIMENSIONS}))"
             )
-            with nearql.connect(server.url) as db:
+            with nearql.connect(server.url, timeout=500.0, retries=10) as db:
                 for number in range(BATCHES):
                     db.insert("docs", batch(number))
             total = BATCH * BATCHES
