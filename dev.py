@@ -182,6 +182,11 @@ def job_fuzz(args: list[str]) -> None:
     become("python", str(ROOT / "tests" / "fuzz.py"), *args)
 
 
+def job_fuzz_text(args: list[str]) -> None:
+    """Send wrong SQL text for ten minutes (`--seconds`, `--seed`): an answer or a clear error."""
+    become("python", str(ROOT / "tests" / "fuzz_text.py"), *args)
+
+
 def job_python(args: list[str]) -> None:
     """Run the environment's Python."""
     become("python", *args)
@@ -240,6 +245,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     "demo": job_demo,
     "bench": job_bench,
     "fuzz": job_fuzz,
+    "fuzz-text": job_fuzz_text,
     "simulate-metadata": job_simulate_metadata,
     "python": job_python,
     "lock": job_lock,

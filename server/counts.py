@@ -29,6 +29,9 @@ def counts(node: Node) -> Iterator[Count]:
         "nearql_search_batches", "Calls that answered several searches together.", batches.calls
     )
     yield Count("nearql_search_batched", "Searches answered together with others.", batches.queries)
+    plans = node.session().plans
+    yield Count("nearql_plan_cache_hits", "Texts whose plan was kept.", plans.hits)
+    yield Count("nearql_plan_cache_misses", "Texts that were parsed.", plans.misses)
     filters = node.session().filters.stats()
     yield Count("nearql_filter_cache_hits", "Filters found in the cache.", filters.hits)
     yield Count("nearql_filter_cache_misses", "Filters evaluated.", filters.misses)
