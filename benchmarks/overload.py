@@ -1,6 +1,6 @@
 """A node under more than it can do: 200 connections that search, load and send garbage.
 
-    python3 dev.py bench overload [--seconds 300] [--rows 20000] [--dimensions 128] [--joins] [--out FILE]
+    python3 dev.py bench overload [--seconds 300] [--rows 20000] [--joins] [--out FILE]
 
 A server of its own, in a process of its own, with keys required. First searches alone, to know
 their time when it is quiet; then for --seconds, each over a connection that is kept where the
