@@ -91,6 +91,7 @@ _WRITES = (Insert, Update, Delete, Truncate)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
 _STALE = ("schema_changed", "wrong_columns")  # what was planned for a table's schema before
 _TRIES = 10
+_NO_TIMEOUT_S = 365 * 86_400
 _Answer = TypeVar("_Answer")
 Authorise = Callable[[Statement, CatalogView], None]
 
@@ -430,8 +431,7 @@ class _Request:
     def timed(self, statement: RunningStatement) -> Iterator[None]:
         """Interrupt what runs when `statement_timeout_ms` have passed, or when it is to stop."""
         self._statement = statement
-        timeout_ms = self.variables.get("statement_timeout_ms")
-        self._deadline = time.monotonic() + timeout_ms / 1000
+        self._deadline = self._from_now()
         with (
             WATCHDOG.watch(self._deadline, self._interrupt),
             statement.stop.watching(self._expire),
@@ -443,9 +443,14 @@ class _Request:
             with self.stop.watching(self._expire):
                 yield
 
+    def _from_now(self) -> float:
+        """The deadline of a statement that starts now; a node's 0 means none."""
+        timeout_ms = self.variables.get("statement_timeout_ms")
+        return time.monotonic() + (timeout_ms / 1000 or _NO_TIMEOUT_S)
+
     def prepared(self, text: str) -> Prepared:
         """The text parsed, within the time of one statement."""
-        until = time.monotonic() + self.variables.get("statement_timeout_ms") / 1000
+        until = self._from_now()
         with patience.until(lambda: until):
             return _prepare(text, self.settings)
 

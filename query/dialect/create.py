@@ -57,6 +57,11 @@ def create_table(cursor: Cursor) -> CreateTable:
     made = Parts()
     if cursor.word() == "(":
         _read_items(cursor.inside(), made)
+    if cursor.word() in ("PARTITION", "INHERITS"):
+        raise cursor.refuse(
+            f"{cursor.word()} is not offered: a filter never costs recall here, and WITH (shards = "
+            "n) spreads a table's rows."
+        )
     options = with_options(cursor)
     source = query(cursor) if cursor.accept("AS") else None
     cursor.expect_end()

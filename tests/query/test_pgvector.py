@@ -270,6 +270,11 @@ def test_notices_of_every_statement_are_answered(items: Sql) -> None:
 
 
 REFUSED = [
+    ("CREATE TABLE p (id bigint, v vector(3)) PARTITION BY LIST (id)", "shards"),
+    ("COPY items (embedding) FROM STDIN WITH (FORMAT BINARY)", "/rows"),
+    ("COPY items TO STDOUT", "Arrow stream"),
+    ("SELECT phase FROM pg_stat_progress_create_index", "nearql.indexes"),
+    ("VACUUM items", "background"),
     ("CREATE TABLE t (embedding sparsevec(5))", "VECTOR(n)"),
     ("SELECT '{1:1,3:2}/5'::sparsevec", "VECTOR(n)"),
     ("SELECT '{1:1,3:2}/5'::sparsevec(5)", "VECTOR(n)"),

@@ -384,3 +384,10 @@ def test_near_tables_are_named_as_they_were_declared(sql: Sql, text: str) -> Non
         sql.run(text)
     assert "'Docs'" in caught.value.detail
     assert caught.value.extra["nearest"] == "Docs"
+
+
+def test_a_node_without_a_timeout_has_none() -> None:
+    """`limits.statement_timeout_ms: 0`."""
+    made = Sql(SessionSettings(statement_timeout_ms=0))
+    assert made.run("SELECT count(*) FROM range(1000)").table.column(0).to_pylist() == [1000]
+    made.database.close()
