@@ -21,6 +21,7 @@ from nearql.server.config import Config, NodeSection
 from nearql.server.node import Node
 from support.raft_processes import Cluster, running
 
+pytestmark = pytest.mark.slow
 PATIENT = {"election_min_s": 2.0, "election_max_s": 3.0}  # a statement waits for 5 s at most
 
 # A statement, and the commands that it is.
