@@ -58,9 +58,9 @@ def create_app(node: NodePort, config: Config, access: AccessLayer | None = None
         config,
         Workers(http.workers, http.queue, "http.workers + http.queue"),
         metrics,
-        SpoolMemory(config.limits.spool_memory),
+        SpoolMemory(config.share_of_memory(config.limits.spool_memory, 8)),
         bulk_workers=Workers(bulk_threads(http), http.bulk_queue, "http.bulk_workers + bulk_queue"),
-        json_memory=SpoolMemory(config.limits.json_memory),
+        json_memory=SpoolMemory(config.share_of_memory(config.limits.json_memory, 8)),
         access=access,
         certificates=Certificates(http) if http.tls_cert_file else None,
     )
