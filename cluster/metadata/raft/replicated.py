@@ -46,6 +46,7 @@ log = structlog.get_logger("nearql.metadata")
 
 STALE_S = 2.0  # without a tick for so long, the sidecar counts as gone
 _RETRY_S = 0.05
+_ATTEMPT_S = 2.0
 _RESTART_S, _RESTART_LIMIT_S = 0.2, 10.0
 
 
@@ -53,6 +54,7 @@ _RESTART_S, _RESTART_LIMIT_S = 0.2, 10.0
 class _Waiting:
     """A request to the sidecar, and what became of it."""
 
+    number: int
     ended: threading.Event = field(default_factory=threading.Event)
     outcome: Outcome = Outcome.UNKNOWN
     result: Any = None
@@ -177,7 +179,10 @@ class ReplicatedMetadata:
         while not self._closed.is_set():
             waiting = self._ask(request)
             if waiting is not None:
-                waiting.ended.wait(max(0.0, deadline - time.monotonic()))
+                # A command that was lost on its way to the leader is never answered: ask again.
+                waiting.ended.wait(min(_ATTEMPT_S, max(0.0, deadline - time.monotonic())))
+                with self._lock:
+                    self._waiting.pop(waiting.number, None)
                 if waiting.outcome is Outcome.APPLIED:
                     return waiting.result
                 perhaps = perhaps or waiting.outcome is Outcome.UNKNOWN
@@ -193,15 +198,14 @@ class ReplicatedMetadata:
 
     def _ask(self, request: tuple[Any, ...]) -> _Waiting | None:
         """Send one request; None where there is no sidecar to ask."""
-        waiting = _Waiting()
         with self._lock:
             frames = self._frames
             if frames is None or not self._ready:
                 return None  # nothing is sent to one that may yet refuse to start
-            number = next(self._numbers)
-            self._waiting[number] = waiting
+            waiting = _Waiting(next(self._numbers))
+            self._waiting[waiting.number] = waiting
         try:
-            frames.write(number, *request)
+            frames.write(waiting.number, *request)
         except Closed:
             waiting.ended.set()
         return waiting
