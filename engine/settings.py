@@ -16,7 +16,7 @@ class EngineSettings:
     backend: str = "auto"  # auto | numpy | faiss_cpu: what runs searches on the CPU
     gpu_memory_share: float = 0.9  # of the device's memory ...
     gpu_memory_bytes: int | None = None  # ... or so many bytes
-    memory_limit_bytes: int = 4 * GIB  # resolved from "80%" by server/config.py
+    memory_limit_bytes: int = 64 * GIB  # resolved from "80%" by server/config.py
     search_threads: int = 0  # 0 = one per core
     seal_rows: int = 131_072  # a growing segment is sealed at this many row versions ...
     seal_bytes: int = 256 * MIB  # ... or at this many bytes of vectors

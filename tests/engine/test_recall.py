@@ -38,8 +38,11 @@ def docs(
 
 
 def test_without_a_filter(docs: IndexedTable) -> None:
+    """Where no effort reaches the target, as ivfrabitq's on some machines, rows are read."""
     assert docs.recall(QUERIES) >= TARGET - 0.01
-    assert docs.search(QUERIES).stats.strategy == "index"
+    kind = docs.table.definition.indexes[0].kind
+    allowed = {"index", "exact"} if kind == "ivfrabitq" else {"index"}
+    assert docs.search(QUERIES).stats.strategy in allowed
 
 
 @pytest.mark.parametrize("percent", [50, 10, 2, 0.5, 0.1])
