@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from nearql import __main__ as cli
-from nearql.cluster.metadata.raft.mesh import TlsFiles
+from nearql.cluster.tls import TlsFiles
 
 
 def run(*argv: str) -> int:

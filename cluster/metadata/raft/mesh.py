@@ -24,12 +24,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgpack
 
 from nearql.cluster.metadata.raft.messages import MAX_MESSAGE_BYTES
+from nearql.cluster.tls import TlsFiles, certified_names
 from nearql.engine.errors import InvalidRequest
 
 PROTOCOL = 1
@@ -48,40 +48,6 @@ class Patience:
     ping_s: float = 1.0
     silence_s: float = 5.0
     retry_s: float = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files: the private authority, and this node's certificate and key."""
-
-    ca: Path
-    cert: Path
-    key: Path
-
-    def context(self, *, server: bool) -> ssl.SSLContext:
-        """A context of what the files hold now.
-
-        Raises:
-            InvalidRequest: a file can't be read or does not fit.
-        """
-        purpose = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
-        context = ssl.SSLContext(purpose)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        try:
-            context.load_verify_locations(self.ca)
-            context.load_cert_chain(self.cert, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidRequest(
-                f"The certificate files {self.ca}, {self.cert} and {self.key} can't be used: "
-                f"{error}. `nearql cluster certs` makes a set that fits.",
-                code="bad_certificate",
-            ) from error
-        return context
-
-    def stamp(self) -> tuple[float, ...]:
-        """Changes when a file does."""
-        return tuple(path.stat().st_mtime for path in (self.ca, self.cert, self.key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +181,7 @@ class Mesh:
         name = hello.get("name")
         ours, theirs = self.cluster_id(), hello.get("cluster")
         refusal = ""
-        if not isinstance(name, str) or name not in _certified(stream):
+        if not isinstance(name, str) or name not in certified_names(stream.getpeercert()):
             refusal = "name"
         elif name not in self.config.peers or hello.get("to") != self.config.me:
             refusal = "not_a_voter"
@@ -373,13 +339,6 @@ def _abort(connection: socket.socket) -> None:
     """Wake up whoever reads from it; they close it."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-
-
-def _certified(stream: ssl.SSLSocket) -> set[str]:
-    """The names that the peer's certificate proves."""
-    certificate = stream.getpeercert() or {}
-    names: Any = certificate.get("subjectAltName", ())
-    return {str(value) for kind, value in names if kind == "DNS"}
 
 
 def _send(stream: ssl.SSLSocket, data: bytes) -> None:

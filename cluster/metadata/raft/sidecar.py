@@ -39,8 +39,9 @@ from nearql.cluster.metadata.raft.frames import Closed, Frames
 from nearql.cluster.metadata.raft.journal import RaftJournal
 from nearql.cluster.metadata.raft.library import Outcome, Timing
 from nearql.cluster.metadata.raft.member import BARRIER, MemberConfig, RaftMember
-from nearql.cluster.metadata.raft.mesh import Mesh, MeshConfig, TlsFiles
+from nearql.cluster.metadata.raft.mesh import Mesh, MeshConfig
 from nearql.cluster.metadata.state import Metadata, apply
+from nearql.cluster.tls import TlsFiles
 from nearql.engine.errors import NearQLError
 from nearql.engine.storage.files import FileSystem, LocalFileSystem, write_atomic
 

@@ -18,7 +18,8 @@ import pytest
 from nearql.cluster.certificates import make_certificates
 from nearql.cluster.metadata.raft import mesh as meshes
 from nearql.cluster.metadata.raft import messages
-from nearql.cluster.metadata.raft.mesh import Mesh, MeshConfig, Patience, TlsFiles
+from nearql.cluster.metadata.raft.mesh import Mesh, MeshConfig, Patience
+from nearql.cluster.tls import TlsFiles
 from nearql.engine.errors import InvalidRequest
 from support.waiting import wait_for
 
