@@ -46,28 +46,43 @@ class Initialise(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterNode(Command):
-    """A process of this node has started; its incarnation rises by one."""
+    """A process of this node has started; its incarnation rises by one.
+
+    replication: host:port that other nodes dial for rows. voter: it is one of Raft's voters.
+    join_digest: of the one-time token that lets a new disk in, or take a lost disk's place;
+    registered_ms: now, by the proposer's clock, against the token's end.
+    """
 
     node_id: str
     name: str
     url: str
+    replication: str = ""
+    voter: bool = False
+    join_digest: str = ""
+    registered_ms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CreateTable(Command):
     """Reserve a name and place the shards; the table is visible after TableReady.
 
-    shard_uuids: one per shard, chosen by the proposer. nodes: the copies' node ids, primary first.
+    shard_uuids: one per shard, chosen by the proposer. nodes: the copies' node ids, primary first;
+    placement: the same for each shard by itself, () = `nodes` for all.
     """
 
     table: TableDef
     shard_uuids: tuple[str, ...]
     nodes: tuple[str, ...]
+    placement: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableReady(Command):
-    """The copies of a created table are durably prepared; alloc_ids name them by node."""
+    """The copies of a created table are durably prepared.
+
+    alloc_ids: names of the copies by node; {} = those that CopyReady told of are in sync, and the
+    command is refused while a shard has fewer of them than its minimum.
+    """
 
     table_uuid: str
     alloc_ids: dict[str, str]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from nearql.cluster.metadata.commands import Command, RegisterNode, Result
 
+MOST_JOIN_TOKENS = 100  # unused ones at a time
+
 if TYPE_CHECKING:
     from nearql.cluster.metadata.shards import ShardRow
     from nearql.cluster.metadata.state import Metadata
@@ -28,6 +30,8 @@ class NodeRow:
     incarnation: int
     fenced: bool = False  # this incarnation was declared dead
     draining: bool = False  # gets no new copies, and gives away those it has
+    replication: str = ""  # host:port that other nodes dial for rows
+    voter: bool = False  # one of Raft's voters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,15 @@ class RemoveNode(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CreateJoinToken(Command):
+    """Let one disk in that the cluster does not know. digest: SHA-256 of the token, hexadecimal."""
+
+    digest: str
+    created_ms: int
+    expires_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChangeSetting(Command):
     """Set a setting of the cluster, or with value None forget it. expected: its present value."""
 
@@ -72,23 +85,102 @@ class RaiseFeatureLevel(Command):
 
 def _register(state: Metadata, command: RegisterNode) -> tuple[Metadata, Result]:
     known = state.nodes.get(command.node_id)
-    for other in state.nodes.values():
-        if other.name == command.name and other.node_id != command.node_id:
+    refused = _uninvited(state, command) if known is None else None
+    if refused:
+        return state, refused
+    other = _of_name(state, command)
+    if other is not None:
+        if known is not None or not command.join_digest:
             detail = (
-                f"The node name {command.name!r} belongs to node {other.node_id}; choose another."
+                f"The node name {command.name!r} belongs to node {other.node_id}; choose another. "
+                "If that node's disk is lost, give this one a token of `nearql cluster join`."
             )
             return state, Result("duplicate_node", detail)
+        replaced = _replace_disk(state, other, command.node_id)
+        if isinstance(replaced, Result):
+            return state, replaced
+        state = replaced
     row = NodeRow(
         command.node_id,
         command.name,
         command.url,
-        known.incarnation + 1 if known else 1,
+        _incarnation(known or other),
         draining=known.draining if known else False,
+        replication=command.replication,
+        voter=command.voter,
     )
-    state = _with_node(state, row)
+    state = _without_token(_with_node(state, row), command.join_digest)
     return _each_shard(state, lambda shard: _reign_anew(shard, row.node_id)), Result(
         value=row.incarnation
     )
+
+
+def _incarnation(before: NodeRow | None) -> int:
+    return before.incarnation + 1 if before else 1
+
+
+def _of_name(state: Metadata, command: RegisterNode) -> NodeRow | None:
+    """Another disk that has the name."""
+    for other in state.nodes.values():
+        if other.name == command.name and other.node_id != command.node_id:
+            return other
+    return None
+
+
+def _uninvited(state: Metadata, command: RegisterNode) -> Result | None:
+    """Why a token lets nobody in, if so. Voters come by their configuration, without one."""
+    if not command.join_digest:
+        return None
+    expires = state.join_tokens.get(command.join_digest)
+    if expires is None or expires <= command.registered_ms:
+        detail = "The token was used already, has expired, or was never given out; make another."
+        return Result("invalid_join_token", detail)
+    return None
+
+
+def _without_token(state: Metadata, digest: str) -> Metadata:
+    kept = {key: until for key, until in state.join_tokens.items() if key != digest}
+    return replace(state, join_tokens=kept) if digest in state.join_tokens else state
+
+
+def _replace_disk(state: Metadata, lost: NodeRow, node_id: str) -> Metadata | Result:
+    """The state in which `node_id` has the place of a lost disk: its copies are to be made anew."""
+    for table in state.tables.values():
+        if any(shard.isr == (lost.node_id,) for shard in table.shards):
+            detail = (
+                f"The lost disk of {lost.name!r} has the only copy in sync of a shard of table "
+                f"{table.table.name!r}: bring that disk back, drop the table, or promote another "
+                "copy uncleanly."
+            )
+            return Result("last_copy", detail)
+    nodes = {key: row for key, row in state.nodes.items() if key != lost.node_id}
+    return _each_shard(
+        replace(state, nodes=nodes), lambda shard: _copy_anew(shard, lost.node_id, node_id)
+    )
+
+
+def _copy_anew(shard: ShardRow, lost: str, node_id: str) -> ShardRow:
+    if lost not in shard.replicas:
+        return shard
+    replicas = {node: alloc for node, alloc in shard.replicas.items() if node != lost}
+    return replace(
+        shard,
+        replicas={**replicas, node_id: ""},
+        isr=tuple(member for member in shard.isr if member != lost),
+        primary=None if shard.primary == lost else shard.primary,
+        adding=node_id if shard.adding == lost else shard.adding,
+        removing=node_id if shard.removing == lost else shard.removing,
+        version=shard.version + 1,
+    )
+
+
+def _create_token(state: Metadata, command: CreateJoinToken) -> tuple[Metadata, Result]:
+    valid = {key: end for key, end in state.join_tokens.items() if end > command.created_ms}
+    if len(valid) >= MOST_JOIN_TOKENS:
+        detail = f"There are {MOST_JOIN_TOKENS} unused tokens; use one, or wait until they expire."
+        return state, Result("too_many_join_tokens", detail)
+    tokens = {**valid, command.digest: command.expires_ms}
+    return replace(state, join_tokens=tokens), Result()
 
 
 def _reign_anew(shard: ShardRow, node_id: str) -> ShardRow:
@@ -187,6 +279,7 @@ def _no_node(node_id: str) -> Result:
 
 HANDLERS: dict[type[Command], Callable[[Metadata, Any], tuple[Metadata, Result]]] = {
     RegisterNode: _register,
+    CreateJoinToken: _create_token,
     FenceNode: _fence,
     DrainNode: _drain,
     RemoveNode: _remove,

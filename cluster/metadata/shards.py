@@ -77,6 +77,15 @@ class CopyLost(ShardCommand):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopyReady(Command):
+    """A node has durably prepared its empty copies of a table; alloc_ids name them by shard."""
+
+    table_uuid: str
+    node_id: str
+    alloc_ids: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoveStart(ShardCommand):
     """Begin to build a copy on `adding`, and to give up the one on `removing`, if any."""
 
@@ -99,7 +108,17 @@ def _promote(state: Metadata, shard: ShardRow, command: Promote) -> ShardRow | R
     if command.node_id not in shard.isr:
         return Result("not_in_sync", f"Node {command.node_id} is not in the shard's in-sync set.")
     refusal = _not_alive(state, command.node_id, command.incarnation)
-    return refusal or replace(shard, primary=command.node_id, epoch=shard.epoch + 1)
+    return refusal or replace(
+        shard, primary=command.node_id, epoch=shard.epoch + 1, isr=_unfenced(state, shard)
+    )
+
+
+def _unfenced(state: Metadata, shard: ShardRow) -> tuple[str, ...]:
+    """The in-sync set without the fenced, so that a new primary need not wait to drop them."""
+    alive = tuple(
+        member for member in shard.isr if member in state.nodes and not state.nodes[member].fenced
+    )
+    return alive if len(alive) >= shard.min_isr else shard.isr
 
 
 def _unclean(state: Metadata, shard: ShardRow, command: UncleanPromote) -> ShardRow | Result:
@@ -184,6 +203,26 @@ def _move_abort(state: Metadata, shard: ShardRow, command: MoveAbort) -> ShardRo
     return replace(shard, isr=isr, replicas=replicas, adding=None, removing=None)
 
 
+def _copy_ready(state: Metadata, command: CopyReady) -> tuple[Metadata, Result]:
+    """Fill in the names of copies that have none; a name that is there goes by CopyLost only."""
+    row = state.tables.get(command.table_uuid)
+    if row is None:
+        return state, Result("undefined_table", f"There is no table {command.table_uuid}.")
+    shards = []
+    for shard in row.shards:
+        alloc_id = command.alloc_ids.get(shard.uuid)
+        known = shard.replicas.get(command.node_id) if alloc_id else None
+        if known not in (None, "", alloc_id):
+            detail = f"Node {command.node_id} has copy {known} of shard {shard.uuid} already."
+            return state, Result("copy_known", detail)
+        if known == "":
+            replicas = {**shard.replicas, command.node_id: alloc_id or ""}
+            shard = replace(shard, replicas=replicas, version=shard.version + 1)
+        shards.append(shard)
+    tables = {**state.tables, row.table.uuid: replace(row, shards=tuple(shards))}
+    return replace(state, tables=tables), Result()
+
+
 def _not_alive(state: Metadata, node_id: str, incarnation: int) -> Result | None:
     """Why a node can't be trusted with a part, if so."""
     row = state.nodes.get(node_id)
@@ -225,6 +264,7 @@ HANDLERS: dict[type[Command], Callable[[Metadata, Any], tuple[Metadata, Result]]
     UncleanPromote: _on_row(_unclean),
     IsrChange: _on_row(_isr_change),
     CopyLost: _on_row(_copy_lost),
+    CopyReady: _copy_ready,
     MoveStart: _on_row(_move_start),
     MoveCommit: _on_row(_move_commit),
     MoveAbort: _on_row(_move_abort),

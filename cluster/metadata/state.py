@@ -57,6 +57,7 @@ class Metadata:
     results: Mapping[str, Result] = field(default_factory=dict)  # by request id: the newest
     older_results: tuple[Mapping[str, Result], ...] = ()  # generations, the oldest first
     access: Access = field(default_factory=Access)
+    join_tokens: Mapping[str, int] = field(default_factory=dict)  # digest -> valid until, ms
 
     def table_named(self, name: str) -> TableRow | None:
         """The table of this name, ready or not, whatever its case."""
@@ -125,7 +126,9 @@ def _create_table(state: Metadata, command: c.CreateTable) -> tuple[Metadata, Re
         return state, Result("duplicate_table", f"A table named {table.name!r} exists already.")
     if (taken := views.name_taken(state, table.name)) is not None:
         return state, taken
-    shards = tuple(_new_shard(uuid, command.nodes) for uuid in command.shard_uuids)
+    placement = command.placement or (command.nodes,) * len(command.shard_uuids)
+    placed = zip(command.shard_uuids, placement, strict=True)
+    shards = tuple(_new_shard(uuid, nodes) for uuid, nodes in placed)
     return _with_table(state, TableRow(table, shards)), Result(value=table.uuid)
 
 
@@ -138,11 +141,28 @@ def _table_ready(state: Metadata, command: c.TableReady) -> tuple[Metadata, Resu
     row = state.tables.get(command.table_uuid)
     if row is None:
         return state, _no_table(command.table_uuid)
+    if not command.alloc_ids:
+        return _table_ready_as_told(state, row)
     shards = tuple(
         replace(shard, replicas={node: command.alloc_ids[node] for node in shard.replicas})
         for shard in row.shards
     )
     return _with_table(state, replace(row, shards=shards, ready=True)), Result()
+
+
+def _table_ready_as_told(state: Metadata, row: TableRow) -> tuple[Metadata, Result]:
+    """In sync is who told that its copy is prepared; the first of them by placement orders."""
+    if row.ready:
+        return state, Result()
+    shards = []
+    for shard in row.shards:
+        prepared = [node for node, alloc in shard.replicas.items() if alloc]
+        if len(prepared) < shard.min_isr:
+            detail = f"{len(prepared)} copies of a shard are prepared, {shard.min_isr} are needed."
+            return state, Result("not_enough_replicas", detail)
+        version, isr = shard.version + 1, tuple(sorted(prepared))
+        shards.append(replace(shard, primary=prepared[0], isr=isr, version=version))
+    return _with_table(state, replace(row, shards=tuple(shards), ready=True)), Result()
 
 
 def _drop_table(state: Metadata, command: c.DropTable) -> tuple[Metadata, Result]:

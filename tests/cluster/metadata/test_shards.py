@@ -190,7 +190,7 @@ def test_settings_and_the_feature_level_are_compared_and_set() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        c.TableReady(request_id="x", table_uuid="t", alloc_ids={}),
+        c.TableReady(request_id="x", table_uuid="t", alloc_ids={"a": "1"}),
         c.CreateTable(
             request_id="x",
             table=TableDef("u", "other", TableSchema((), 1), shards=1),
