@@ -132,6 +132,7 @@ def _store(table: TableDef, batch: _Batch, on_conflict: OnConflict, write: Write
     outcome = handle.insert(
         batch.rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms()
     )
+    write.settle(table, outcome)
     failures = dict(batch.failures)
     if outcome.skipped is not None and on_conflict is OnConflict.ERROR:
         for row in outcome.skipped.tolist():

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nearql.query.nature import Nature
 from nearql.query.plan import Plan
 from nearql.query.statements import Statement
 
@@ -21,12 +22,14 @@ class Prepared:
     for.
 
     checked: the catalog version for which the guard passed each statement.
+    nature: what the statements do, with the catalog version that says so.
     """
 
     statements: tuple[Statement, ...]
     parameters: tuple[str, ...]
     plans: dict[tuple[int, str], tuple[int, Plan]] = field(default_factory=dict)
     checked: dict[int, int] = field(default_factory=dict)
+    nature: tuple[int, Nature] | None = None
 
     def plan(self, place: int, part: str, version: int, make: Callable[[], Plan]) -> Plan:
         """The plan of a part of a statement for this catalog version, made on first use."""

@@ -75,6 +75,13 @@ def needs(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
         yield from _definitions(statement, catalog)
 
 
+def tables_read_by(statement: Statement, catalog: CatalogView) -> Iterator[str]:
+    """The names of the tables that a statement's trees read, those behind views included."""
+    for need in _reads(statement, catalog):
+        if need.table is not None:
+            yield need.table
+
+
 def _reads(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
     for tree in trees_of(statement):
         for node in tree.find_all(exp.Table):

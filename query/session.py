@@ -41,11 +41,13 @@ from nearql.query.executor import Execution
 from nearql.query.explain import explain
 from nearql.query.filters import FilterCache
 from nearql.query.guard import trees_of
+from nearql.query.nature import Nature, nature_of
 from nearql.query.parameters import Parameters, names_in
 from nearql.query.plan import Plan, relations
 from nearql.query.plan_cache import PlanCache, Prepared
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database
+from nearql.query.replicas import ALONE, Confirm, Freshness, Position, Reads, Replicas
 from nearql.query.result import Result, empty
 from nearql.query.running import RunningStatement, Statements
 from nearql.query.settings import SessionSettings, Variables
@@ -123,6 +125,7 @@ class Session:
         self._database = database
         self._settings = settings or SessionSettings()
         self._authorise: Authorise | None = None
+        self.replicas: Replicas = ALONE
         duck.configure(
             duck.DuckOptions(
                 self._settings.duck_memory_bytes,
@@ -171,6 +174,7 @@ class Session:
         request_id: bytes | None = None,
         stop: Stop | None = None,
         user: str | None = None,
+        reads: Reads | None = None,
     ) -> Result:
         """Run every statement of `text`, in order, and answer the last one's result.
 
@@ -180,12 +184,13 @@ class Session:
             request_id: 16 bytes; a write repeated under the same id is not done again.
             stop: ends the request from another thread; a write that is logged already stands.
             user: who asks, for nearql.queries.
+            reads: what a read must wait for; None = every level reads what is visible here.
 
         Raises:
             NearQLError: with the position in `text` where there is one. Earlier statements stand.
         """
         request = self._request(params, settings, request_id)
-        request.stop, request.user = stop, user
+        request.stop, request.user, request.reads = stop, user, reads
         prepared = self._plans.get(text, lambda new: request.prepared(new))
         request.parameters.check_used(prepared.parameters)
         result = empty("utility")
@@ -204,6 +209,19 @@ class Session:
             if request.notices
             else result
         )
+
+    def nature(self, text: str) -> Nature:
+        """What the statements of a text would do, parsed once and kept with their plans.
+
+        Raises:
+            SqlError: with the position in `text`.
+        """
+        request = self._request(None, None, None)
+        prepared = self._plans.get(text, lambda new: request.prepared(new))
+        catalog = self._database.catalog()
+        if prepared.nature is None or prepared.nature[0] != catalog.version:
+            prepared.nature = catalog.version, nature_of(prepared.statements, catalog)
+        return prepared.nature[1]
 
     def insert_rows(
         self,
@@ -241,6 +259,7 @@ class Session:
             variables,
             request_id,
             authorise=self._authorise,
+            replicas=self.replicas,
         )
 
     def close(self) -> None:
@@ -275,6 +294,9 @@ class _Request:
     stop: Stop | None = None
     user: str | None = None
     authorise: Authorise | None = None
+    replicas: Replicas = ALONE
+    reads: Reads | None = None
+    written: list[Position] = field(default_factory=list)
     _deadline: float = 0.0
     _running: Execution | None = None
     _statement: RunningStatement | None = None
@@ -333,12 +355,22 @@ class _Request:
         plan = prepared.plan(
             place, "select", catalog.version, lambda: plan_query(statement.tree, catalog)
         )
+        confirm = self._entered(plan)
         with self.execution() as run:
             result = with_stats(run.run(plan), run, plan)
+        confirm()
         notices = self._device_notices(run) + tuple(
             _LEFT_OUT.format(rows=rows, table=table) for table, rows in run.left_out.items()
         )
         return replace(result, notices=(*result.notices, *notices)) if notices else result
+
+    def _entered(self, plan: Plan) -> Confirm:
+        """Wait until the copies here are as recent as the request wants them."""
+        if self.reads is None:
+            return _nothing
+        get = self.variables.values.get
+        wanted = Freshness(get("read_level"), get("max_staleness_ms"), self._deadline)
+        return self.reads.enter({step.table.uuid for step in relations(plan)}, wanted)
 
     def _device_notices(self, run: Execution) -> tuple[str, ...]:
         """Where the session asked for a device, and another one answered."""
@@ -354,14 +386,9 @@ class _Request:
         self.wrote = True
         write = self.write(_request_id(self.request_id, place))
         write = replace(write, planned=partial(prepared.plan, place))
-        if isinstance(statement, Insert):
-            return run_insert(statement, write)
-        if isinstance(statement, Update):
-            return run_update(statement, write)
-        if isinstance(statement, Delete):
-            return run_delete(statement, write)
-        assert isinstance(statement, Truncate)
-        return run_truncate(statement, write)
+        result = _run_write(statement, write)
+        self.written += result.stats.get("shards") or ()
+        return result
 
     def _ddl(self, statement: Statement) -> Result:
         if isinstance(statement, CreateTable) and statement.source is not None:
@@ -380,7 +407,8 @@ class _Request:
         if isinstance(statement, Transaction):
             return self._transaction(statement)
         if isinstance(statement, Wait):
-            return utility.wait(statement)
+            seen = [*(self.reads.seen if self.reads else ()), *self.written]
+            return utility.wait(statement, seen, self.replicas)
         if isinstance(statement, Kill):
             self.statements.kill(statement.id)
             return empty("utility")
@@ -420,6 +448,7 @@ class _Request:
             database=self.database, catalog=self.database.catalog(), parameters=self.parameters,
             settings=self.settings, variables=self.variables, filters=self.filters,
             request_id=request_id, deadline=self._deadline, started=self._started,
+            replicas=self.replicas,
         )  # fmt: skip
 
     def _started(self, run: Execution) -> None:
@@ -464,6 +493,21 @@ class _Request:
     def _interrupt(self) -> None:
         if self._running is not None:
             self._running.interrupt()
+
+
+def _nothing() -> None:
+    return
+
+
+def _run_write(statement: Statement, write: Write) -> Result:
+    if isinstance(statement, Insert):
+        return run_insert(statement, write)
+    if isinstance(statement, Update):
+        return run_update(statement, write)
+    if isinstance(statement, Delete):
+        return run_delete(statement, write)
+    assert isinstance(statement, Truncate)
+    return run_truncate(statement, write)
 
 
 def with_stats(result: Result, run: Execution, plan: Plan) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +14,7 @@ from nearql.engine.named_query import ViewColumn
 from nearql.engine.schema import TableDef
 from nearql.query.guard import names_of, undefined_table
 from nearql.query.ports import CatalogView, Database
+from nearql.query.replicas import Position, Replicas
 from nearql.query.result import Result, empty, listing
 from nearql.query.settings import VARIABLES, Variables, unknown_setting
 from nearql.query.statements import (
@@ -152,10 +155,12 @@ def _described(rows: list[dict[str, Any]]) -> Result:
     return listing(listed, "TEXT", "TEXT", "BOOLEAN", "TEXT", "BOOLEAN")
 
 
-def wait(statement: Wait) -> Result:
-    """How many copies hold everything that was written: alone, one, however many were asked for."""
-    del statement
-    return listing(pa.table({"copies": pa.array([1], pa.int64())}), "BIGINT")
+def wait(statement: Wait, written: Sequence[Position], replicas: Replicas) -> Result:
+    """How many copies hold everything that this session wrote, and whether it is committed."""
+    until = time.monotonic() + statement.timeout_ms / 1000
+    found = replicas.wait(written, statement.copies, until)
+    columns = {"copies": pa.array([found.copies], pa.int64()), "committed": [found.committed]}
+    return listing(pa.table(columns), "BIGINT", "BOOLEAN")
 
 
 def change_access(

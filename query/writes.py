@@ -14,7 +14,6 @@ from sqlglot import exp
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import (
     InternalError,
-    InvalidValue,
     NotFound,
     SqlError,
     UndefinedColumn,
@@ -42,6 +41,7 @@ from nearql.query.parameters import Parameters
 from nearql.query.plan import Plan
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database, TableView
+from nearql.query.replicas import ALONE, Replicas, Settled
 from nearql.query.result import Result, ResultColumn, empty
 from nearql.query.settings import SessionSettings, Variables
 
@@ -57,6 +57,7 @@ class Write:
     deadline: time.monotonic() at which evaluating must have ended.
     started: called with each execution, so that a timeout can interrupt it.
     planned: looks up a kept plan by part and catalog version, or makes it.
+    replicas: the copies of what is written.
     """
 
     database: Database
@@ -69,6 +70,7 @@ class Write:
     deadline: float
     started: Callable[[Execution], None]
     planned: Callable[[str, int, Callable[[], Plan]], Plan] = _make_plan
+    replicas: Replicas = ALONE
 
     def plan(self, part: str, make: Callable[[], Plan]) -> Plan:
         """A plan that this statement needs, kept with its text where that is kept."""
@@ -86,29 +88,33 @@ class Write:
     def timeout_ms(self) -> int:
         """How long the write may be waited for: the statement's time, less if the request says so.
 
-        The default of `write_timeout_ms` is for waiting for other copies; there are none yet.
+        The default of `write_timeout_ms` is for waiting for other copies, if there are any.
         """
         left = int((self.deadline - time.monotonic()) * 1000)
-        return max(1, min(int(self.variables.values.get("write_timeout_ms", left)), left))
+        default = left if self.replicas is ALONE else self.variables.get("write_timeout_ms")
+        return max(1, min(int(self.variables.values.get("write_timeout_ms", default)), left))
 
     def check_concern(self, table: TableDef) -> None:
         """Refuse a write concern that the copies can't fulfil.
 
         Raises:
-            InvalidValue: before anything is written.
+            InvalidValue, Unavailable: before anything is written.
         """
-        concern = self.concern(table)
-        if concern.isdigit() and int(concern) > 1:
-            raise InvalidValue(
-                f"write_concern = {concern} needs {concern} copies, "
-                f"but table {table.name!r} has 1.",
-                code="not_enough_copies", sqlstate="53000",
-            )  # fmt: skip
+        self.replicas.check(table, self.concern(table))
 
     def concern(self, table: TableDef) -> str:
         """The concern that holds: of the request, else of the table, else the default."""
         given = self.variables.values.get("write_concern") or table.write_concern
         return str(given or self.variables.get("write_concern"))
+
+    def settle(self, table: TableDef, outcome: WriteOutcome) -> Settled:
+        """Wait until what was written is as durable as the concern says.
+
+        Raises:
+            WriteUnknown: the time was up first.
+        """
+        until = time.monotonic() + self.timeout_ms() / 1000
+        return self.replicas.settle(table, outcome, self.concern(table), until)
 
     def target(self, name: str, position: int | None = None) -> TableDef:
         """The table that is written.
@@ -133,7 +139,11 @@ class Write:
             {"table": table.name, "shard": p.shard, "epoch": p.epoch, "lsn": p.lsn}
             for p in outcome.positions
         ]
-        write = {"concern": self.concern(table), "committed": True, "copies": outcome.copies}
+        settled = self.settle(table, outcome)
+        write = {
+            "concern": self.concern(table), "committed": settled.committed,
+            "copies": settled.copies,
+        }  # fmt: skip
         return empty("dml", row_count=count, shards=shards, write=write)
 
     def returning(self, table: TableDef, alias: str | None, items: Sequence[exp.Expr]) -> Returning:

@@ -244,7 +244,7 @@ def test_more_copies_than_there_are_is_refused_before_writing(docs: Sql) -> None
             docs.run(text, write_concern=2)
     assert docs.rows("SELECT count(*) FROM docs") == [(30,)]
     for asked in (1, 2):
-        assert docs.rows(f"WAIT {asked} TIMEOUT 10") == [(1,)]
+        assert docs.rows(f"WAIT {asked} TIMEOUT 10") == [(1, True)]
 
 
 def test_rollback_after_a_write_is_an_error_by_name(docs: Sql) -> None:
