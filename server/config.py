@@ -21,6 +21,9 @@ import yaml
 from nearql.engine.errors import InvalidRequest
 from nearql.engine.settings import EngineSettings
 from nearql.query.settings import SessionSettings
+from nearql.server import cluster_settings
+from nearql.server.cluster_settings import ClusterSection, RaftSection, ReplicationSection
+from nearql.server.setting import key as _key
 from nearql.server.sizes import parse_share, parse_size, resolve_memory
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -31,11 +34,6 @@ class ConfigError(InvalidRequest):
 
     code = "invalid_configuration"
     title = "Invalid configuration"
-
-
-def _key(default: Any, help_text: str, **metadata: Any) -> Any:
-    """A setting: its default and one line of help, which docs/configuration.md repeats."""
-    return field(default=default, metadata={"help": help_text, **metadata})
 
 
 @dataclass(frozen=True)
@@ -242,6 +240,9 @@ class Config:
     auth: AuthSection = field(default_factory=AuthSection)
     engine: EngineSection = field(default_factory=EngineSection)
     limits: LimitsSection = field(default_factory=LimitsSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
+    raft: RaftSection = field(default_factory=RaftSection)
+    replication: ReplicationSection = field(default_factory=ReplicationSection)
     log: LogSection = field(default_factory=LogSection)
     insecure: bool = False
     warnings: tuple[str, ...] = ()
@@ -309,17 +310,10 @@ class Config:
 
 SECTIONS: dict[str, type[Any]] = {
     "node": NodeSection, "http": HttpSection, "auth": AuthSection, "engine": EngineSection,
-    "limits": LimitsSection, "log": LogSection,
+    "limits": LimitsSection, "cluster": ClusterSection, "raft": RaftSection,
+    "replication": ReplicationSection, "log": LogSection,
 }  # fmt: skip
-_LATER = {  # sections of the cluster: keys are checked and, while cluster.enabled is false, unused
-    "cluster": (
-        "enabled", "write_routing", "voters", "discovery", "dns_name", "bootstrap",
-        "join_token_file",
-        "ca_file", "cert_file", "key_file",
-    ),
-    "raft": ("host", "port", "election_timeout_ms"),
-    "replication": ("host", "port", "advertise", "write_concern", "write_timeout_ms"),
-}  # fmt: skip
+CLUSTERS_OFFERED = False  # until three processes have shown that they lose nothing
 
 _CHOICES = {
     "auth.mode": ("none", "required"),
@@ -328,7 +322,12 @@ _CHOICES = {
     "log.format": ("console", "json"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.requests": ("none", "all"),
+    **cluster_settings.CHOICES,
 }
+_TRUTH = {
+    "true": True, "yes": True, "on": True, "1": True,
+    "false": False, "no": False, "off": False, "0": False,
+}  # fmt: skip
 _PLAIN_VARIABLES = {"NEARQL_DATA_DIR": ("node", "data_dir")}
 _OTHER_VARIABLES = frozenset(
     {
@@ -393,7 +392,7 @@ def _from_file(file: Path) -> dict[tuple[str, str], tuple[Any, str]]:
         _check_section(str(section), keys, file)
         for key, value in (keys or {}).items():
             _check_key(section, str(key), file)
-            if section in _LATER or value is None:
+            if value is None:
                 continue
             if _is_path(section, str(key)):
                 value = file.parent / Path(str(value))
@@ -408,24 +407,14 @@ def _is_path(section: str, key: str) -> bool:
 
 
 def _check_section(section: str, keys: Any, file: Path) -> None:
-    if section not in SECTIONS and section not in _LATER:
-        raise ConfigError(
-            f"{file}: unknown section {section!r}{_nearest(section, [*SECTIONS, *_LATER])}."
-        )
+    if section not in SECTIONS:
+        raise ConfigError(f"{file}: unknown section {section!r}{_nearest(section, [*SECTIONS])}.")
     if keys is not None and not isinstance(keys, dict):
         raise ConfigError(f"{file}: section {section!r} must map keys to values.")
-    if section == "cluster" and (keys or {}).get("enabled"):
-        raise ConfigError(
-            f"{file}: cluster.enabled is set, and this version runs one node only; remove the key."
-        )
 
 
 def _check_key(section: str, key: str, file: Path) -> None:
-    names = (
-        [f.name for f in fields(SECTIONS[section])]
-        if section in SECTIONS
-        else list(_LATER[section])
-    )
+    names = [f.name for f in fields(SECTIONS[section])]
     if key not in names:
         raise ConfigError(
             f"{file}: unknown key {section}.{key}{_nearest(key, names, section + '.')}."
@@ -477,9 +466,9 @@ def _convert(name: str, setting: Any, value: Any, source: str) -> Any:
             return Path(str(value))
         if metadata.get("size"):
             return parse_size(str(value))
-        converted: Any = int(str(value)) if isinstance(default, int) else str(value)
+        converted: Any = _plain(default, value)
     except ValueError:
-        wanted = "a size such as 64MiB" if metadata.get("size") else "a whole number"
+        wanted = "a size such as 64MiB" if metadata.get("size") else _wanted(default)
         raise ConfigError(f"{name} = {value!r} ({source}): must be {wanted}.") from None
     low, high = metadata.get("low"), metadata.get("high")
     if (low is not None and converted < low) or (high is not None and converted > high):
@@ -488,6 +477,27 @@ def _convert(name: str, setting: Any, value: Any, source: str) -> Any:
     if choices and converted not in choices:
         raise ConfigError(f"{name} = {value!r} ({source}): must be one of {', '.join(choices)}.")
     return converted
+
+
+def _plain(default: Any, value: Any) -> Any:
+    """The value as the default's type; raises ValueError. In a variable, commas part a list."""
+    if isinstance(default, bool):
+        return _truth(str(value).lower())
+    if isinstance(default, tuple):
+        items = value if isinstance(value, list) else str(value).split(",")
+        kind = type(default[0]) if default else str
+        return tuple(kind(str(item).strip()) for item in items if str(item).strip())
+    return int(str(value)) if isinstance(default, int) else str(value)
+
+
+def _truth(text: str) -> bool:
+    if text not in _TRUTH:
+        raise ValueError(text)
+    return _TRUTH[text]
+
+
+def _wanted(default: Any) -> str:
+    return "true or false" if isinstance(default, bool) else "a whole number"
 
 
 def _range(low: int | None, high: int | None) -> str:
@@ -517,4 +527,19 @@ def _checked(config: Config) -> Config:
             resolve_memory(text)
         except ValueError:
             raise ConfigError(f"engine.{key} = {text!r}: must be like 80% or 8GiB.") from None
+    if config.cluster.enabled:
+        _check_cluster(config)
     return config
+
+
+def _check_cluster(config: Config) -> None:
+    if not CLUSTERS_OFFERED:
+        raise ConfigError(
+            "cluster.enabled is set, and this version runs one node only; remove the setting."
+        )
+    try:
+        cluster_settings.check_cluster(config)
+    except ConfigError:
+        raise
+    except InvalidRequest as error:
+        raise ConfigError(error.detail) from None

@@ -43,6 +43,8 @@ def test_relative_paths_count_from_the_files_folder(file: Path) -> None:
         ("http: {prot: 1}", "unknown key http.prot; did you mean http.port"),
         ("cluster: {voter: []}", "unknown key cluster.voter; did you mean cluster.voters"),
         ("cluster: {enabled: true}", "one node only"),
+        ("cluster: {enabled: perhaps}", "must be true or false"),
+        ("cluster: {write_routing: follow}", "must be one of redirect, proxy"),
         ("http: {port: eighty}", "http.port = 'eighty'.*whole number"),
         ("http: {port: 70000}", "0 to 65535"),
         ("limits: {json_body: lots}", "a size such as 64MiB"),

@@ -103,7 +103,7 @@ def test_a_new_primary_leaves_the_fenced_behind_while_enough_remain() -> None:
         cluster.prepared(node)
     cluster.ready()
     cluster.do(n.FenceNode(request_id=request(), node_id="a", incarnation=1))
-    assert len(cluster.shards[0].isr) == 3  # the primary is not dropped before another is
+    assert "a" in cluster.shards[0].isr  # the primary is not dropped before another is
     promote = sh.Promote(
         request_id=request(), shard_uuid="s0", expected_version=cluster.shards[0].version,
         node_id="b", incarnation=1,
