@@ -358,7 +358,8 @@ class Wal:
             group = self._take_group()
         if not group:
             return
-        buffers, after = link_group(group, self._written, self._tag)
+        version = self._active.file.header.format
+        buffers, after = link_group(group, self._written, self._tag, version)
         try:
             self._active.write(buffers, self._written.offset)
         except OSError as error:
@@ -498,7 +499,7 @@ class Wal:
             if end_lsn <= from_lsn:
                 continue
             try:
-                reader = LogFileReader(self._fs, file.path)
+                reader = LogFileReader(self._fs, file.path, file.header.format)
             except FileNotFoundError as error:
                 raise self._trimmed(file.base_lsn) from error
             try:

@@ -18,6 +18,10 @@ All integers are little-endian. The base fields say what the chain looked like w
 begins, so that its first record is verified like any other. The last field but one is our use of a
 reserved one: the records of a group are written together and synced once, so a record proves that
 everything before its group was durable when it was written (`wal_recovery` needs that).
+
+Tag and group are a copy's own affair. In format 1, a link is the hash of the whole header, so that
+no two copies have the same; in format 2, of what comes before the tag: copies that hold the same
+records have the same links. Replicated copies write format 2 (`SHARED_CHAIN`).
 """
 
 from __future__ import annotations
@@ -33,7 +37,8 @@ from crc32c import crc32c
 from nearql.engine import errors
 from nearql.engine.storage.files import newer_format
 
-WAL_FORMAT = 1
+OWN_CHAIN, SHARED_CHAIN = 1, 2  # formats of a file; see above
+WAL_FORMAT = SHARED_CHAIN  # the newest that this version reads
 PAYLOAD_SCHEMA = 1
 CHECKSUM_CRC32C = 1
 FILE_MAGIC = b"NQWALOG\0"
@@ -45,6 +50,8 @@ FILE_HEADER_BYTES = FILE_HEADER.size + CRC.size
 RECORD_HEADER_BYTES = RECORD_HEADER.size + CRC.size
 assert FILE_HEADER_BYTES == 128
 assert RECORD_HEADER_BYTES == 80
+
+_TAG_OFFSET = 64
 
 FLAG_MORE = 1
 ZERO_LINK = bytes(8)
@@ -100,23 +107,26 @@ class FileHeader(NamedTuple):
 
     base_lsn: LSN of the first record. base_epoch, base_link: of the record before it.
     previous_base: base LSN of the file before, 0 where there is none.
+    format: of the file, which says what its records' links are.
     """
 
     base_lsn: int
     base_epoch: int
     base_link: bytes
     previous_base: int
+    format: int = OWN_CHAIN
 
     def pack(self, identity: LogIdentity) -> bytes:
         """128 bytes."""
+        *base, version = self
         body = FILE_HEADER.pack(
             FILE_MAGIC,
-            WAL_FORMAT,
+            version,
             CHECKSUM_CRC32C,
             identity.cluster_id,
             identity.shard_uuid,
             identity.alloc_id,
-            *self,
+            *base,
         )
         return body + CRC.pack(crc32c(body))
 
@@ -159,9 +169,12 @@ def record_bytes(payload_size: int) -> int:
     return RECORD_HEADER_BYTES + payload_size + -payload_size % 8
 
 
-def link_of(header: bytes | memoryview) -> bytes:
-    """What the next record carries as its link, given this record's 80 header bytes."""
-    return hashlib.blake2b(header, digest_size=8).digest()
+def link_of(header: bytes | memoryview, version: int) -> bytes:
+    """What the next record carries as its link, given this record's 80 header bytes and the format
+    of its file.
+    """
+    hashed = header if version == OWN_CHAIN else header[:_TAG_OFFSET]
+    return hashlib.blake2b(hashed, digest_size=8).digest()
 
 
 def unpack_record_header(data: bytes | memoryview) -> RecordHeader | None:
@@ -203,4 +216,4 @@ def unpack_file_header(data: bytes, identity: LogIdentity, name: str) -> FileHea
             f"not to shard {identity.shard_uuid.hex()} copy {identity.alloc_id.hex()} "
             f"of cluster {identity.cluster_id.hex()}"
         )
-    return FileHeader(*rest)
+    return FileHeader(*rest, version)

@@ -68,13 +68,16 @@ def measure(parts: Sequence[Any]) -> tuple[list[memoryview], int, int]:
 
 
 def link_group(
-    group: Sequence[Pending], at: ChainPosition, tag: bytes
+    group: Sequence[Pending], at: ChainPosition, tag: bytes, version: int
 ) -> tuple[list[Buffer], ChainPosition]:
-    """The group's bytes, chained to what is written already, and the position after them."""
+    """The group's bytes, chained to what is written already, and the position after them.
+
+    version: the format of the file that they go into.
+    """
     buffers: list[Buffer] = []
     for record in group:
         header = record.header(at.link, tag, group[0].lsn)
         buffers += [header, *record.payload, bytes(-record.payload_size % 8)]
         offset = at.offset + record.size
-        at = ChainPosition(record.lsn + 1, record.epoch, link_of(header), offset)
+        at = ChainPosition(record.lsn + 1, record.epoch, link_of(header, version), offset)
     return buffers, at

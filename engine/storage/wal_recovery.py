@@ -95,7 +95,7 @@ def inspect_log(fs: FileSystem, directory: Path, identity: LogIdentity) -> Found
         if hint is not None and hint.durable_lsn > 0:
             raise _missing(directory, f"no WAL file, though LSN {hint.durable_lsn} was durable")
         return None
-    reader = LogFileReader(fs, files[-1].path)
+    reader = LogFileReader(fs, files[-1].path, files[-1].header.format)
     try:
         return _closed_cleanly(files, reader, hint) or _scan(
             files, reader, identity.tag, hint=hint, boot_id=fs.boot_id()
@@ -250,9 +250,9 @@ def _rescue(
     old, start = found.files[-1], found.proven
     replaces = start.lsn == old.base_lsn
     previous = old.header.previous_base if replaces else old.base_lsn
-    header = FileHeader(start.lsn, start.epoch, start.link, previous)
+    header = FileHeader(start.lsn, start.epoch, start.link, previous, old.header.format)
     make = partial(make_file, fs, directory, header, identity, limit=limit)
-    reader = LogFileReader(fs, old.path)
+    reader = LogFileReader(fs, old.path, old.header.format)
     try:
         active = _made(make, partial(_chunks, reader, start.offset, found.end.offset))
         if active is None:

@@ -58,10 +58,14 @@ class BadRecord:
 
 
 class LogFileReader:
-    """Random access to one WAL file through a window: small records cost no system call each."""
+    """Random access to one WAL file through a window: small records cost no system call each.
 
-    def __init__(self, fs: FileSystem, path: Path) -> None:
+    version: the format of the file, as its header says.
+    """
+
+    def __init__(self, fs: FileSystem, path: Path, version: int) -> None:
         self.path = path
+        self.version = version
         self.size = fs.size(path)
         self._fs = fs
         self._handle = fs.open(path)
@@ -106,7 +110,8 @@ def read_record(
         return BadRecord(stranger, foreign=True)
     if not header.known:
         raise unknown_record(header, reader.where(header.lsn, at.offset))
-    after = ChainPosition(header.lsn + 1, header.epoch, link_of(raw), at.offset + header.size)
+    link = link_of(raw, reader.version)
+    after = ChainPosition(header.lsn + 1, header.epoch, link, at.offset + header.size)
     if not payload:
         return header, memoryview(b""), after
     padded = reader.view(at.offset + RECORD_HEADER_BYTES, header.size - RECORD_HEADER_BYTES)

@@ -19,6 +19,7 @@ from nearql.engine.storage.wal_format import (
     CRC,
     FILE_HEADER,
     FILE_HEADER_BYTES,
+    OWN_CHAIN,
     RECORD_HEADER_BYTES,
     RecordHeader,
     link_of,
@@ -315,7 +316,7 @@ def test_a_replaced_payload_with_a_fitting_checksum_breaks_the_chain() -> None:
     rewrite(log.disk, log.starts[3], payload_crc=crc32c(forged))
     refused(log.disk, lsn=5, match="its link does not fit the record before it")
     raw = bytes(log.disk.content(FIRST)[log.starts[3] : log.starts[3] + RECORD_HEADER_BYTES])
-    rewrite(log.disk, log.starts[4], link=link_of(raw))
+    rewrite(log.disk, log.starts[4], link=link_of(raw, OWN_CHAIN))
     refused(log.disk, lsn=6)
 
 
