@@ -13,7 +13,6 @@ the trash, and a ready table without its directory is an error by name, never an
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 import uuid
@@ -51,7 +50,6 @@ from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.scrub import Scrubber
 from nearql.engine.search import Searcher
-from nearql.engine.segment.damage import Damage
 from nearql.engine.storage.files import (
     DirectoryLock,
     FileSystem,
@@ -65,6 +63,7 @@ from nearql.query.session import Session
 from nearql.server import system_tables
 from nearql.server.access.store import AccessStore
 from nearql.server.config import Config
+from nearql.server.copies import Copies, report_damage
 from nearql.server.counts import Count, counts
 from nearql.server.slow import log_slow
 
@@ -73,7 +72,6 @@ log = structlog.get_logger("nearql.node")
 NUMBER_BLOCK = (
     10_000  # identity numbers taken from metadata at once; gaps after a restart are permitted
 )
-ORPHAN_RETENTION_S = 24 * 3600
 _FATAL_EXIT = 70  # 3-replication 2.3: a failed fsync ends the process
 
 _STATUS_OF: dict[str, type[NearQLError]] = {
@@ -109,8 +107,6 @@ class Node:
         self.started_at = time.time()
         self._lock = lock
         self._ddl = threading.RLock()
-        self._tables: dict[str, Table] = {}
-        self._failed: dict[str, Corruption] = {}
         self._numbers: dict[
             str, tuple[int, int]
         ] = {}  # table uuid -> (next, end) of the block held
@@ -126,10 +122,11 @@ class Node:
             cluster_id=uuid.UUID(metadata.state.cluster_id).bytes,
             on_fatal=_exit_at_once,
         )
+        self.copies = Copies(config.node.data_dir.absolute(), self._context)
         self._session = Session(self, config.session_settings())
         self._session.statements.on_slow = log_slow
         self.scrubber = Scrubber(
-            self.tables, _report_damage,
+            self.tables, report_damage,
             rate_bytes=settings.scrub_rate_bytes, interval_s=settings.scrub_interval_s,
         )  # fmt: skip
         self._access = AccessStore(metadata, config.auth.max_keys)
@@ -196,27 +193,21 @@ class Node:
 
     def _reached(self, row: TableRow) -> TableDef:
         """The definition with the schema that the data has: metadata is ahead during an ALTER."""
-        table = self._tables.get(row.table.uuid)
+        table = self.copies.tables.get(row.table.uuid)
         return row.table if table is None else replace(row.table, schema=table.definition.schema)
 
     def table(self, uuid: str) -> Table:
         """The data of a table; raises Corruption where it could not be opened at start."""
-        found = self._tables.get(uuid)
-        if found is None:
-            if uuid in self._failed:
-                stored = self._failed[uuid]  # a fresh one: a raised error keeps its traceback
-                raise Corruption(stored.detail, code=stored.code, **stored.extra)
-            raise NotFound(f"There is no table {uuid}.", code="undefined_table")
-        return found
+        return self.copies.table(uuid)
 
     def tables(self) -> list[Table]:
         """Every open table, by name."""
-        rows = self.catalog().tables
-        return [self._tables[t.uuid] for _, t in sorted(rows.items()) if t.uuid in self._tables]
+        rows, opened = self.catalog().tables, self.copies.tables
+        return [opened[t.uuid] for _, t in sorted(rows.items()) if t.uuid in opened]
 
     def failed_tables(self) -> Mapping[str, Corruption]:
         """Tables that could not be opened, by uuid, with the reason."""
-        return self._failed
+        return self.copies.failed
 
     def system_table(self, name: str) -> pa.Table | None:
         """The rows of `nearql.<name>`, or None."""
@@ -273,12 +264,11 @@ class Node:
             )
         )
         try:
-            table = Table.create(self._directory(definition.uuid), definition, self._context)
+            self.copies.make(definition)
         except BaseException:
             self._commit(c.DropTable(request_id=_new_id(), table_uuid=definition.uuid))
-            self._discard(self._directory(definition.uuid))
+            self.copies.discard(definition.uuid)
             raise
-        self._tables[definition.uuid] = table
         alloc = {self.node_id: str(uuid.uuid4())}
         self._commit(
             c.TableReady(request_id=_new_id(), table_uuid=definition.uuid, alloc_ids=alloc)
@@ -295,12 +285,8 @@ class Node:
             self._commit(
                 c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid, cascade=cascade)
             )
-            table = self._tables.pop(row.table.uuid, None)
-            self._failed.pop(row.table.uuid, None)
             self._numbers.pop(row.table.uuid, None)
-            if table is not None:
-                table.close()
-            self._discard(self._directory(row.table.uuid))
+            self.copies.discard(row.table.uuid)
             return True
 
     def create_view(self, view: ViewDef, *, or_replace: bool) -> None:
@@ -379,7 +365,7 @@ class Node:
 
     def _declare_indexes(self, table_uuid: str) -> None:
         """Let a table's data know of its indexes; one that can't be opened has none to build."""
-        table = self._tables.get(table_uuid)
+        table = self.copies.tables.get(table_uuid)
         if table is not None:
             table.declare_indexes(self.metadata.state.tables[table_uuid].table.indexes)
 
@@ -413,8 +399,7 @@ class Node:
                 return
             self._closed = True
             self.scrubber.close()
-            for table in self._tables.values():
-                table.close()
+            self.copies.close()
             self._session.close()
             self._context.index_builder.close()
             self._context.index_tuner.close()
@@ -439,9 +424,6 @@ class Node:
             raise NotFound(f"There is no table {name!r}.", code="undefined_table")
         return row
 
-    def _directory(self, table_uuid: str) -> Path:
-        return self.config.node.data_dir.absolute() / "tables" / table_uuid
-
     def _register(self) -> None:
         node = self.config.node
         self._commit(
@@ -458,16 +440,11 @@ class Node:
         for row in list(self.metadata.state.tables.values()):
             if not row.ready:
                 self._commit(c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid))
-        self._empty_trash()
+        self.copies.empty_trash()
         owned = self.metadata.state.tables
-        home = self.config.node.data_dir.absolute() / "tables"
-        home.mkdir(parents=True, exist_ok=True)
-        for directory in sorted(home.iterdir()):
-            if directory.name not in owned:
-                log.warning("orphan_directory_put_aside", directory=directory.name)
-                directory.rename(self._trash() / f"orphan-{directory.name}-{uuid.uuid4().hex[:8]}")
+        self.copies.put_aside(owned)
         for row in owned.values():
-            self._open_table(row)
+            self.copies.open(row)
 
     def _warm_up(self) -> None:
         """Start DuckDB beside the first requests rather than inside one of them; then measure what
@@ -484,49 +461,6 @@ class Node:
             )
         except StorageFull as error:
             log.warning("not_calibrated", reason=error.detail)
-
-    def _open_table(self, row: TableRow) -> None:
-        directory = self._directory(row.table.uuid)
-        try:
-            if not directory.is_dir():
-                raise Corruption(
-                    f"The data of table {row.table.name!r} is gone: {directory} does not exist. "
-                    "Restore it from a backup, or DROP the table."
-                )
-            table = Table.open(directory, row.table, self._context)
-            for damage in table.damages():
-                _report_damage(table, damage)
-            self._tables[row.table.uuid] = table
-        except Corruption as error:
-            # One damaged table must not keep the others from being served; it answers this error.
-            log.error("table_not_opened", table=row.table.name, reason=error.detail)
-            self._failed[row.table.uuid] = error
-
-    def _discard(self, directory: Path) -> None:
-        """Remove a directory; renamed first, so that a crash leaves no half table in place."""
-        if directory.exists():
-            doomed = self._trash() / f"dropped-{directory.name}-{uuid.uuid4().hex[:8]}"
-            directory.rename(doomed)
-            shutil.rmtree(doomed)
-
-    def _trash(self) -> Path:
-        trash = self.config.node.data_dir.absolute() / "trash"
-        trash.mkdir(parents=True, exist_ok=True)
-        return trash
-
-    def _empty_trash(self) -> None:
-        """Dropped tables go at once; orphans are kept a while, lest metadata was wrong."""
-        for directory in sorted(self._trash().iterdir()):
-            age_s = time.time() - directory.stat().st_mtime
-            if not directory.name.startswith("orphan-") or age_s > ORPHAN_RETENTION_S:
-                shutil.rmtree(directory)
-
-
-def _report_damage(table: Table, damage: Damage) -> None:
-    log.error(
-        "segment_set_aside", table=table.definition.name, file=damage.file, place=damage.place,
-        first_row=damage.first, last_row=damage.end - 1,
-    )  # fmt: skip
 
 
 def _make_directory(directory: Path) -> None:
