@@ -76,6 +76,7 @@ class Codes:
     def __init__(self) -> None:
         self._tiles: dict[Metric, tuple[Tile, ...]] = {}
         self.held = [0]  # bytes; a list, so that the budget can read it when this object is gone
+        self.asked: set[Metric] = set()  # under way or impossible; under the coder's lock
 
     def tiles(self, metric: Metric) -> tuple[Tile, ...]:
         """The tiles so far."""
@@ -112,7 +113,6 @@ class Coder:
         self._limit = limit_bytes if self._tiling.limit is None else self._tiling.limit
         self._bytes = 0
         self._lock = threading.Lock()
-        self._asked: set[tuple[int, Metric]] = set()
         self._pool = ThreadPoolExecutor(1, "nearql-codes")
 
     @property
@@ -141,20 +141,20 @@ class Coder:
         self._pool.shutdown(cancel_futures=True)
 
     def _ask(self, rows: Rows, metric: Metric) -> None:
-        key = (id(rows.codes), metric)
+        asked = rows.codes.asked
         with self._lock:
-            if key in self._asked or self._room() <= 0:
+            if metric in asked or self._room() <= 0:
                 return
-            self._asked.add(key)
+            asked.add(metric)
         try:
-            self._pool.submit(self._make, rows, metric, key)
+            self._pool.submit(self._make, rows, metric)
         except RuntimeError:  # closed meanwhile, or the interpreter ends: nobody needs codes now
-            self._asked.discard(key)
+            asked.discard(metric)
 
     def _room(self) -> int:
         return self._limit - self._bytes
 
-    def _make(self, rows: Rows, metric: Metric, key: tuple[int, Metric]) -> None:
+    def _make(self, rows: Rows, metric: Metric) -> None:
         try:
             while self._make_one(rows, metric):
                 pass
@@ -162,7 +162,7 @@ class Coder:
             logger.exception("a segment's vectors can't be coded; they are scanned as they are")
             return
         with self._lock:
-            self._asked.discard(key)
+            rows.codes.asked.discard(metric)
 
     def _make_one(self, rows: Rows, metric: Metric) -> bool:
         """Code the next tile; whether there was one to code, and room for it."""

@@ -52,14 +52,16 @@ def near_distances(
 
     rows: float32 or float16, (m, d), m d small; under cosine neither they nor the query are zero.
     """
-    left, right = rows.astype(np.float64), query.astype(np.float64)[np.newaxis, :]
-    if metric is Metric.COSINE:
-        lengths = np.sqrt(_dot(left, left) * _dot(right, right))
-        left *= right
-        wide = np.minimum(np.maximum(1.0 - _sum(left) / lengths, 0.0), 2.0)
-    else:
-        wide = _KERNELS[metric](left, right)
-    return wide.astype(np.float32) + np.float32(0)
+    left, right = rows.astype(np.float64), query.astype(np.float64)
+    if metric is not Metric.COSINE:
+        return _KERNELS[metric](left, right[np.newaxis]).astype(np.float32) + np.float32(0)
+    wide = np.sqrt(_dot(left, left) * np.add.reduce(right * right))
+    left *= right
+    np.divide(np.add.reduce(left, axis=1), wide, out=wide)
+    np.subtract(1.0, wide, out=wide)
+    # Rounding to float32 brings what is above 2 back, and 1 - 1 is no -0.0.
+    near: NDArray[np.float32] = np.maximum(wide.astype(np.float32), np.float32(0))
+    return near
 
 
 def pairwise_distances(left: Vectors, right: Vectors, metric: Metric) -> NDArray[np.float32]:

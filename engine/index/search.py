@@ -24,7 +24,7 @@ from nearql.engine.costs import CODE_COST, Best, SearchPlan, Sizes, choose, wide
 from nearql.engine.distance import candidate_distances
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.index.plan import Indexed, best_of
-from nearql.engine.index.single import search_single
+from nearql.engine.index.single import Ready
 from nearql.engine.ranking import KeysOf, Ranking
 from nearql.engine.search import Masks, Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
@@ -87,13 +87,36 @@ def search_indexed(
     ]
     if not any(segment.plan.effort for segment in segments):
         return searcher.search(slices, request, masks=masks, keys_of=keys_of)
-    if len(request.queries) == 1:
-        asked = [segment for segment in segments if segment.qualifying]
-        if all(_is_named_whole(segment, request.metric) for segment in asked):
-            hits = search_single(asked, request, keys_of, filtered=masks is not None)
-            if hits is not None:
-                return hits
+    if len(request.queries) == 1 and (ready := _ready(segments, request, masks)) is not None:
+        hits = ready.answer(request.queries, keys_of)
+        if hits is not None:
+            return hits
     return _Run(searcher, segments, request, keys_of, masks is not None).answer()
+
+
+def ready(
+    searcher: Searcher,
+    slices: Sequence[VectorSlice],
+    indexes: Sequence[Indexed | None],
+    request: SearchRequest,
+) -> Ready | None:
+    """What answers searches without a filter that differ in their one query alone, if that is tame,
+    for as long as these are the indexes; None = they take the long way.
+    """
+    segments = [
+        _segment(searcher, one, None, found, request)
+        for one, found in zip(slices, indexes, strict=True)
+    ]
+    return _ready(segments, request, None)
+
+
+def _ready(
+    segments: Sequence[Segment], request: SearchRequest, masks: Masks | None
+) -> Ready | None:
+    asked = [segment for segment in segments if segment.qualifying]
+    if not asked or not all(_is_named_whole(segment, request.metric) for segment in asked):
+        return None
+    return Ready(asked, request, filtered=masks is not None)
 
 
 def _tame(request: SearchRequest) -> bool:

@@ -7,6 +7,7 @@ Measured, a graph of 62,816 rows answers in 60 to 150 us, so that here each micr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from nearql.engine.backends.base import gamma
 from nearql.engine.distance import Vectors, canonical_distances, near_distances, widen
-from nearql.engine.ranking import KeysOf, Ranking
+from nearql.engine.keys import keys_of as listed
+from nearql.engine.ranking import KeysOf
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 
 if TYPE_CHECKING:
@@ -23,54 +25,86 @@ if TYPE_CHECKING:
 
 _MANY = 3  # candidates for each row wanted: more are compared in float32 first
 _FEW = 1 << 16  # elements that are compared at once
+_KEPT = 64  # statistics that are kept
 _Found = tuple["NDArray[np.int64]", "NDArray[np.float32]", int]  # rows, distances, rows named
 
 
-def search_single(
-    segments: Sequence[Segment], request: SearchRequest, keys_of: KeysOf, *, filtered: bool
-) -> SearchHits | None:
-    """The hits of a request with one query; None = too few rows found.
+class Ready:
+    """A search of one query, planned for all that differ in the query alone; safe in many threads.
 
     segments: planned; those in which no row qualifies left out.
     """
-    found: list[_Found] = []
-    for segment in segments:
-        named = _named(segment, request)
-        if named is None:
+
+    def __init__(
+        self, segments: Sequence[Segment], request: SearchRequest, *, filtered: bool
+    ) -> None:
+        self._segments = segments
+        self._k = request.k
+        self._metric = request.metric
+        self._filtered = filtered
+        self._stats: dict[int, SearchStats] = {}  # by rows named: nearly always as many
+
+    def answer(self, queries: NDArray[np.float32], keys_of: KeysOf) -> SearchHits | None:
+        """The hits of a query, float32 (1, d), tame; None = too few rows found."""
+        found: list[_Found] = []
+        for segment in self._segments:
+            named = _named(segment, queries, self._k, self._metric)
+            if named is None:
+                return None
+            found.append(named)
+        if len(found) == 1:
+            rows, distances, reranked = found[0]
+        else:
+            rows = np.concatenate([part[0] for part in found])
+            distances = np.concatenate([part[1] for part in found])
+            reranked = sum(part[2] for part in found)
+        k = self._k
+        if len(rows) < k:
             return None
-        found.append(named)
-    if len(found) == 1:
-        rows, distances, _ = found[0]
-    else:
-        rows = np.concatenate([part[0] for part in found])
-        distances = np.concatenate([part[1] for part in found])
-    k = request.k
-    if len(rows) < k:
-        return None
-    stats = _stats(segments, sum(part[2] for part in found), filtered)
-    order = distances.argsort()
-    ordered = distances[order][: k + 1]
-    if (ordered[1:] == ordered[:-1]).any():  # keys decide
-        ranking = Ranking.of(np.zeros(len(rows), np.int64), rows, distances, 1)
-        ranking.settle(k, keys_of)
-        return SearchHits(*ranking.top(k), stats)
-    return SearchHits(rows[order[:k]][np.newaxis], ordered[np.newaxis, :k], stats)
+        order = distances.argsort()
+        rows, distances = rows[order], distances[order]
+        first = distances[: k + 1].tolist()
+        if len(set(first)) < len(first):
+            _settle(rows, distances, k, keys_of)
+        stats = self._counted(reranked)
+        return SearchHits(rows[np.newaxis, :k], distances[np.newaxis, :k], stats)
+
+    def _counted(self, reranked: int) -> SearchStats:
+        stats = self._stats.get(reranked)
+        if stats is None:
+            if len(self._stats) >= _KEPT:
+                self._stats.clear()
+            stats = self._stats[reranked] = _stats(self._segments, reranked, self._filtered)
+        return stats
 
 
-def _named(segment: Segment, request: SearchRequest) -> _Found | None:
+def _settle(
+    rows: NDArray[np.int64], distances: NDArray[np.float32], k: int, keys_of: KeysOf
+) -> None:
+    """Order rows, sorted by distance, by key where distances among the first k are equal."""
+    values = distances.tolist()
+    counts, last = Counter(values), values[k - 1]
+    tied = [at for at, value in enumerate(values) if counts[value] > 1 and value <= last]
+    found = keys_of(rows[tied])
+    keys = found.tolist() if isinstance(found, np.ndarray) else listed(found)
+    order = sorted(range(len(tied)), key=lambda at: (values[tied[at]], keys[at]))
+    rows[tied] = rows[[tied[at] for at in order]]
+
+
+def _named(segment: Segment, queries: NDArray[np.float32], k: int, metric: Metric) -> _Found | None:
     """What a segment's index names and qualifies; None = too few among those to rely on."""
     index, plan, one = segment.index, segment.plan, segment.slice
     assert index is not None
-    positions = index.search(request.queries, plan.count, effort=plan.effort, mask=None)[0]
+    positions = index.search(queries, plan.count, effort=plan.effort, mask=None)[0]
     if positions.min(initial=0) < 0:
         positions = positions[positions >= 0]
-    named = len(positions)
-    rows = one.vectors[positions]
-    if segment.mask is None and named >= _MANY * request.k and request.metric is not Metric.L1:
-        near = _contenders(rows, one.lengths[positions], request)
+    named, query = len(positions), queries[0]
+    rows = one.vectors.take(positions, axis=0)
+    if segment.mask is None and named >= _MANY * k and metric is not Metric.L1:
+        near = _contenders(rows, one.lengths[positions], query, k, metric)
         rows, positions = rows[near], positions[near]
     compute = near_distances if rows.size <= _FEW else canonical_distances
-    distances = compute(rows, request.queries[0], request.metric)
+    distances = compute(rows, query, metric)
     relied = len(positions)
     if segment.mask is not None:
         qualifies = segment.mask[positions]
@@ -87,23 +121,26 @@ def _named(segment: Segment, request: SearchRequest) -> _Found | None:
 
 
 def _contenders(
-    rows: Vectors, lengths: NDArray[np.float32], request: SearchRequest
+    rows: Vectors,
+    lengths: NDArray[np.float32],
+    query: NDArray[np.float32],
+    k: int,
+    metric: Metric,
 ) -> NDArray[np.int64]:
     """Which of many candidates may be among the k nearest: by float32 scores and their error bound
     (see `backends.base`), so that only they take the canonical distance's time.
     """
-    query = request.queries[0]
     length = float(np.sqrt(np.dot(query, query)))
     scores = -np.dot(widen(rows), query)
-    if request.metric is Metric.L2:
+    if metric is Metric.L2:
         scores = lengths * lengths + 2 * scores
         error = (float(lengths.max()) + length) ** 2
-    elif request.metric is Metric.COSINE:
+    elif metric is Metric.COSINE:
         scores /= lengths
         error = length
     else:
         error = float(lengths.max()) * length
-    kth = np.partition(scores, request.k - 1)[request.k - 1]
+    kth = np.partition(scores, k - 1)[k - 1]
     return np.flatnonzero(scores <= kth + 3 * gamma(rows.shape[1]) * error)
 
 

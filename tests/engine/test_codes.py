@@ -139,6 +139,24 @@ def test_a_failure_is_told_once_and_searches_go_on(caplog: pytest.LogCaptureFixt
     coder.close()
 
 
+def test_a_failure_says_nothing_of_codes_that_come_to_lie_in_the_same_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory is handed out again: an address names nothing for longer than its object lives."""
+    monkeypatch.setattr(codes, "id", lambda one: 1, raising=False)
+    failing = [True]
+
+    def encode_later(vectors: Any, valid: Any, metric: Metric, low: int) -> Tile:
+        if failing[0]:
+            raise ValueError("no codes today")
+        return encode(vectors, valid, metric, low)
+
+    coder = Coder(encode_later, 1 << 20)
+    assert made(coder, rows(10, Codes())) == []
+    failing[0] = False
+    assert made(coder, rows(10, Codes())) == [(0, 10)]
+
+
 def test_a_closed_coder_makes_nothing() -> None:
     coder, kept = Coder(encode, 1 << 20), Codes()
     coder.close()
