@@ -6,6 +6,7 @@ certificate is renewed by replacing it.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nearql.engine.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,30 @@ class TlsFiles:
     def stamp(self) -> tuple[float, ...]:
         """Changes when a file does."""
         return tuple(path.stat().st_mtime for path in (self.ca, self.cert, self.key))
+
+
+class RenewedContext:
+    """The context of what the files hold: made anew when one changes.
+
+    While a new set is incomplete (a certificate without its key yet), the old one stays in use.
+    """
+
+    def __init__(self, files: TlsFiles, *, server: bool) -> None:
+        """Raises InvalidRequest: a file can't be read or does not fit."""
+        self._files, self._server = files, server
+        self._context = files.context(server=server)
+        self._stamp = files.stamp()
+
+    def current(self) -> ssl.SSLContext:
+        """For the next connection."""
+        try:
+            stamp = self._files.stamp()
+            if stamp != self._stamp:
+                self._context = self._files.context(server=self._server)
+                self._stamp = stamp
+        except (OSError, InvalidRequest) as error:
+            logger.warning("the old certificate stays in use: %s", error)
+        return self._context
 
 
 def certified_names(certificate: Mapping[str, Any] | None) -> set[str]:
