@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nearql.engine.deadline import Deadline
-from nearql.engine.shard.snapshot import LogEnd, SnapshotManifest
-from nearql.engine.storage.wal_raw import RawRecord
+from nearql.engine.shard.snapshot import SnapshotManifest
+from nearql.engine.storage.wal_raw import LogEnd, RawRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class ContentHashes:
 
 
 class CopyListener(Protocol):
-    """Who wants to know what happens in a copy. Called on other threads, without locks, often: it
-    should do no more than wake its loop.
+    """Who wants to know what happens in a copy. Called on other threads, often, some of them with
+    locks held: it may wake its loop and do no more.
     """
 
     def logged(self, lsn: int) -> None:
-        """The log goes up to this LSN now; `read` gives the record."""
+        """A writer here logged a record, the last one so far; `read` gives it."""
         ...
 
     def durable(self, lsn: int) -> None:

@@ -7,20 +7,9 @@ from dataclasses import astuple, dataclass, field
 import msgpack
 
 from nearql.engine.errors import Corruption
+from nearql.engine.storage.wal_raw import LogEnd
 
 PIECE_BYTES = 1 << 20  # what one checksum of a file is for, and the least that is sent of it
-
-
-@dataclass(frozen=True, slots=True)
-class LogEnd:
-    """A place in a log: after the record `lsn`. link: hash of that record's header, 8 bytes.
-
-    The empty log ends at (0, 0, 8 zero bytes). Equal places mean equal logs up to there.
-    """
-
-    lsn: int
-    epoch: int
-    link: bytes
 
 
 @dataclass(frozen=True, slots=True)

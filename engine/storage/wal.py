@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from nearql.engine import errors
 from nearql.engine.settings import EngineSettings
@@ -44,6 +44,7 @@ from nearql.engine.storage.flusher import Flusher, shared_flusher
 from nearql.engine.storage.wal_file import ActiveFile, WalFile, make_file, publish_file
 from nearql.engine.storage.wal_format import (
     FILE_HEADER_BYTES,
+    OWN_CHAIN,
     ZERO_LINK,
     ZERO_REQUEST,
     FileHeader,
@@ -99,6 +100,8 @@ class Wal:
     recovery: what `open` found and did.
     """
 
+    FORMAT: ClassVar[int] = OWN_CHAIN  # of new files
+
     def __init__(
         self,
         directory: Path,
@@ -147,10 +150,13 @@ class Wal:
         *,
         fs: FileSystem | None = None,
         start_lsn: int = 1,
+        base: tuple[int, bytes] = (0, ZERO_LINK),
         flusher: Flusher | None = None,
         on_fatal: Callable[[str], Any] = exit_process,
-    ) -> Wal:
-        """Create the log, or recover it; `start_lsn` counts for a new one only.
+    ) -> Self:
+        """Create the log, or recover it.
+
+        start_lsn: of a new one. base: epoch and link of the record before that.
 
         Raises:
             Corruption: a record that was durable once is bad; names file, offset and LSN. Nothing
@@ -169,17 +175,16 @@ class Wal:
         try:
             found = inspect_log(wal._fs, directory, identity)
             if found is None:
-                wal._create(start_lsn)
+                wal._create(ChainPosition(start_lsn, *base, FILE_HEADER_BYTES))
             else:
                 wal._recover(found)
         except OSError as error:
             raise disk_error(directory, error, "the log") from error
         return wal
 
-    def _create(self, start_lsn: int) -> None:
+    def _create(self, start: ChainPosition) -> None:
         self._fs.make_directory(self._directory)
         remove_temporaries(self._fs, self._directory)
-        start = ChainPosition(start_lsn, 0, ZERO_LINK, FILE_HEADER_BYTES)
         self._active = self._make_file(start, 0)
         publish_file(self._fs, self._active.file)
         self._files = [self._active.file]
@@ -258,8 +263,13 @@ class Wal:
         payload, size, crc = measure(parts)
         self._check_size(size)
         record = Pending(kind, payload, size, crc, epoch, request_id, timestamp_ms, more)
+        self._log(record)
+        return record.lsn
+
+    def _log(self, record: Pending) -> None:
+        """Put it at the end of the log; raises as `append`."""
         try:
-            self._check_room(size, freeing=kind in FREEING_KINDS)
+            self._check_room(record.payload_size, freeing=record.kind in FREEING_KINDS)
             self._mark_open()
             while not self._enqueue(record):
                 self._roll(record.size)
@@ -267,7 +277,6 @@ class Wal:
             if error.errno == errno.EIO:
                 self.fail(f"the disk of {self._directory} failed: {error}")
             raise disk_error(self._directory, error, "a log record") from error
-        return record.lsn
 
     def _check_size(self, size: int) -> None:
         limit = self._settings.wal_record_bytes
@@ -313,11 +322,15 @@ class Wal:
             record.lsn = self.last_lsn
             self._epoch = record.epoch
             self._pending.append(record)
+            self._queued(record)
             wake = not self._scheduled
             self._scheduled = True
         if wake:
             self._flusher.schedule(self)
         return True
+
+    def _queued(self, record: Pending) -> None:
+        """A record has its place. For a subclass; under `_lock`."""
 
     def _check_open(self, epoch: int) -> None:
         if self._failure is not None:
@@ -369,6 +382,10 @@ class Wal:
         with self._synced:
             self.durable_lsn = after.lsn - 1
             self._synced.notify_all()
+        self._synced_to(after.lsn - 1)
+
+    def _synced_to(self, lsn: int) -> None:
+        """Everything up to there is durable. For a subclass; under `_flushing`."""
 
     def _take_group(self) -> list[Pending]:
         """At least one record, and as many more as `wal_group_bytes` allows."""
@@ -424,7 +441,7 @@ class Wal:
         old.seal()
 
     def _make_file(self, start: ChainPosition, previous_base: int) -> ActiveFile:
-        header = FileHeader(start.lsn, start.epoch, start.link, previous_base)
+        header = FileHeader(start.lsn, start.epoch, start.link, previous_base, self.FORMAT)
         limit = self._settings.wal_file_bytes
         return make_file(self._fs, self._directory, header, self._identity, limit=limit)
 

@@ -66,6 +66,10 @@ class ActiveFile:
         self.end_offset += size
         return True
 
+    def give_back(self, size: int) -> None:
+        """The last `size` bytes that were given away will not be written."""
+        self.end_offset -= size
+
     def _grow(self, needed: int) -> None:
         """Double the file; where the disk has no room for that take just what is needed."""
         wanted = min(max(2 * self.allocated, FIRST_ALLOCATION), self._limit)

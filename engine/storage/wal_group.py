@@ -32,6 +32,7 @@ class Pending:
     request_id: bytes
     timestamp_ms: int
     more: bool
+    schema: int = PAYLOAD_SCHEMA
     lsn: int = 0
 
     @property
@@ -39,14 +40,14 @@ class Pending:
         """Bytes in the file."""
         return record_bytes(self.payload_size)
 
-    def header(self, link: bytes, tag: bytes, group_lsn: int) -> bytes:
-        """The 80 bytes before the payload."""
+    def header(self, link: bytes, tag: bytes, group_lsn: int) -> RecordHeader:
+        """What stands before the payload."""
         return RecordHeader(
             payload_size=self.payload_size,
             payload_crc=self.payload_crc,
             kind=self.kind,
             flags=FLAG_MORE if self.more else 0,
-            schema=PAYLOAD_SCHEMA,
+            schema=self.schema,
             epoch=self.epoch,
             lsn=self.lsn,
             link=link,
@@ -54,7 +55,7 @@ class Pending:
             timestamp_ms=self.timestamp_ms,
             tag=tag,
             group_back=self.lsn - group_lsn,
-        ).pack()
+        )
 
 
 def measure(parts: Sequence[Any]) -> tuple[list[memoryview], int, int]:
@@ -76,7 +77,7 @@ def link_group(
     """
     buffers: list[Buffer] = []
     for record in group:
-        header = record.header(at.link, tag, group[0].lsn)
+        header = record.header(at.link, tag, group[0].lsn).pack()
         buffers += [header, *record.payload, bytes(-record.payload_size % 8)]
         offset = at.offset + record.size
         at = ChainPosition(record.lsn + 1, record.epoch, link_of(header, version), offset)

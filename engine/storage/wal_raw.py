@@ -26,7 +26,19 @@ from nearql.engine.storage.wal_format import (
     unpack_record_header,
 )
 
-_NO_TAG = bytes(8)
+NO_TAG = bytes(8)  # a copy's own tag is not sent
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """A place in a log: after the record `lsn`. link: hash of that record's header, 8 bytes.
+
+    The empty log ends at (0, 0, 8 zero bytes). Equal places mean equal logs up to there.
+    """
+
+    lsn: int
+    epoch: int
+    link: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,7 @@ class RawRecord:
     @classmethod
     def of(cls, header: RecordHeader, payload: bytes | memoryview) -> RawRecord:
         """The record with this header in some copy's log."""
-        header = header._replace(tag=_NO_TAG, group_back=0)
+        header = header._replace(tag=NO_TAG, group_back=0)
         return cls(header, payload, link_of(header.pack(), SHARED_CHAIN))
 
     @property
