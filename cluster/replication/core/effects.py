@@ -127,17 +127,23 @@ class Propose:
 
 @dataclass(frozen=True, slots=True)
 class FetchSnapshot:
-    """Fetch and install a snapshot of the shard from this copy or another in sync."""
+    """Fetch and install a snapshot of the shard from `source`, or from another in-sync copy.
+
+    Its LSN: at least at_least_lsn, at most what its source knows to be committed.
+    """
 
     source: str
     epoch: int
+    at_least_lsn: int
 
 
 @dataclass(frozen=True, slots=True)
 class StartAnew:
-    """Metadata knows that this copy is lost: put its files aside, make an empty one."""
+    """Put the copy's files aside and make an empty one of this name, or (None) of a fresh one; feed
+    `CopyReplaced`. Metadata knows that what is here is not one of the shard's copies any more.
+    """
 
-    alloc_id: str
+    alloc_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ can vouch for a log that has changed since.
        | <------------- SyncOk(cut) ---------- |   "up to cut we agree; cut yours there", or
        | <------------- SyncFull ------------- |   "take a snapshot first"
        | <------------- Append(records) ------ |   also the heartbeat, then without records
-       | -- Ack(durable, hb_id) -------------> |   or Resync: "we do not agree, SYNC again follows"
+       | -- Ack(durable, hb_id) -------------> |   or, where records do not join its log, a new Sync
 """
 
 from __future__ import annotations
@@ -106,14 +106,6 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
-class Resync:
-    """What you sent does not join my log in this session, or I know no such session."""
-
-    epoch: int
-    session: Session
-
-
-@dataclass(frozen=True, slots=True)
 class Fenced:
     """Answer to a message of an older epoch: a higher one exists, so that its primary stops."""
 
@@ -145,6 +137,4 @@ class Index:
     commit_lsn: int | None
 
 
-Message = (
-    Sync | SyncOk | SyncFull | Append | Ack | Resync | Fenced | LeaseRelease | ReadIndex | Index
-)
+Message = Sync | SyncOk | SyncFull | Append | Ack | Fenced | LeaseRelease | ReadIndex | Index

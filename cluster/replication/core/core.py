@@ -1,0 +1,388 @@
+"""The replication protocol of one shard copy: `Core.step(now_ms, event) -> effects`.
+
+    events                          this copy                                 effects
+    metadata's row   -----+    +---------------------------+    +----> Send, Ship
+    messages         -----+--> | Core: which role, in      | ---+----> Append*, Truncate, SetCommit
+    own log: durable -----+    | which epoch; fencing      |    +----> PersistPromise
+    clients, time    -----+    |   Primary   or   Replica  |    +----> Answer, ReadAnswer
+                               +---------------------------+    +----> Propose (to metadata)
+
+The core has no clock, no socket, no disk, no thread and no chance: the same events give the same
+effects, which is how the simulator replays a seed, and how this code is what runs in production.
+
+Why a write that was acknowledged at majority is never lost (3-replication 2.11 in the design):
+  I1  metadata gives an epoch to one node in one life, so one log is written in it;
+  I2  commits count every member of the recorded *or proposed* in-sync set (`insync`);
+  I3  each member holds durably all that is committed: it acknowledged it in this epoch and session
+      (`replica`), and joined only when it had all of it;
+  I4  the recorded set never falls below min_isr, but for a copy that is proved lost;
+  I5  only a member becomes primary, and others cut their logs where they leave its log, hence never
+      below the commit LSN: whoever would have to, halts.
+
+What every message goes through first (`_on_message`): of a lower epoch than was promised, it is
+answered with Fenced and not looked at; of a higher one, it ends the reign of whoever reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nearql.cluster.metadata.shards import CopyLost, ShardRow
+from nearql.cluster.replication.core import events as ev
+from nearql.cluster.replication.core import messages as msg
+from nearql.cluster.replication.core.copy import Copy, Writes
+from nearql.cluster.replication.core.effects import (
+    Alarm,
+    Answer,
+    Effect,
+    HandOffDone,
+    PersistPromise,
+    Propose,
+    StartAnew,
+)
+from nearql.cluster.replication.core.lease import Promise
+from nearql.cluster.replication.core.log import Log
+from nearql.cluster.replication.core.primary import Primary
+from nearql.cluster.replication.core.questions import Questions
+from nearql.cluster.replication.core.replica import Replica
+from nearql.cluster.replication.core.state import FOLLOWING, State
+from nearql.cluster.replication.core.timing import Timing
+
+_LONG_AGO = -(1 << 62)
+
+
+class Core:
+    """See the module. Not thread-safe.
+
+    incarnation: of this process's node, as metadata numbered its start. log: the copy as it was
+    found on disk. promised_epoch: what the last `PersistPromise` of this copy said, else 0.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        alloc_id: str,
+        incarnation: int,
+        *,
+        log: ev.LogState,
+        promised_epoch: int,
+        now_ms: int,
+        timing: Timing | None = None,
+    ) -> None:
+        timing = timing or Timing()
+        # A promise is not persisted: one may have been given just before the process started.
+        promise = Promise(promised_epoch, now_ms + timing.lease_ms)
+        self.copy = Copy(node_id, alloc_id, Log(log), promise, timing)
+        self.copy.incarnation = incarnation
+        self.copy.now_ms = now_ms
+        self.role: Primary | Replica | None = None
+        self.halted: str | None = None  # why, for the operator
+        self.fenced_messages = 0  # that came from an older epoch
+        self._questions = Questions(self.copy)
+        self._session_number = 0
+        self._log_index = -1  # of the newest row
+        self._least_epoch = promised_epoch  # metadata with a lower one has lost something
+        self._successor: str | None = None  # alloc_id of the copy that replaces this damaged one
+        self._replacing = False
+        self._claimed_ms = _LONG_AGO
+        self._state = State.EMPTY
+
+    def step(self, now_ms: int, event: ev.Event) -> list[Effect]:
+        """What is to be done, in this order, now that this has happened."""
+        copy = self.copy
+        assert now_ms >= copy.now_ms, f"time went back from {copy.now_ms} to {now_ms}"
+        copy.now_ms = now_ms
+        copy.out = []
+        _HANDLERS[type(event)](self, event)
+        if isinstance(self.role, Primary):
+            self.role.settle()
+        state = self.state
+        if state is not self._state:
+            assert state in FOLLOWING[self._state], f"{self._state} -> {state}"
+            self._state = state
+        return copy.out
+
+    @property
+    def state(self) -> State:
+        """See the table of states."""
+        if self.halted is not None:
+            return State.HALTED
+        if self._successor is not None:
+            return State.CORRUPT
+        if isinstance(self.role, Primary):
+            if not self.role.active:
+                return State.PRIMARY_WAIT
+            return State.PRIMARY_ACTIVE if self.role.lease_valid else State.SUSPENDED
+        if self.role is None:
+            return State.EMPTY
+        if self.copy.fetching:
+            return State.SNAPSHOT
+        return State.ISR if self.copy.in_sync else State.CATCHUP
+
+    # ---- Metadata --------------------------------------------------------------------------
+
+    def _on_metadata(self, event: ev.MetadataChanged) -> None:
+        copy = self.copy
+        life = event.incarnations.get(copy.node_id, 0)
+        if event.log_index <= self._log_index or life < copy.incarnation or self.halted is not None:
+            return  # older than what we know, or from before this process registered
+        self._log_index = event.log_index
+        if event.shard is not None and (reason := self._went_back(event.shard)):
+            self._halt(reason)
+            return
+        reborn, copy.incarnation = life > copy.incarnation, life
+        copy.row, copy.incarnations, copy.fenced = event.shard, event.incarnations, event.fenced
+        if event.shard is None or not self._takes_part(event.shard):
+            self._end_role()
+        elif event.shard.epoch >= copy.promise.epoch:  # else a message told us more already
+            self._take_role(event.shard, reborn=reborn)
+
+    def _went_back(self, row: ShardRow) -> str | None:
+        """What metadata has lost, if it has: then nobody knows who may do what."""
+        known = self.copy.row
+        if row.epoch < self._least_epoch:
+            return f"metadata went back from epoch {self._least_epoch} to {row.epoch}"
+        if known is not None and row.version < known.version:
+            return f"metadata went back from version {known.version} to {row.version}"
+        self._least_epoch = row.epoch
+        return None
+
+    def _takes_part(self, row: ShardRow) -> bool:
+        """Whether this copy is one of the shard's, and fit to be; starts what makes it so."""
+        listed = row.replicas.get(self.copy.node_id)
+        if self._successor is not None:
+            if listed == self._successor and not self._replacing:
+                self._start_anew(self._successor)
+            return False
+        if self._replacing or not listed:
+            return False
+        if listed != self.copy.alloc_id and self.copy.log.end_lsn > 0:
+            self._start_anew(None)  # files of another copy: they can't be trusted to be anything
+        return listed == self.copy.alloc_id
+
+    def _take_role(self, row: ShardRow, *, reborn: bool) -> None:
+        """Play the part that the row gives this copy."""
+        copy, role = self.copy, self.role
+        self._see_epoch(row.epoch)
+        reigns = row.primary == copy.node_id
+        if isinstance(role, Primary) and role.epoch == row.epoch and reigns:
+            role.on_row()
+        elif reigns:
+            self._end_role()
+            self.role = Primary(copy, row.epoch)
+            self.role.tick()
+        elif isinstance(role, Replica) and (role.epoch, role.primary) == (row.epoch, row.primary):
+            if reborn:
+                role.resync()
+        else:
+            self._end_role()
+            self.role = Replica(copy, row.epoch, row.primary, self._session_number)
+            self.role.tick()
+
+    def _see_epoch(self, epoch: int) -> None:
+        """Messages of lower epochs are never answered any more."""
+        if epoch > self.copy.promise.epoch:
+            self.copy.promise.epoch = epoch
+            self.copy.out.append(PersistPromise(epoch))
+
+    def _end_role(self) -> None:
+        if isinstance(self.role, Primary):
+            self.role.end()
+        elif isinstance(self.role, Replica):
+            self._session_number = self.role.session.number
+        self.role = None
+
+    # ---- Messages --------------------------------------------------------------------------
+
+    def _on_message(self, event: ev.Received) -> None:
+        message, promise = event.message, self.copy.promise
+        if self.halted is not None:
+            return
+        if isinstance(message, msg.LeaseRelease):  # of the epoch before, as a rule
+            promise.release(message.epoch, message.hb_id)
+            self._on_tick()
+        elif message.epoch < promise.epoch:
+            self.fenced_messages += 1
+            if not isinstance(message, msg.Fenced):
+                self.copy.send(event.sender, msg.Fenced(promise.epoch))
+        elif message.epoch > promise.epoch:
+            self._end_role()
+            self._see_epoch(message.epoch)
+        elif self.role is not None:
+            self._deliver(event.sender, message)
+
+    def _deliver(self, sender: str, message: msg.Message) -> None:
+        """A message of the present epoch to the role that it is for."""
+        role, reason = self.role, None
+        if isinstance(role, Primary):
+            if isinstance(message, msg.Ack):
+                role.on_ack(sender, message)
+            elif isinstance(message, msg.Sync):
+                reason = role.on_sync(sender, message)
+            elif isinstance(message, msg.ReadIndex):
+                role.on_read_index(sender, message)
+        elif isinstance(role, Replica) and sender == role.primary:
+            if isinstance(message, msg.Append):
+                role.on_append(message)
+            elif isinstance(message, msg.SyncOk):
+                reason = role.on_sync_ok(message)
+            elif isinstance(message, msg.SyncFull):
+                role.on_sync_full(message)
+            elif isinstance(message, msg.Index):
+                self._questions.on_index(message)
+        if reason is not None:
+            self._halt(reason)
+
+    # ---- The log ---------------------------------------------------------------------------
+
+    def _on_appended(self, event: ev.Appended) -> None:
+        copy = self.copy
+        if copy.writes is Writes.CLOSED or event.epoch != copy.writes_epoch:
+            return
+        copy.log.grow(event.epoch, event.end_lsn)
+        if isinstance(self.role, Primary) and self.role.epoch == event.epoch:
+            self.role.on_appended(event)
+
+    def _on_writes_closed(self, event: ev.WritesClosed) -> None:
+        copy = self.copy
+        if copy.writes is Writes.CLOSING:
+            copy.log.grow(copy.writes_epoch, event.end_lsn)
+            copy.writes = Writes.CLOSED
+            self._on_tick()
+
+    def _on_durable(self, event: ev.Durable) -> None:
+        self.copy.log.note_durable(event.lsn, event.generation)
+        if isinstance(self.role, Primary):
+            self.role.advance()
+        elif self.role is not None:
+            self.role.on_durable()
+
+    def _on_applied(self, event: ev.Applied) -> None:
+        log = self.copy.log
+        assert event.lsn <= log.commit_lsn, f"applied {event.lsn} beyond {log.commit_lsn}"
+        log.applied_lsn = max(log.applied_lsn, event.lsn)
+
+    def _on_trimmed(self, event: ev.Trimmed) -> None:
+        log = self.copy.log
+        log.first_lsn = event.first_lsn
+        log.log_bytes, log.snapshot_bytes = event.log_bytes, event.snapshot_bytes
+
+    def _on_shipped(self, event: ev.Shipped) -> None:
+        if isinstance(self.role, Primary):
+            self.role.on_shipped(event)
+
+    def _on_installed(self, event: ev.SnapshotInstalled) -> None:
+        self.copy.fetching = False
+        self.copy.log.replace(event.log)
+        if isinstance(self.role, Replica):
+            self.role.resync()
+
+    def _on_fetch_failed(self, _event: ev.SnapshotFailed) -> None:
+        self.copy.fetching = False
+
+    # ---- Damage ----------------------------------------------------------------------------
+
+    def _on_corrupted(self, event: ev.Corrupted) -> None:
+        self._end_role()
+        self._successor = event.new_alloc_id
+        self.copy.out.append(Alarm(f"copy {self.copy.alloc_id} is damaged: {event.reason}"))
+        self._claim_loss()
+
+    def _claim_loss(self) -> None:
+        """Ask metadata to note that the copy it lists for this node is gone."""
+        copy, row = self.copy, self.copy.row
+        listed = row.replicas.get(copy.node_id) if row else None
+        successor = self._successor or copy.alloc_id
+        waited = copy.now_ms - self._claimed_ms
+        if not row or not listed or listed == successor or waited < copy.timing.propose_ms:
+            return
+        self._claimed_ms = copy.now_ms
+        change = CopyLost(
+            request_id=f"{row.uuid}/{successor}/{row.version}",
+            shard_uuid=row.uuid,
+            expected_version=row.version,
+            node_id=copy.node_id,
+            alloc_id=listed,
+            new_alloc_id=successor,
+        )
+        copy.out.append(Propose(change))
+
+    def _start_anew(self, alloc_id: str | None) -> None:
+        self._replacing = True
+        self.copy.out.append(StartAnew(alloc_id))
+
+    def _on_replaced(self, event: ev.CopyReplaced) -> None:
+        copy = self.copy
+        copy.alloc_id, self._successor, self._replacing = event.alloc_id, None, False
+        copy.log.replace(ev.LogState())
+        if copy.row is not None and self._takes_part(copy.row):
+            self._take_role(copy.row, reborn=False)
+
+    def _halt(self, reason: str) -> None:
+        self._end_role()
+        self.halted = reason
+        self.copy.out.append(Alarm(reason))
+
+    # ---- Time and clients ------------------------------------------------------------------
+
+    def _on_tick(self, _event: ev.Tick | None = None) -> None:
+        if self.halted is not None:
+            return
+        if self.role is not None:
+            self.role.tick()
+        elif not self._replacing:
+            self._claim_loss()
+        self._questions.tick(self.role)
+
+    def _on_await(self, event: ev.Await) -> None:
+        if isinstance(self.role, Primary):
+            self.role.on_await(event)
+        else:
+            self.copy.out.append(Answer(event.token, False, False, 0, False))
+
+    def _on_read(self, event: ev.Read) -> None:
+        if isinstance(self.role, Primary):
+            self.role.on_read(event)
+        else:
+            self._questions.ask(event, self.role)
+
+    def _on_proposal_done(self, event: ev.ProposalDone) -> None:
+        if isinstance(self.role, Primary) and event.code:
+            self.role.in_sync.on_refused(event.request_id)
+
+    def _on_hand_off(self, event: ev.HandOff) -> None:
+        if isinstance(self.role, Primary):
+            self.role.on_hand_off(event)
+        else:
+            self.copy.out.append(HandOffDone(False, "this copy is not the primary"))
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where state contradicts itself."""
+        self.copy.log.check_invariants()
+        if self.role is not None:
+            self.role.check_invariants()
+        if isinstance(self.role, Primary):
+            assert self.role.epoch == self.copy.promise.epoch
+            assert self.copy.listed
+
+
+_HANDLERS: dict[type[Any], Callable[[Core, Any], None]] = {
+    ev.Tick: Core._on_tick,
+    ev.MetadataChanged: Core._on_metadata,
+    ev.Received: Core._on_message,
+    ev.Appended: Core._on_appended,
+    ev.WritesClosed: Core._on_writes_closed,
+    ev.Durable: Core._on_durable,
+    ev.Applied: Core._on_applied,
+    ev.Shipped: Core._on_shipped,
+    ev.Trimmed: Core._on_trimmed,
+    ev.Await: Core._on_await,
+    ev.Read: Core._on_read,
+    ev.ProposalDone: Core._on_proposal_done,
+    ev.SnapshotInstalled: Core._on_installed,
+    ev.SnapshotFailed: Core._on_fetch_failed,
+    ev.Corrupted: Core._on_corrupted,
+    ev.CopyReplaced: Core._on_replaced,
+    ev.HandOff: Core._on_hand_off,
+}
