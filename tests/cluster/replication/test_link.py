@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nearql.cluster.certificates import make_certificates
+from nearql.cluster.replication.link.connection import Connection
 from nearql.cluster.replication.link.frames import MAX_FRAME_BYTES, Malformed
 from nearql.cluster.replication.link.link import Channel, Patience
 from nearql.cluster.replication.link.patience import Backoff
@@ -90,7 +91,7 @@ def test_a_heartbeat_does_not_wait_behind_records(pair: tuple[End, End]) -> None
     assert [len(b.heard.get(timeout=60)[2]) for _ in range(3)] == [MAX_FRAME_BYTES // 2] * 3
 
 
-def _log_connection(end: End):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _log_connection(end: End) -> Connection:
     return end.link._incoming["id-a", Channel.LOG].connection
 
 
@@ -236,7 +237,7 @@ def test_an_idle_link_stays_up(pair: tuple[End, End]) -> None:
     wait_for(lambda: set(b.link.heard()) == {"id-a"}, "b heard a")
 
 
-async def _all(end: End):  # type: ignore[no-untyped-def]  # noqa: ANN202
+async def _all(end: End) -> list[Connection]:
     return end.link._connections()
 
 
