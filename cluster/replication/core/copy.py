@@ -7,9 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from nearql.cluster.replication.core.effects import (
-    CloseWrites,
     Effect,
-    OpenWrites,
+    Follow,
     Send,
     SetCommit,
 )
@@ -70,16 +69,11 @@ class Copy:
         """Give a message to the link."""
         self.out.append(Send(node, message))
 
-    def open_writes(self, epoch: int) -> None:
-        """Admit clients' statements."""
-        self.writes, self.writes_epoch = Writes.OPEN, epoch
-        self.out.append(OpenWrites(epoch))
-
     def close_writes(self) -> None:
-        """Admit none any more; harmless where none were."""
+        """Admit no statements any more; harmless where none were."""
         if self.writes is Writes.OPEN:
             self.writes = Writes.CLOSING
-            self.out.append(CloseWrites())
+            self.out.append(Follow())
 
     def commit(self, lsn: int) -> None:
         """Everything up to `lsn` is committed, as far as it is durable here."""

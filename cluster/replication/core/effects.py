@@ -43,12 +43,28 @@ class PersistPromise:
 
 
 @dataclass(frozen=True, slots=True)
-class AppendEpochStart:
-    """Append the record EPOCH_START of this epoch at `lsn`, the end of the log; then `Durable`."""
+class Lead:
+    """Append the record EPOCH_START of this epoch at `lsn`, the end of the log, and admit clients'
+    statements behind it, to be evaluated over all that is logged. Then `Durable`, as ever.
+    """
 
     epoch: int
     lsn: int
     generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """While leading: refuse statements for this reason before they are logged, or (None) admit
+    them. One that has passed already may still be logged.
+    """
+
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Admit no statements any more. Wait until no writer appends, then feed `WritesClosed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +94,6 @@ class SetCommit:
     """Everything up to `lsn` is committed: apply it in order, then feed `Applied`."""
 
     lsn: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenWrites:
-    """Admit statements of clients, to be appended in this epoch. All that is logged is applied."""
-
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class CloseWrites:
-    """Admit no statements any more. Wait until no writer appends, then feed `WritesClosed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +169,12 @@ Effect = (
     Send
     | Ship
     | PersistPromise
-    | AppendEpochStart
+    | Lead
+    | Admit
+    | Follow
     | AppendRecords
     | Truncate
     | SetCommit
-    | OpenWrites
-    | CloseWrites
     | Answer
     | ReadAnswer
     | Propose

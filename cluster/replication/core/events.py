@@ -87,14 +87,15 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class WritesClosed:
-    """After `CloseWrites`: nobody appends any more, and the log ends here."""
+    """After `Follow`: nobody appends any more, and the log ends here."""
 
     end_lsn: int
 
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """The log is on disk up to here. generation: of `Append*`/`Truncate` effects when it began."""
+    """The log is on disk up to here. generation: of the last effect that had one
+    when the flush began."""
 
     lsn: int
     generation: int

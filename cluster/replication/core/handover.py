@@ -1,9 +1,9 @@
 """A primary gives its part away and loses nothing.
 
-    close writes -> all is committed, and durable on the target -> release the lease, propose the
+    admit no statement -> all is committed, and durable on the target -> release the lease, propose the
     target -> the row names it: done
 
-Writers that still wait get their answers on the way. After the release nothing is answered and no
+Writers that still wait get their answers on the way; one that is late is told "unknown". After the release nothing is answered and no
 heartbeat is sent, since the target would promise anew what it has just been freed from. Where the
 time is up first, the primary goes on: with heartbeats, and hence promises, later than the release.
 """
@@ -34,7 +34,6 @@ class HandOver:
         self._proposed_ms = _LONG_AGO
         self._promote: Promote | None = None
         self.released = False
-        self._copy.close_writes()
 
     def tick(self) -> bool:
         """Go on; whether the attempt is over and came to nothing."""
@@ -51,7 +50,7 @@ class HandOver:
         """Whether the target has everything, and everything is committed."""
         log, peer = self._copy.log, self._primary.peers.get(self._target)
         complete = peer is not None and peer.durable_lsn == log.end_lsn == log.commit_lsn
-        return complete and self._copy.settled and self._primary.in_sync.proposal is None
+        return complete and self._primary.in_sync.proposal is None
 
     def _propose(self) -> None:
         copy = self._copy

@@ -3,11 +3,11 @@
     PRIMARY_WAIT    own promises to earlier primaries still bind: acknowledges and serves nothing
          |          EPOCH_START is appended
          v
-    PRIMARY_ACTIVE  takes SYNC, sends records and heartbeats, commits, answers
-         |    ^     clients' statements are admitted once EPOCH_START is applied: then nothing that
-         v    |     earlier epochs left is pending, and statements see all of it
+    PRIMARY_ACTIVE  takes statements and SYNC, sends records and heartbeats, commits, answers
+         |    ^
+         v    |
     SUSPENDED       a member of the in-sync set has not answered for the lease's length: nothing is
-                    answered, though records and acknowledgements flow on
+                    admitted or answered, though records and acknowledgements flow on
 
 Who acknowledges what:
     commit LSN = the least durable LSN of the maximal in-sync set, this copy included; it stands
@@ -22,9 +22,10 @@ from collections import deque
 
 from nearql.cluster.replication.core.copy import Copy, Writes
 from nearql.cluster.replication.core.effects import (
+    Admit,
     Answer,
-    AppendEpochStart,
     HandOffDone,
+    Lead,
     ReadAnswer,
     Ship,
 )
@@ -68,6 +69,7 @@ class Primary:
         self.peers: dict[str, Peer] = {}
         self.in_sync = InSyncSet(copy)
         self.waits = Waits()
+        self._refusal: str | None = None  # of statements, as last said
         self._reads: list[Read] = []
         self._uncommitted: deque[tuple[int, int]] = deque()  # (LSN, bytes) of own statements
 
@@ -97,7 +99,8 @@ class Primary:
         self.start_lsn = log.end_lsn + 1
         log.grow(self.epoch, self.start_lsn)
         self.in_sync = InSyncSet(copy)
-        copy.out.append(AppendEpochStart(self.epoch, self.start_lsn, log.generation))
+        copy.writes, copy.writes_epoch = Writes.OPEN, self.epoch
+        copy.out.append(Lead(self.epoch, self.start_lsn, log.generation))
 
     def on_row(self) -> None:
         """The row was read anew, in the same epoch."""
@@ -109,8 +112,17 @@ class Primary:
 
     def settle(self) -> None:
         """After each event: answer what can be answered now."""
-        if not self.active or not self.lease_valid:
+        if not self.active:
             return
+        leased = self.lease_valid
+        refusal = "hand_off" if self.hand_over else None if leased else "lease_lost"
+        if refusal != self._refusal:
+            self._refusal = refusal
+            self.copy.out.append(Admit(refusal))
+        if leased:
+            self._answer_all()
+
+    def _answer_all(self) -> None:
         log = self.copy.log
         for wait in self.waits.met(log.commit_lsn, log.durable_lsn, self._has_copies):
             self._answer(wait, known=True, met=True)
@@ -118,9 +130,6 @@ class Primary:
             for read in self._reads:
                 self.copy.out.append(ReadAnswer(read.token, log.commit_lsn))
             self._reads.clear()
-        admits = self.hand_over is None and self.copy.writes is Writes.CLOSED
-        if admits and log.applied_lsn >= self.start_lsn:
-            self.copy.open_writes(self.epoch)
 
     def on_hand_off(self, event: HandOff) -> None:
         """Make another copy the primary."""
@@ -301,8 +310,8 @@ class Primary:
         assert row is not None
         if self.copy.writes is not Writes.OPEN:
             return "not_primary"
-        if not self.lease_valid:
-            return "lease_lost"
+        if self._refusal is not None:
+            return self._refusal
         complete = set(row.replicas) == set(row.isr)
         if (concern.committed and len(row.isr) < row.min_isr) or (
             concern.copies == ALL_COPIES and not complete
