@@ -1,11 +1,12 @@
 """A primary gives its part away and loses nothing.
 
-    admit no statement -> all is committed, and durable on the target -> release the lease, propose the
-    target -> the row names it: done
+    admit no statement -> all is committed, and durable on the target -> release the lease and
+    propose the target -> the row names it: done
 
-Writers that still wait get their answers on the way; one that is late is told "unknown". After the release nothing is answered and no
-heartbeat is sent, since the target would promise anew what it has just been freed from. Where the
-time is up first, the primary goes on: with heartbeats, and hence promises, later than the release.
+Writers that still wait get their answers on the way; one that is late is told "unknown". After the
+release nothing is answered and no heartbeat is sent, since the target would promise anew what it
+has just been freed from. Where the time is up first, the primary goes on: with heartbeats, and
+hence promises, later than the release.
 """
 
 from __future__ import annotations
