@@ -94,9 +94,25 @@ class MemoryBudget:
         try:
             yield
         finally:
-            with self._left:
-                self._reserved -= nbytes
-                self._left.notify_all()
+            self._give(nbytes)
+
+    @contextmanager
+    def awaited(self, nbytes: int, check: Callable[[], None]) -> Iterator[None]:
+        """As `reserved`, for work that nobody waits for: it waits for room as long as it takes.
+
+        check: called again and again meanwhile; what it raises ends the waiting.
+        """
+        if not self._take(nbytes):
+            self.waits += 1
+            self._relieve()
+            while not self._take(nbytes):
+                check()
+                with self._left:
+                    self._left.wait(_POLL_S)
+        try:
+            yield
+        finally:
+            self._give(nbytes)
 
     def check(self, nbytes: int, what: str) -> None:
         """Let a read of about so many bytes begin; reads may go beyond the limit by an eighth.
@@ -124,6 +140,11 @@ class MemoryBudget:
                 return False
             self._reserved += nbytes
             return True
+
+    def _give(self, nbytes: int) -> None:
+        with self._left:
+            self._reserved -= nbytes
+            self._left.notify_all()
 
     def _readable(self, nbytes: int) -> bool:
         return self.used_bytes + nbytes <= self.limit_bytes + self.limit_bytes // 8

@@ -32,7 +32,7 @@ class BuildWatch(Protocol):
     """Who watches a build."""
 
     def step(self, phase: str, done: int) -> None:
-        """So many rows are done in this phase (`training` or `building`).
+        """So many rows are done in this phase (see `catalog.IndexProgress`).
 
         Raises:
             BuildCancelled: stop now.
@@ -106,6 +106,7 @@ class VectorIndex(Protocol):
 
 Options = Mapping[str, Any]
 Build = Callable[[Source, Metric, Options, BuildWatch], VectorIndex]
+BuildBytes = Callable[[Source, Metric, Options], int]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class IndexKind:
     """One way to build and read back an index.
 
     build: over the covered rows of a source; the caller has checked that there are enough.
+    build_bytes: memory that a build and its dump take at most, about.
     dump: the parts of a file that holds the index, by name, as buffers.
     load: the index again, reading the parts where they lie (they stay mapped for as long as it
         lives), over the same source.
@@ -122,6 +124,7 @@ class IndexKind:
 
     name: str
     build: Build
+    build_bytes: BuildBytes
     dump: Callable[[VectorIndex], Mapping[str, Any]]
     load: Callable[[Mapping[str, memoryview], Source, Metric], VectorIndex]
     metrics: frozenset[Metric]

@@ -69,7 +69,8 @@ class IndexedShard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:
-    """How far an index is. phase: queued, training, building, ready or failed.
+    """How far an index is. phase: queued, waiting (for memory), training, building, measuring,
+    ready or failed.
 
     rows_done: rows that need no more building, of rows_total live ones. rate: rows a second of the
     build under way. detail: why it failed.
@@ -335,9 +336,11 @@ class TableIndexes:
         if covered < task.kind.least_rows:
             self._fail(task, "")
             return
-        index = task.kind.build(source, definition.metric, definition.options, self)
-        self._files[task.shard].write(task.name, task.kind, index, source)
-        del index  # the file takes its place
+        needed = task.kind.build_bytes(source, definition.metric, definition.options)
+        with self._context.memory.awaited(needed, lambda: self.step("waiting", 0)):
+            index = task.kind.build(source, definition.metric, definition.options, self)
+            self._files[task.shard].write(task.name, task.kind, index, source)
+            del index  # the file takes its place
         self._opened(task, verify=False)
 
     def _source(self, task: _Task) -> Source:
@@ -372,6 +375,7 @@ class TableIndexes:
 
     def _measure(self, task: _Task) -> None:
         """How well an index finds its nearest rows, before it is asked for the first time."""
+        self.step("measuring", 0)
         block = task.data.vectors[task.declared.column]
         index = task.data.indexes[task.declared.definition.uuid]
         rows = np.arange(index.rows) if index.covered is None else np.flatnonzero(index.covered)

@@ -60,6 +60,17 @@ def build(source: Source, metric: Metric, options: Options, watch: BuildWatch) -
     return _index(native, source, metric, storage, borrow=_borrows(source, metric, storage))
 
 
+def build_bytes(source: Source, metric: Metric, options: Options) -> int:
+    """See `IndexKind.build_bytes`."""
+    storage = str(options.get("storage", "float32"))
+    rows, width = len(source.vectors), _width(source, storage)
+    links = 4 * (2 * int(options.get("m", M)) + 4)  # on the lowest level, and a few above it
+    own = width * _ITEM_BYTES[storage]
+    dumped = links if _borrows(source, metric, storage) else links + own
+    step = 2 * 4 * min(rows * width, _STEP_ELEMENTS)
+    return rows * (own + links + 2 * dumped) + step
+
+
 def dump(index: VectorIndex) -> Mapping[str, Any]:
     """See `IndexKind.dump`."""
     assert isinstance(index, NativeIndex)
@@ -126,6 +137,7 @@ _SLACK = {
 KIND = IndexKind(
     name="hnsw",
     build=build,
+    build_bytes=build_bytes,
     dump=dump,
     load=load,
     metrics=frozenset({Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE, Metric.L1}),

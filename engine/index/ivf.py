@@ -31,6 +31,17 @@ def list_count(rows: int, options: Options) -> int:
     return int(min(2 ** round(math.log2(max(1.0, 1.2 * math.sqrt(rows)))), most))
 
 
+def build_bytes(rows: int, row_bytes: int, width: int, lists: int, *, sample: int = 0) -> int:
+    """Memory of a build: the sample as k-means copies it, a step of rows, the lists three times
+    (as they are, serialized, and on their way to the file).
+
+    row_bytes: of a row's code and number. sample: as in `trained`.
+    """
+    trained_on = min(rows, max(_TRAIN_PER_LIST * lists, sample))
+    step = 2 * min(rows, _STEP_ROWS)
+    return 4 * width * (3 * trained_on + step + 2 * lists) + 3 * rows * row_bytes
+
+
 def ladder(lists: int) -> tuple[int, ...]:
     """Numbers of lists to look into: 1, 2, 3, 4, 6, 8, 12, 16, ... all."""
     steps = {lists}

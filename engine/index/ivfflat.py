@@ -23,6 +23,13 @@ def build(source: Source, metric: Metric, options: Options, watch: BuildWatch) -
     return _index(native, source, metric, centroids)
 
 
+def build_bytes(source: Source, metric: Metric, options: Options) -> int:
+    """See `IndexKind.build_bytes`."""
+    del metric
+    rows, width = source.vectors.shape
+    return ivf.build_bytes(rows, 4 * width + 8, width, ivf.list_count(rows, options))
+
+
 def dump(index: VectorIndex) -> Mapping[str, Any]:
     """See `IndexKind.dump`."""
     assert isinstance(index, NativeIndex)
@@ -46,4 +53,4 @@ def _slack(k: int) -> int:
     return k + 1 + k // 16  # lists compare in float32, what decides is float64
 
 
-KIND = IndexKind("ivfflat", build, dump, load, ivf.METRICS, least_rows=64)
+KIND = IndexKind("ivfflat", build, build_bytes, dump, load, ivf.METRICS, least_rows=64)

@@ -36,6 +36,16 @@ def build(source: Source, metric: Metric, options: Options, watch: BuildWatch) -
     return _index(ivf.filled(native, rows, watch), source, metric, centroids)
 
 
+def build_bytes(source: Source, metric: Metric, options: Options) -> int:
+    """See `IndexKind.build_bytes`."""
+    del metric
+    rows, step = len(source.vectors), _step(source)
+    width = padded(source.vectors.shape[1], step)
+    lists = ivf.list_count(rows, options)
+    code = width * _BITS // (8 * step) + 8
+    return ivf.build_bytes(rows, code, width, lists, sample=_TRAIN_ROWS)
+
+
 def dump(index: VectorIndex) -> Mapping[str, Any]:
     """See `IndexKind.dump`."""
     assert isinstance(index, NativeIndex)
@@ -64,4 +74,4 @@ def _slack(k: int) -> int:
     return max(100, 10 * k) if k <= 100 else 4 * k + 600
 
 
-KIND = IndexKind("ivfpq", build, dump, load, ivf.METRICS, least_rows=64)
+KIND = IndexKind("ivfpq", build, build_bytes, dump, load, ivf.METRICS, least_rows=64)

@@ -39,6 +39,13 @@ def build(source: Source, metric: Metric, options: Options, watch: BuildWatch) -
     return _index(native, source, metric, rotation, centroids)
 
 
+def build_bytes(source: Source, metric: Metric, options: Options) -> int:
+    """See `IndexKind.build_bytes`."""
+    del metric
+    rows, width = len(source.vectors), _width(source)
+    return ivf.build_bytes(rows, width // 8 + 24, width, ivf.list_count(rows, options))
+
+
 def dump(index: VectorIndex) -> Mapping[str, Any]:
     """See `IndexKind.dump`."""
     assert isinstance(index, NativeIndex)
@@ -93,4 +100,4 @@ def _slack(k: int) -> int:
     return max(60, 6 * k) if k <= 100 else 3 * k + 300
 
 
-KIND = IndexKind("ivfrabitq", build, dump, load, ivf.METRICS, least_rows=64)
+KIND = IndexKind("ivfrabitq", build, build_bytes, dump, load, ivf.METRICS, least_rows=64)

@@ -50,6 +50,31 @@ def test_what_the_process_takes_is_counted_without_files(tmp_path: Path) -> None
     assert anonymous_bytes() - between < 64 << 20
 
 
+def test_work_that_nobody_waits_for_waits_for_room_itself() -> None:
+    used, checks = Used(60), []
+
+    def check() -> None:
+        checks.append(budget.reserved_bytes)
+        used.nbytes -= 10
+
+    budget = MemoryBudget(100, used, patience_s=0)
+    with budget.awaited(70, check):
+        assert budget.reserved_bytes == 70
+    assert (used.nbytes, checks, budget.reserved_bytes) == (30, [0, 0, 0], 0)
+    assert (budget.waits, budget.refusals) == (1, 0)
+
+
+def test_waiting_ends_when_it_is_called_off() -> None:
+    def check() -> None:
+        raise KeyboardInterrupt
+
+    budget = MemoryBudget(100, Used(60), patience_s=0)
+    waiting = budget.awaited(70, check)
+    with pytest.raises(KeyboardInterrupt):
+        waiting.__enter__()
+    assert budget.reserved_bytes == 0
+
+
 def test_promises_count_until_they_are_kept() -> None:
     budget = MemoryBudget(100, Used(40), patience_s=0)
     with budget.reserved(50, "One", NEVER):

@@ -20,7 +20,9 @@ from nearql.engine.index import catalog as catalog_module
 from nearql.engine.index.carried import CarriedIndex
 from nearql.engine.index.catalog import IndexProgress
 from nearql.engine.index.files import DAMAGED_SUFFIX, INDEX_DIRECTORY
+from nearql.engine.memory import MemoryBudget
 from nearql.engine.table import Table
+from nearql.engine.tuning import measure
 from nearql.engine.types import Metric, RowSet, Tuning
 from nearql.engine.view import TableView
 from support.disks import PowerLoss, SimulatedDisk
@@ -102,6 +104,64 @@ def test_every_row_that_was_there_is_indexed(
     assert done.bytes > 0
     assert strategies(table, vectors[3]) == {"index/hnsw"}
     check_complete(table.read_view(), vectors[::90])
+
+
+def test_a_build_waits_for_memory_and_says_so(
+    disk: SimulatedDisk, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nearql.engine.memory._FRESH_S", -1)
+    context, seen = inline(SETTINGS, disk), []
+    table = filled(DIRECTORY, context, vectors)
+
+    def used() -> int:
+        """Much, until it was asked for three times while the index waited."""
+        found = table.index_progress().get(UUID)
+        phase = "" if found is None else found.phase
+        seen.append(phase)
+        return 1_000_000 if seen.count("waiting") < 3 else 0
+
+    context.memory = MemoryBudget(1_000_000, used)
+    table.declare_indexes([HNSW])
+    assert seen.count("waiting") >= 3
+    assert "building" not in seen
+    assert progress(table).phase == "ready"
+    assert context.memory.reserved_bytes == 0
+    check_complete(table.read_view(), vectors[::90])
+
+
+def test_a_build_that_waits_for_memory_is_called_off_with_its_table(
+    disk: SimulatedDisk, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = inline(SETTINGS, disk)
+    table = filled(DIRECTORY, context, vectors)
+    step = table._indexes.step
+
+    def closed_meanwhile(phase: str, done: int) -> None:
+        if phase == "waiting":
+            table._indexes._closed = True
+        step(phase, done)
+
+    monkeypatch.setattr(table._indexes, "step", closed_meanwhile)
+    context.memory = MemoryBudget(1_000_000, lambda: 1_000_000)
+    table.declare_indexes([HNSW])
+    assert context.memory.reserved_bytes == 0
+    assert not disk.names(FOLDER)
+
+
+def test_an_index_is_measured_before_it_is_ready(
+    disk: SimulatedDisk, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measured(*args: Any, **more: Any) -> Any:
+        seen.append(progress(table).phase)
+        return measure(*args, **more)
+
+    monkeypatch.setattr(catalog_module, "measure", measured)
+    table = filled(DIRECTORY, inline(SETTINGS, disk), vectors)
+    table.declare_indexes([HNSW])
+    assert set(seen) == {"measuring"}
+    assert progress(table).phase == "ready"
 
 
 def test_what_comes_later_is_read_until_it_is_sealed(

@@ -67,6 +67,19 @@ def options_of(storage: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "storage"), FLOORS)
+def test_a_build_takes_no_less_than_its_index_and_file_and_not_very_much_more(
+    name: str, storage: str
+) -> None:
+    kind, options = KINDS[name], options_of(storage)
+    for vectors in (packages()[:2000], packages()[:2000] * 3):  # the first may be borrowed
+        source = Source(vectors, row_norms(vectors))
+        built = kind.build(source, Metric.COSINE, options, Watch())
+        dumped = sum(memoryview(part).nbytes for part in kind.dump(built).values())
+        expected = kind.build_bytes(source, Metric.COSINE, options)
+        assert 2 * dumped <= expected <= 5 * dumped + 20 * vectors.nbytes
+
+
+@pytest.mark.parametrize(("name", "storage"), FLOORS)
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2, Metric.INNER_PRODUCT])
 def test_recall_on_real_vectors(name: str, storage: str, metric: Metric) -> None:
     """Lengths differ, so that the metrics don't agree."""
