@@ -75,7 +75,7 @@ class Dialer:
     @property
     def up(self) -> bool:
         """Whether the peer can be spoken to."""
-        return self.connection is not None
+        return self.connection is not None and not self.connection.ended.done()
 
     def send(self, kind: Kind, *parts: bytes | memoryview) -> bool:
         """Send a frame; False while there is no connection."""

@@ -17,8 +17,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nearql.cluster.replication.link.connection import Connection
 from nearql.cluster.replication.link.dialer import Dialer, Identity, Peer
@@ -94,11 +95,15 @@ class Link:
 
         def begin() -> None:
             self._listener.start()
-            task = self.thread.loop.create_task(self._keep_alive())
-            self._background.add(task)
-            task.add_done_callback(self._ended)
+            self.background(self._keep_alive())
 
         self.thread.soon(begin)
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it beside, until it or the link ends. In the loop."""
+        task = self.thread.loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

@@ -50,11 +50,12 @@ def make(certificates: Path) -> Iterator[Make]:
 
 @pytest.fixture
 def pair(make: Make) -> tuple[End, End]:
-    """a and b, who know each other; every channel of a is up."""
+    """a and b, who know each other; every channel is up."""
     a, b = make("a"), make("b")
     a.knows(b.peer()).link.start()
     b.knows(a.peer()).link.start()
     a.until_up()
+    b.until_up()
     return a, b
 
 
@@ -246,7 +247,7 @@ def test_a_newer_connection_replaces_the_older(pair: tuple[End, End], certificat
     with stranger(a, tls(certificates, "b")) as stream:
         assert say_hello(stream).node_id == "id-a"
         b.until_down()
-        assert a.link.counts["ended_replaced"] >= 1
+    wait_for(lambda: a.link.counts["ended_replaced"] >= 1, "it is counted")
 
 
 def test_a_node_that_is_no_member_any_more_is_cut_off(pair: tuple[End, End]) -> None:
