@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
@@ -30,6 +30,7 @@ class EngineContext:
         failed fsync; tests pass one that raises.
     flusher: what makes the logs durable; None = the process's own threads.
     batcher: what answers concurrent searches together.
+    replicated: tables are copies that replication drives (`engine.shard.copy`).
     """
 
     settings: EngineSettings
@@ -39,6 +40,7 @@ class EngineContext:
     on_fatal: Callable[[str], NoReturn] = field(repr=False)
     flusher: Flusher | None = None
     batcher: Batcher = field(default_factory=Batcher, repr=False)
+    replicated: bool = False
 
     @cached_property
     def column_cache(self) -> ColumnCache:
@@ -71,3 +73,8 @@ class EngineContext:
     def background(self) -> ThreadPoolExecutor:
         """One thread for work that no caller waits for, such as checkpoints."""
         return ThreadPoolExecutor(1, "nearql-maintenance")
+
+    @cached_property
+    def appliers(self) -> Executor:
+        """Threads that apply what replication says is committed."""
+        return ThreadPoolExecutor(2, "nearql-applier")

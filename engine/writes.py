@@ -17,7 +17,8 @@ from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.segment.rows import Rows
 from nearql.engine.shard.dedup import Recorded
 from nearql.engine.shard.records import Statement
-from nearql.engine.shard.shard import Pending, Shard
+from nearql.engine.shard.shard import Shard
+from nearql.engine.shard.tail import Pending
 from nearql.engine.storage.wal import RecordKind
 from nearql.engine.types import ShardPosition, WriteOutcome
 

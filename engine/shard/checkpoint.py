@@ -60,7 +60,8 @@ from nearql.engine.storage.manifest import (
     write_manifest,
 )
 
-WAL_DIRECTORY = "wal"
+WAL_DIRECTORIES = ("wal", "wal-b")  # taking a snapshot begins a new log in the other one
+INCOMING_DIRECTORY = "incoming"  # a snapshot that is being taken
 _OPENERS = 4  # threads that verify files at open: two keep the processor busy, four a disk
 
 
@@ -73,13 +74,16 @@ class Image:
     manifest: Manifest  # without files
 
     @classmethod
-    def of(cls, state: ShardState, shard_uuid: bytes) -> Image:
-        """Close the growing segment and note everything; the caller holds the shard's lock."""
+    def of(cls, state: ShardState, shard_uuid: bytes, extra: Mapping[str, Any]) -> Image:
+        """Close the growing segment and note everything; the caller holds the shard's lock.
+
+        extra: further members of the manifest.
+        """
         state.freeze()
         manifest = Manifest(
             shard_uuid, flushed_lsn=state.applied_lsn, epoch=state.epoch,
             next_row=state.next_position, schema_version=state.schema_version,
-            extra={"fills": fills_to_bytes(state.fills), "version": state.version},
+            extra={"fills": fills_to_bytes(state.fills), "version": state.version, **extra},
         )  # fmt: skip
         return cls(tuple(state.closed), state.dedup.copy(), manifest)
 
@@ -131,6 +135,7 @@ class CheckpointStore:
         self._entries: dict[int, tuple[SegmentData, SegmentEntry]] = {}
         self._masks: dict[str, Any] = {}
         self.bytes = 0  # of segment files
+        self.pinned: dict[str, frozenset[str]] = {}  # files that a snapshot keeps, by its id
 
     def write(self, image: Image) -> Flushed:
         """Steps 2 and 3.
@@ -205,8 +210,9 @@ class CheckpointStore:
     def remove_orphans(self) -> None:
         """Step 5: drop files that the manifest doesn't name, such as a crash leaves."""
         manifest = self.read_manifest()
-        keep = {MANIFEST_FILE, META_FILE, WAL_DIRECTORY, INDEX_DIRECTORY}
+        keep = {MANIFEST_FILE, META_FILE, *WAL_DIRECTORIES, INCOMING_DIRECTORY, INDEX_DIRECTORY}
         keep |= set(manifest.files()) if manifest is not None else set()
+        keep = keep.union(*self.pinned.copy().values())
         for name in self._fs.names(self._directory):
             if name not in keep:
                 self._fs.unlink(self._directory / name)

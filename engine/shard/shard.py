@@ -1,17 +1,19 @@
 """The writer of one shard: check, log, wait until durable, apply.
 
-A statement passes four steps, kept apart so that replication can later decide what is committed:
+A statement passes four steps, kept apart because `gate` decides what is committed:
 
     plan      under the lock: against the state and the tail, which is what was logged but not
               applied yet
     log       under the lock: records appended to the WAL; the statement joins the tail
-    commit    without the lock: wait until the WAL is durable up to it. Writers that come meanwhile
-              log behind it, so one fsync serves many
+    commit    without the lock: wait until it is committed: on a node alone, durable. Writers that
+              come meanwhile log behind it, so one fsync serves many
     apply     under the lock: whoever comes first applies every committed statement of the tail, in
               order, and publishes one read view
 
 The state is never undone: only committed statements are applied. A statement whose waiting ended
-early (`WriteUnknown`) stays in the tail and is applied by whoever comes next.
+early (`WriteUnknown`) stays in the tail and is applied by whoever comes next. A copy that is
+replicated (`local_copy`) drops its tail when it stops being the primary: what of it is committed
+later is applied from the log, like everything on the other copies.
 """
 
 from __future__ import annotations
@@ -19,12 +21,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +39,11 @@ from nearql.engine.errors import (
     WriteUnknown,
 )
 from nearql.engine.keys import NOWHERE, Key
-from nearql.engine.request_id import NO_REQUEST, asker, check_same
 from nearql.engine.segment.damage import Damage, damage_of
 from nearql.engine.segment.data import SegmentData
-from nearql.engine.shard.checkpoint import WAL_DIRECTORY, CheckpointStore, FoundDamage, Image
+from nearql.engine.shard.checkpoint import WAL_DIRECTORIES, CheckpointStore, FoundDamage, Image
 from nearql.engine.shard.dedup import Recorded
+from nearql.engine.shard.gate import CommitGate, DurableGate, Gate, Waited
 from nearql.engine.shard.meta import ShardMeta, new_meta, read_meta, write_meta
 from nearql.engine.shard.plan import InsertPlan, plan_insert
 from nearql.engine.shard.records import (
@@ -53,28 +53,27 @@ from nearql.engine.shard.records import (
     encode,
 )
 from nearql.engine.shard.state import ShardState, ShardView, is_sparse
+from nearql.engine.shard.tail import Pending, Tail
 from nearql.engine.shard.watcher import Watcher
+from nearql.engine.storage.manifest import Manifest
 from nearql.engine.storage.wal import RecordKind, Wal
+from nearql.engine.storage.wal_shared import SharedWal
 from nearql.engine.types import SHARD_SHIFT, OnConflict
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Pending:
-    """A statement in the tail. applied: set, under the lock, when read views show it."""
-
-    statement: Statement
-    keys: dict[Key, bool]  # whether each key that it touches exists after it
-    nbytes: int
-    applied: bool = False
 
 
 class Shard:
     """One shard's data on this node. Thread-safe.
 
     Methods that need the lock say so; take it with `writing`.
+
+    gate: what is committed, who may write. tail: what was logged here and is not applied yet.
+    unflushed_bytes: logged since the last checkpoint, which is of `flushed_lsn`.
     """
+
+    gate: Gate
+    wal: Wal
 
     def __init__(
         self, directory: Path, meta: ShardMeta, key: tuple[int, pa.DataType], context: EngineContext
@@ -85,16 +84,15 @@ class Shard:
         self._key_type = key[1]
         self._context = context
         self._settings = context.settings
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._state = ShardState(meta.shard, key[0], context.settings)
-        self._store = CheckpointStore(context.fs, directory, context.settings)
-        self._tail: deque[Pending] = deque()  # invariant: in log order, none applied
-        self._oldest_pending: float = inf  # LSN of the tail's first; read without the lock
-        self._tail_keys: dict[Key, tuple[bool, int]] = {}  # key -> (exists, LSN of who says so)
-        self._in_flight: dict[bytes, Pending] = {}
-        self._checkpoint_lock = threading.Lock()
-        self.unflushed_bytes = 0  # logged since the last checkpoint
+        self.store = CheckpointStore(context.fs, directory, context.settings)
+        self.tail = Tail()
+        self.checkpoint_lock = threading.Lock()  # taken before `lock`
+        self.unflushed_bytes = 0
         self.watcher: Watcher | None = None
+        self.trims: Callable[[int], int] = _as_it_is  # what the log may go below, after the wish
+        self.log_name = WAL_DIRECTORIES[0]
         self._recover()
         self._view = self._state.view()
 
@@ -107,14 +105,14 @@ class Shard:
         fs = context.fs
         fs.make_directory(directory)
         if read_meta(fs, directory) is None:
-            for name in fs.names(directory / WAL_DIRECTORY):  # of a making that was broken off
-                fs.unlink(directory / WAL_DIRECTORY / name)
+            log = directory / WAL_DIRECTORIES[0]
+            for name in fs.names(log):  # of a making that was broken off
+                fs.unlink(log / name)
             meta = new_meta(context.cluster_id, table_uuid, number)
-            wal = Wal.open(
-                directory / WAL_DIRECTORY, meta.identity, context.settings,
+            _wal_of(context).open(
+                log, meta.identity, context.settings,
                 fs=fs, flusher=context.flusher, on_fatal=context.on_fatal,
-            )  # fmt: skip
-            wal.close()
+            ).close()  # fmt: skip
             write_meta(fs, directory, meta)  # last: with it the copy is complete
         return cls.open(directory, table_uuid, number, key, context=context)
 
@@ -143,19 +141,29 @@ class Shard:
         return cls(directory, meta, key, context)
 
     def _recover(self) -> None:
-        manifest = self._store.read_manifest()
+        manifest = self.store.read_manifest()
         self._state.epoch = self.meta.epoch
         if manifest is not None:
-            self._store.load(manifest, self._state)
-        self._store.remove_orphans()
-        flushed = self._state.applied_lsn
+            self.store.load(manifest, self._state)
+            self.log_name = manifest.extra.get("log", self.log_name)
+        self.store.remove_orphans()
+        flushed = self.flushed_lsn = self._state.applied_lsn
         self._check_log_exists()
-        self.wal = Wal.open(
-            self.directory / WAL_DIRECTORY, self.meta.identity, self._settings,
+        self.wal = _wal_of(self._context).open(
+            self.directory / self.log_name, self.meta.identity, self._settings,
             fs=self._context.fs, start_lsn=flushed + 1, flusher=self._context.flusher,
             on_fatal=self._context.on_fatal,
         )  # fmt: skip
         self._check_log_joins(flushed)
+        if isinstance(self.wal, SharedWal):
+            self.wal.learn_epochs(epochs_of(manifest), flushed)
+            self.gate = CommitGate(lambda: self.wal.durable_lsn, flushed)
+        else:
+            self.gate = DurableGate(self.wal)
+            self._replay(flushed)
+
+    def _replay(self, flushed: int) -> None:
+        """Apply what is behind the checkpoint: on a node alone all of it is committed."""
         reader = StatementReader()
         for record in self.wal.read(flushed + 1):
             self.unflushed_bytes += len(record.payload)
@@ -165,7 +173,7 @@ class Shard:
 
     def _check_log_exists(self) -> None:
         """A copy has a log from its making on: a missing one is never replaced by an empty one."""
-        directory = self.directory / WAL_DIRECTORY
+        directory = self.directory / self.log_name
         if not self._context.fs.names(directory):
             raise Corruption(
                 f"The log in {directory} is missing; restore this copy from a backup or another "
@@ -177,10 +185,10 @@ class Shard:
         """The log must begin where the checkpoint ends, or before, and not end earlier."""
         if self.wal.first_lsn > flushed + 1 or self.wal.last_lsn < flushed:
             raise Corruption(
-                f"The log in {self.directory / WAL_DIRECTORY} holds LSN {self.wal.first_lsn} to "
+                f"The log in {self.directory / self.log_name} holds LSN {self.wal.first_lsn} to "
                 f"{self.wal.last_lsn}, but the checkpoint ends at {flushed}: files are missing. "
                 "Restore this copy from a backup or another node.",
-                file=str(self.directory / WAL_DIRECTORY),
+                file=str(self.directory / self.log_name),
             )
 
     # ---- Reading ---------------------------------------------------------------------------
@@ -190,16 +198,16 @@ class Shard:
 
         Applies what a writer that gave up waiting left in the tail, if nobody else writes.
         """
-        if self._oldest_pending <= self.wal.durable_lsn:
+        if self.tail.oldest_lsn <= self.gate.committed_lsn:
             self._apply_abandoned()
         return self._view
 
     def _apply_abandoned(self) -> None:
-        if self._lock.acquire(blocking=False):
+        if self.lock.acquire(blocking=False):
             try:
                 self._apply_committed()
             finally:
-                self._lock.release()
+                self.lock.release()
 
     # ---- Plan ------------------------------------------------------------------------------
 
@@ -210,14 +218,14 @@ class Shard:
         Raises:
             StatementTimeout: not before the deadline; nothing was written.
         """
-        if not self._lock.acquire(timeout=deadline.left_s):
+        if not self.lock.acquire(timeout=deadline.left_s):
             raise StatementTimeout(
                 "The statement waited for other writers until its time was up; nothing was written."
             )
         try:
             yield
         finally:
-            self._lock.release()
+            self.lock.release()
 
     def seen(self, request_id: bytes | None) -> Recorded | Pending | None:
         """The write of this request id, done or under way. Needs the lock.
@@ -227,9 +235,7 @@ class Shard:
         """
         if request_id is None:
             return None
-        under_way = self._in_flight.get(asker(request_id))
-        if under_way is not None:
-            check_same(under_way.statement.request_id, request_id)
+        under_way = self.tail.under_way(request_id)
         return self._state.dedup.get(request_id) or under_way
 
     def plan_insert(
@@ -254,10 +260,7 @@ class Shard:
         """Those of the keys that exist, after all that was logged."""
         positions = self._state.index.positions(keys)
         held = {keys[at] for at in np.flatnonzero(positions != NOWHERE).tolist()}
-        if self._tail_keys:
-            for key in keys:
-                if (pending := self._tail_keys.get(key)) is not None:
-                    (held.add if pending[0] else held.discard)(key)
+        self.tail.amend(held, keys)
         return held
 
     def find(self, keys: Sequence[Key]) -> NDArray[np.int64]:
@@ -270,14 +273,17 @@ class Shard:
 
         Raises:
             StatementTimeout: not before the deadline; the caller has logged nothing.
+            Unavailable: code `not_primary`; likewise.
         """
-        if self._tail:
-            last = self._tail[-1].statement.lsn
-            if not self.wal.wait_durable(last, deadline.left_ms):
+        if self.tail:
+            last = self.tail.last
+            waited = self.gate.wait_committed(last.lsn, last.epoch, deadline)
+            if waited is Waited.LATE:
                 raise StatementTimeout(
                     "The statement waited for earlier writes until its time was up; "
                     "nothing was written."
                 )
+            self.gate.check()
             self._apply_committed()
 
     def holds(self, keys: Sequence[Key], rows: NDArray[np.int64]) -> bool:
@@ -298,24 +304,25 @@ class Shard:
 
         Raises:
             StorageFull: the statement is not and will not be done.
+            Unavailable: code `not_primary` or `not_enough_replicas`; likewise.
         """
+        self.gate.check()
+        self.append(statement, payloads, self.gate.epoch or self._state.epoch)
+        nbytes = sum(memoryview(part).nbytes for p in payloads for part in p.parts)
+        pending = Pending(statement, keys, nbytes)
+        self.tail.add(pending)
+        return pending
+
+    def append(self, statement: Statement, payloads: list[Payload], epoch: int) -> None:
+        """Put the records at the end of the WAL, and say in the statement where it is."""
         now_ms = time.time_ns() // 1_000_000
         last = len(payloads) - 1
         for part, payload in enumerate(payloads):
             statement.lsn = self.wal.append(
-                payload.kind, payload.parts, epoch=self._state.epoch,
+                payload.kind, payload.parts, epoch=epoch,
                 request_id=statement.request_id, more=part < last, timestamp_ms=now_ms,
             )  # fmt: skip
-        statement.epoch, statement.timestamp_ms = self._state.epoch, now_ms
-        nbytes = sum(memoryview(part).nbytes for p in payloads for part in p.parts)
-        pending = Pending(statement, keys, nbytes)
-        self._tail.append(pending)
-        self._oldest_pending = min(self._oldest_pending, statement.lsn)
-        for key, exists in keys.items():
-            self._tail_keys[key] = exists, statement.lsn
-        if statement.request_id != NO_REQUEST:
-            self._in_flight[asker(statement.request_id)] = pending
-        return pending
+        statement.epoch, statement.timestamp_ms = epoch, now_ms
 
     # ---- Commit and apply ------------------------------------------------------------------
 
@@ -323,54 +330,86 @@ class Shard:
         """Wait until the statement is committed and applied.
 
         Raises:
-            WriteUnknown: the time was up first; it may or may not survive.
+            WriteUnknown: the time was up first, or this copy is the primary no more; it may or may
+                not survive.
         """
         if pending.applied:
             return
-        if not self.wal.wait_durable(pending.statement.lsn, deadline.left_ms):
-            raise self._unknown(pending)
+        statement = pending.statement
+        waited = self.gate.wait_committed(statement.lsn, statement.epoch, deadline)
         if pending.applied:
             return
-        if not self._lock.acquire(timeout=deadline.left_s):
-            raise self._unknown(pending)
+        if waited is not Waited.DONE or not self.lock.acquire(timeout=deadline.left_s):
+            raise self._unknown(pending, waited)
         try:
             self._apply_committed()
+            if not pending.applied:
+                raise self._unknown(pending, Waited.ENDED)
         finally:
-            self._lock.release()
+            self.lock.release()
 
-    def _unknown(self, pending: Pending) -> WriteUnknown:
+    def finish_durable(self, pending: Pending, deadline: Deadline) -> None:
+        """Wait until the statement is durable here, whether it is committed or not. Raises as
+        `finish`.
+        """
         statement = pending.statement
+        waited = self.gate.wait_durable(statement.lsn, statement.epoch, deadline)
+        if waited is not Waited.DONE and not pending.applied:
+            raise self._unknown(pending, waited)
+
+    def _unknown(self, pending: Pending, waited: Waited) -> WriteUnknown:
+        statement = pending.statement
+        why = (
+            "this node's copy of the shard stopped being the primary before it was committed"
+            if waited is Waited.ENDED
+            else "its time was up before it was committed and visible"
+        )
         return WriteUnknown(
-            "The write was logged, but its time was up before it was durable and visible: it may "
-            "have happened. Retry with the same request id to learn its outcome.",
+            f"The write was logged, but {why}: it may have happened. Retry with the same request "
+            "id to learn its outcome.",
             shard=self.number, epoch=statement.epoch, lsn=statement.lsn,
         )  # fmt: skip
 
     def _apply_committed(self) -> None:
         """Apply the committed part of the tail and publish it. Needs the lock."""
-        committed = self.wal.durable_lsn
-        if not self._tail or self._tail[0].statement.lsn > committed:
+        committed = self.gate.committed_lsn
+        if self.tail.oldest_lsn > committed:
             return
+        with self._applying():
+            for pending in self.tail.take(committed):
+                self._state.apply(pending.statement)
+                self.unflushed_bytes += pending.nbytes
+
+    @contextmanager
+    def _applying(self) -> Iterator[None]:
+        """Publish what was applied in it; end the process where that fails half-way."""
         try:
-            while self._tail and self._tail[0].statement.lsn <= committed:
-                self._apply(self._tail[0])
-                self._tail.popleft()
+            yield
         except Exception as error:
             # Half-applied state must not be served, and the log holds the truth.
             self._context.on_fatal(f"shard {self.directory}: applying the log failed: {error!r}")
             raise
-        self._oldest_pending = self._tail[0].statement.lsn if self._tail else inf
-        self._view = self._state.view()
+        self.publish()
 
-    def _apply(self, pending: Pending) -> None:
-        statement = pending.statement
-        self._state.apply(statement)
-        for key in pending.keys:
-            if self._tail_keys[key][1] == statement.lsn:
-                del self._tail_keys[key]
-        self._in_flight.pop(asker(statement.request_id), None)
-        self.unflushed_bytes += pending.nbytes
-        pending.applied = True
+    def publish(self) -> None:
+        """Let readers see the state as it is. Needs the lock."""
+        self._view = self._state.view()
+        self.gate.applied(self._state.applied_lsn)
+
+    # ---- Replication -----------------------------------------------------------------------
+
+    def apply_all(self, statements: Sequence[tuple[Statement, int]]) -> None:
+        """Apply committed statements that came by the log, with their bytes in it. Needs the lock;
+        the tail is empty.
+        """
+        with self._applying():
+            for statement, nbytes in statements:
+                self._state.apply(statement)
+                self.unflushed_bytes += nbytes
+
+    def apply_tail(self) -> None:
+        """Apply what is committed of it. Needs the lock."""
+        self._apply_committed()
 
     # ---- Checkpoint ------------------------------------------------------------------------
 
@@ -393,7 +432,7 @@ class Shard:
         Raises:
             StorageFull: the last checkpoint still stands.
         """
-        with self._checkpoint_lock:
+        with self.checkpoint_lock:
             while not self._checkpointed():
                 pass
         if self.watcher is not None:
@@ -401,29 +440,38 @@ class Shard:
 
     def sealed_files(self) -> list[tuple[SegmentData, str]]:
         """Segments of the last checkpoint with the names of their files."""
-        return [(data, entry.file) for data, entry in self._store.segments()]
+        return [(data, entry.file) for data, entry in self.store.segments()]
 
     def _checkpointed(self) -> bool:
         """One try; False where it found damage, which is set aside now. Needs the lock of it."""
-        with self._lock:
+        with self.lock:
             if self._state.lost is not None:
                 return True
-            image = Image.of(self._state, self.meta.shard_uuid)
+            image = Image.of(self._state, self.meta.shard_uuid, self._extra())
             self._view = self._state.view()
             covered = self.unflushed_bytes
         try:
-            flushed = self._store.write(image)
+            flushed = self.store.write(image)
         except FoundDamage as found:
             logger.error("%s", found.damage.error().detail)
             self._set_aside(found.data, found.damage)
             return False
-        with self._lock:
+        with self.lock:
             flushed.into(self._state, self.watcher)
             self._view = self._state.view()
             self.unflushed_bytes -= covered
-        self.wal.trim(image.manifest.flushed_lsn + 1)
-        self._store.remove_orphans()
+        self.flushed_lsn = image.manifest.flushed_lsn
+        self.wal.trim(self.trims(self.flushed_lsn + 1))
+        self.store.remove_orphans()
         return True
+
+    def _extra(self) -> dict[str, Any]:
+        """What a replicated copy's manifest says besides. Needs the lock."""
+        if not isinstance(self.wal, SharedWal):
+            return {}
+        applied = self._state.applied_lsn
+        epochs = [list(pair) for pair in self.wal.epochs if pair[1] <= applied]
+        return {"epochs": epochs, "log": self.log_name}
 
     # ---- Damage ----------------------------------------------------------------------------
 
@@ -433,24 +481,24 @@ class Shard:
         paced: called with the bytes that are about to be read; may wait.
         """
         found = []
-        for data, entry in self._store.segments():
+        for data, entry in self.store.segments():
             if damage_of(data) is not None:
                 continue
-            damage = self._store.inspect(entry, paced)
+            damage = self.store.inspect(entry, paced)
             if damage is None:
                 continue
-            with self._checkpoint_lock:
+            with self.checkpoint_lock:
                 if self._set_aside(data, damage):
                     found.append(damage)
         return found
 
     def _set_aside(self, data: SegmentData, damage: Damage) -> bool:
         """Whether the segment was still in use. Needs the checkpoints' lock."""
-        with self._lock:
+        with self.lock:
             left = self._state.set_aside(data, damage)
             if left is None:
                 return False
-            self._store.set_aside(data, left)
+            self.store.set_aside(data, left)
             self._view = self._state.view()
             return True
 
@@ -459,7 +507,9 @@ class Shard:
 
         Raises:
             Corruption: names the file; nothing was written.
+            Unavailable: code `not_primary` or `not_enough_replicas`; likewise.
         """
+        self.gate.check()
         lost = self._state.lost
         if lost is not None and kind in (RecordKind.BATCH, RecordKind.DELETE):
             raise lost.error()
@@ -470,12 +520,17 @@ class Shard:
         return self._state.schema_version
 
     def close(self, *, checkpoint_bytes: int | None = None) -> None:
-        """Apply what was logged, close the log; first a checkpoint, if so much was logged."""
-        with self._lock:
-            self.drain(Deadline(None))
+        """Apply what was logged, close the log; first a checkpoint, if so much was logged. A
+        replicated copy applies what is committed.
+        """
+        with self.lock:
+            if isinstance(self.gate, DurableGate):
+                self.drain(Deadline(None))
+            else:
+                self._apply_committed()
         if checkpoint_bytes is not None and self.unflushed_bytes > checkpoint_bytes:
             self._checkpoint_if_room()
-        with self._checkpoint_lock:
+        with self.checkpoint_lock:
             self.wal.close()
 
     def _checkpoint_if_room(self) -> None:
@@ -486,11 +541,24 @@ class Shard:
 
     def check_invariants(self) -> None:
         """Raise AssertionError where state contradicts itself."""
-        with self._lock:
+        with self.lock:
             self._state.check_invariants()
             self._view.check_invariants()
-            lsns = [pending.statement.lsn for pending in self._tail]
-            assert lsns == sorted(lsns)
-            assert not lsns or lsns[0] > self._state.applied_lsn
-            assert set(self._tail_keys) <= {key for p in self._tail for key in p.keys}
+            self.tail.check_invariants(self._state.applied_lsn)
             assert self._state.applied_lsn <= self.wal.durable_lsn <= self.wal.last_lsn
+
+
+def epochs_of(manifest: Manifest | None) -> tuple[tuple[int, int], ...]:
+    """(epoch, first LSN) of what a checkpoint holds; one that a node made alone has one epoch."""
+    if manifest is None or not manifest.flushed_lsn:
+        return ()
+    known = manifest.extra.get("epochs", [[manifest.epoch, 1]])
+    return tuple((int(epoch), int(lsn)) for epoch, lsn in known)
+
+
+def _wal_of(context: EngineContext) -> type[Wal]:
+    return SharedWal if context.replicated else Wal
+
+
+def _as_it_is(lsn: int) -> int:
+    return lsn

@@ -205,7 +205,9 @@ def unpack_file_header(data: bytes, identity: LogIdentity, name: str) -> FileHea
         return "its header is not that of a WAL file"
     if CRC.unpack_from(data, FILE_HEADER.size)[0] != crc32c(data[: FILE_HEADER.size]):
         return "its header fails its checksum"
-    _, version, checksum, cluster, shard, alloc, *rest = FILE_HEADER.unpack_from(data)
+    _, version, checksum, cluster, shard, alloc, lsn, epoch, link, previous = (
+        FILE_HEADER.unpack_from(data)
+    )
     if version > WAL_FORMAT:
         raise newer_format(f"WAL file {name}", version, WAL_FORMAT)
     if checksum != CHECKSUM_CRC32C:
@@ -216,4 +218,4 @@ def unpack_file_header(data: bytes, identity: LogIdentity, name: str) -> FileHea
             f"not to shard {identity.shard_uuid.hex()} copy {identity.alloc_id.hex()} "
             f"of cluster {identity.cluster_id.hex()}"
         )
-    return FileHeader(*rest, version)
+    return FileHeader(lsn, epoch, link, previous, version)

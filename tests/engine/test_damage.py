@@ -212,7 +212,7 @@ def test_where_keys_are_lost_the_segment_is_lost_and_nothing_is_written(
 
 def _tombstones_of_first(folder: Path) -> Path:
     table = opened(folder)
-    entries = [entry for _, entry in table._shards[0]._store.segments()]
+    entries = [entry for _, entry in table._shards[0].store.segments()]
     table.close()
     return folder / str(next(e.tombstones for e in entries if e.first_row == 0))
 
