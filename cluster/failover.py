@@ -180,9 +180,7 @@ class _Look:
         if node_id == self.seen.me:
             hears: Mapping[str, float] = self.seen.hears
         else:
-            heard = self.seen.nodes[node_id]
-            age = self.now - heard.at
-            hears = {other: since + age for other, since in heard.hears.items()}
+            hears = self.seen.nodes[node_id].hears  # as told: its silence is another matter
         reached = [n for n in shard.isr if n != node_id and self._lives(n)]
         limit = self.patience.silence_s
         return (node_id in shard.isr) + sum(hears.get(n, limit) < limit for n in reached)

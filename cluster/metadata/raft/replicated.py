@@ -110,6 +110,11 @@ class ReplicatedMetadata:
         return self.ticking and bool(self.status.get("leading"))
 
     @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed.is_set()
+
+    @property
     def sidecar_pid(self) -> int | None:
         """The process that runs now."""
         process = self._process
