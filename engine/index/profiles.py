@@ -66,10 +66,16 @@ class Profiles:
 
     def asked(self, column: int, request: SearchRequest) -> bool:
         """Remember the last queries; whether there are many new ones since this was last true."""
+        queries = request.queries
         with self._lock:
-            kept = self._queries.setdefault((column, request.metric), deque(maxlen=KEPT))
-            kept.extend(query.copy() for query in request.queries[-KEPT:])
-            self._fresh += len(request.queries)
+            kept = self._queries.get((column, request.metric))
+            if kept is None:
+                kept = self._queries[column, request.metric] = deque(maxlen=KEPT)
+            if len(queries) == 1:
+                kept.append(queries[0].copy())
+            else:
+                kept.extend(query.copy() for query in queries[-KEPT:])
+            self._fresh += len(queries)
             if self._fresh < self._due:
                 return False
             self._fresh, self._due = 0, LATER

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine.backends.base import is_tame, lengths
+from nearql.engine.backends.base import is_tame as are_tame
+from nearql.engine.backends.base import lengths
 from nearql.engine.costs import CODE_COST, Best, SearchPlan, Sizes, choose, widen
 from nearql.engine.distance import candidate_distances
 from nearql.engine.index.base import VectorIndex
@@ -78,7 +79,7 @@ def search_indexed(
 
     indexes: per slice, None = its rows are read.
     """
-    if not any(indexes) or not _tame(request):
+    if not any(indexes) or not is_tame(request):
         return searcher.search(slices, request, masks=masks, keys_of=keys_of)
     given = masks if masks is not None else [None] * len(slices)
     segments = [
@@ -119,13 +120,13 @@ def _ready(
     return Ready(asked, request, filtered=masks is not None)
 
 
-def _tame(request: SearchRequest) -> bool:
+def is_tame(request: SearchRequest) -> bool:
     """Whether float32 kernels neither overflow nor lose digits on the queries."""
     if len(request.queries) == 1:
         square = float(np.dot(request.queries[0], request.queries[0]))
         if _TAME_SQUARE[0] < square < _TAME_SQUARE[1]:
             return True
-    return bool(is_tame(request.metric, lengths(request.queries)).all())
+    return bool(are_tame(request.metric, lengths(request.queries)).all())
 
 
 def _is_named_whole(segment: Segment, metric: Metric) -> bool:
