@@ -26,6 +26,8 @@ from starlette.responses import Response
 from nearql.server.access.layer import AccessLayer
 from nearql.server.config import Config, ConfigError, HttpSection
 from nearql.server.edge import Edge
+from nearql.server.gateway.attach import attach
+from nearql.server.gateway.gateway import Gateway
 from nearql.server.metrics import Metrics
 from nearql.server.middleware.auth import Authentication, everybody
 from nearql.server.middleware.context import RequestContext
@@ -40,11 +42,17 @@ from nearql.server.tls import Certificates
 from nearql.server.workers import Workers
 
 
-def create_app(node: NodePort, config: Config, access: AccessLayer | None = None) -> Starlette:
+def create_app(
+    node: NodePort,
+    config: Config,
+    access: AccessLayer | None = None,
+    gateway: Gateway | None = None,
+) -> Starlette:
     """The ASGI application over an open node; closing the node stays with the caller.
 
     Args:
         access: who may do what; None where nobody is asked.
+        gateway: the way to the other nodes; None on a node alone.
 
     Raises:
         ConfigError: `auth.mode` asks for keys, and there is nothing that checks them.
@@ -63,7 +71,10 @@ def create_app(node: NodePort, config: Config, access: AccessLayer | None = None
         json_memory=SpoolMemory(config.share_of_memory(config.limits.json_memory, 8)),
         access=access,
         certificates=Certificates(http) if http.tls_cert_file else None,
+        gateway=gateway,
     )
+    if gateway is not None:
+        attach(gateway, edge)
     metrics.pending.set_function(lambda: edge.workers.pending)
     metrics.bulk_pending.set_function(lambda: edge.bulk_workers.pending)
     app = Starlette(

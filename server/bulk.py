@@ -23,7 +23,7 @@ from nearql.query.watchdog import Stop
 from nearql.server.body import BodyLimit
 from nearql.server.decoding.batches import Batch, Source
 from nearql.server.decoding.formats import Decode
-from nearql.server.ports import SessionPort
+from nearql.server.ports import Stores
 from nearql.server.request import fingerprint
 from nearql.server.spool import Spool, SpoolMemory
 
@@ -75,7 +75,7 @@ class Report:
         return {**members, "failed_count": self.failed_count} if hidden else members
 
 
-def load(session: SessionPort, load: Load, body: pa.Buffer, kept: Kept) -> Report:
+def load(session: Stores, load: Load, body: pa.Buffer, kept: Kept) -> Report:
     """Decode everything, then store it.
 
     Raises:

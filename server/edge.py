@@ -13,6 +13,7 @@ from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import Principal
 from nearql.server.access.quota import Quotas
 from nearql.server.config import Config
+from nearql.server.gateway.gateway import Gateway
 from nearql.server.metrics import Metrics
 from nearql.server.ports import NodePort
 from nearql.server.spool import Spool, SpoolMemory
@@ -28,6 +29,7 @@ class Edge:
     """One per application.
 
     draining: a stop has begun; `/readyz` says so. access: None where nobody is asked for a key.
+    gateway: None on a node alone.
     """
 
     node: NodePort
@@ -41,6 +43,7 @@ class Edge:
     draining: bool = False
     access: AccessLayer | None = None
     certificates: Certificates | None = None
+    gateway: Gateway | None = None
 
     def __post_init__(self) -> None:
         limits = self.config.limits
@@ -48,9 +51,11 @@ class Edge:
 
     def node_of(self, request: Request) -> NodePort:
         """The node as the one who asks may see it: what routes take data from."""
-        if self.access is None:
-            return self.node
-        return self.access.nodes.of(principal_of(request))
+        return self.node_as(principal_of(request))
+
+    def node_as(self, principal: Principal) -> NodePort:
+        """The node as a principal may see it."""
+        return self.node if self.access is None else self.access.nodes.of(principal)
 
     def spool(self) -> Spool:
         """A new place for a body; `with` frees it."""

@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from nearql.engine.errors import Corruption
 from nearql.engine.types import OnConflict
+from nearql.query.nature import Nature
 from nearql.query.ports import CatalogView, TableHandle
+from nearql.query.replicas import Reads, Replicas
 from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
 from nearql.server.config import Config
@@ -68,8 +70,25 @@ class BulkOutcomePort(Protocol):
         """Rows left out: `row` (position in the batch), `code`, `detail`."""
 
 
-class SessionPort(Protocol):
-    """Runs SQL; thread-safe; `query.session.Session`."""
+class Stores(Protocol):
+    """Stores rows of one batch."""
+
+    def insert_rows(
+        self,
+        table_name: str,
+        rows: pa.Table,
+        on_conflict: OnConflict,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        request_id: bytes | None = None,
+    ) -> BulkOutcomePort:
+        """Durably add rows: casts, defaults and checks per row."""
+
+
+class SessionPort(Stores, Protocol):
+    """Runs SQL; thread-safe; `query.session.Session`. replicas: the copies of what it writes."""
+
+    replicas: Replicas
 
     @property
     def statements(self) -> Statements:
@@ -84,19 +103,12 @@ class SessionPort(Protocol):
         request_id: bytes | None = None,
         stop: Stop | None = None,
         user: str | None = None,
+        reads: Reads | None = None,
     ) -> ResultPort:
         """Run every statement of `text` and answer the last one's result; `user` asks for it."""
 
-    def insert_rows(
-        self,
-        table_name: str,
-        rows: pa.Table,
-        on_conflict: OnConflict,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        request_id: bytes | None = None,
-    ) -> BulkOutcomePort:
-        """Durably add rows: casts, defaults and checks per row."""
+    def nature(self, text: str) -> Nature:
+        """What the statements of a text would do."""
 
 
 class NodePort(Protocol):

@@ -49,14 +49,27 @@ def check_token(node: NodePort, token: str | None) -> Positions:
         InvalidRequest: it is not a token.
         Conflict: code `rolled_back_session`; it saw more than this node has.
     """
+    known = positions_of(node, token)
+    names = _names(node) if known else {}
+    for (uuid, shard), seen in known.items():
+        _check_reached(node, names[uuid], uuid, (shard, seen))
+    return known
+
+
+def positions_of(node: NodePort, token: str | None) -> Positions:
+    """The positions of a client's token, of tables that still exist, reached here or not.
+
+    Raises:
+        InvalidRequest: it is not a token.
+    """
     if not token:
         return {}
-    positions = _decode(token)
-    tables = {table.uuid: table.name for table in node.catalog().tables.values()}
-    known = {key: seen for key, seen in positions.items() if key[0] in tables}
-    for (uuid, shard), seen in known.items():
-        _check_reached(node, tables[uuid], uuid, (shard, seen))
-    return known
+    tables = _names(node)
+    return {key: seen for key, seen in _decode(token).items() if key[0] in tables}
+
+
+def _names(node: NodePort) -> dict[str, str]:
+    return {table.uuid: table.name for table in node.catalog().tables.values()}
 
 
 def _check_reached(node: NodePort, name: str, uuid: str, seen: tuple[int, tuple[int, int]]) -> None:

@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nearql.engine.errors import NearQLError
+from nearql.engine.errors import NearQLError, WriteUnknown
 from nearql.server.problem import from_http, from_unexpected, problem_response
 
 log = structlog.get_logger("nearql.http")
@@ -107,7 +107,15 @@ class _Exchange:
         if self.status:
             raise error
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-        await problem_response(told, self.id, headers)(self.scope, receive, self.send)
+        await problem_response(told, self._id_of(told), headers)(self.scope, receive, self.send)
+
+    def _id_of(self, told: NearQLError) -> str:
+        """Of a write whose outcome is unknown, the id under which to ask for it again."""
+        if isinstance(told, WriteUnknown):
+            for name, value in self.scope["headers"]:
+                if name == b"nearql-request-id" and _SAFE_ID.fullmatch(value):
+                    return str(value, "ascii")
+        return self.id
 
     def _told(self, error: Exception) -> NearQLError:
         if isinstance(error, NearQLError):

@@ -2,7 +2,8 @@
 
 The kind says what a route does to data, so that in a cluster redirects to the leader (`write`, and
 `sql` by its parsed statement) follow a declaration and never the path's text. The rule says who
-may use it; without one only administrators may, and a test fails.
+may use it; without one only administrators may, and a test fails. Who may not use a route is
+refused before he is told where the leader is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from starlette.types import Scope
 from nearql.engine.errors import Forbidden, Unauthenticated
 from nearql.server.access.principal import Principal
 from nearql.server.edge import Edge
+from nearql.server.gateway.redirect import Redirected, redirection
 
 Handler = Callable[[Request, Edge], Awaitable[Response]]
 
@@ -30,6 +32,7 @@ class Kind(StrEnum):
     READ = "read"
     WRITE = "write"
     SQL = "sql"  # a read or a write: the parsed statement says which
+    SESSION = "session"  # a login: metadata that every node may propose, so that cookies fit
 
 
 class Rule(StrEnum):
@@ -61,10 +64,15 @@ def bound(endpoint: Endpoint, edge: Edge) -> Route:
         principal = request.scope.get("principal")
         if endpoint.rule is not Rule.OPEN:
             check_rule(endpoint.rule, principal)
-        if principal is None or not edge.quotas.limit(principal):
-            return await endpoint.handler(request, edge)
-        with edge.quotas.request(principal):
-            return await endpoint.handler(request, edge)
+        try:
+            if edge.gateway is not None and endpoint.kind is Kind.WRITE:
+                edge.gateway.lead()
+            if principal is None or not edge.quotas.limit(principal):
+                return await endpoint.handler(request, edge)
+            with edge.quotas.request(principal):
+                return await endpoint.handler(request, edge)
+        except Redirected as moved:
+            return redirection(request, moved)
 
     return Route(endpoint.path, run, methods=[endpoint.method])
 

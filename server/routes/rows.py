@@ -20,7 +20,8 @@ from nearql.server.body import BodyLimit, decoded_chunks
 from nearql.server.bulk import Kept, Load, Report, load
 from nearql.server.decoding.formats import format_of
 from nearql.server.edge import Edge, principal_of
-from nearql.server.ports import NodePort
+from nearql.server.gateway.rows import storing
+from nearql.server.ports import NodePort, Stores
 from nearql.server.replies import json_reply
 from nearql.server.request import media_type, request_id_of
 from nearql.server.routes.tables import visible_table
@@ -28,6 +29,7 @@ from nearql.server.spool import Spool
 
 MODES = {"insert": OnConflict.ERROR, "upsert": OnConflict.REPLACE}
 _PARAMETERS = frozenset({"mode", "write_concern"})
+_NO_TIMEOUT_MS = 24 * 3_600_000
 _FILE_PIECE = 1 << 20  # what one write to the file gathers
 
 
@@ -106,6 +108,14 @@ async def _receive(request: Request, edge: Edge, spool: Spool) -> None:
         await asyncio.to_thread(spool.write, b"".join(pending))
 
 
+def _storing(edge: Edge, asked: Load, node: NodePort, principal: Principal) -> Stores:
+    """What stores the batches: this node's session, or another node's."""
+    if edge.gateway is None:
+        return node.session()
+    timeout_ms = edge.config.limits.statement_timeout_ms or _NO_TIMEOUT_MS
+    return storing(edge.gateway, asked.table, principal, timeout_ms) or node.session()
+
+
 def _store(
     edge: Edge, asked: Load, body: pa.Buffer, node: NodePort, principal: Principal
 ) -> Report:
@@ -113,6 +123,6 @@ def _store(
     with acting_as(principal), edge.spool() as spool:
         kept = Kept(edge.spool_memory, spool, body)
         try:
-            return load(node.session(), asked, body, kept)
+            return load(_storing(edge, asked, node, principal), asked, body, kept)
         finally:
             kept.close()

@@ -16,12 +16,14 @@ from nearql.server import wire
 from nearql.server.access.principal import Principal, acting_as
 from nearql.server.body import BodyLimit, JsonRoom, is_small, read_body
 from nearql.server.edge import Edge, principal_of
+from nearql.server.gateway.statements import Asked, forward
 from nearql.server.ports import NodePort
 from nearql.server.replies import PiecesResponse
-from nearql.server.request import media_type, parse_sql_request, request_id_of
-from nearql.server.session_token import SESSION_HEADER, check_token, session_token
+from nearql.server.request import SqlRequest, media_type, parse_sql_request, request_id_of
+from nearql.server.session_token import SESSION_HEADER, check_token, positions_of, session_token
 
 Answer = tuple[list[Any], str, int]  # pieces, media type, rows
+_NO_TIMEOUT_MS = 24 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,52 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
 
 
 def answer(edge: Edge, question: _Question) -> Answer:
-    """Parse, execute, encode; in a worker thread."""
+    """Parse, execute here or where it belongs, encode; in a worker thread."""
     _check_awaited(edge, question)
     asked = parse_sql_request(question.body, question.content_type)
-    since = check_token(edge.node, question.session)
+    if edge.gateway is not None:
+        nature = question.node.session().nature(asked.sql)
+        node = edge.gateway.place(nature)
+        if node is not None:
+            timeout_ms = _timeout_ms(edge, asked)
+            return forward(
+                edge.gateway, node, _as_asked(question), timeout_ms, writes=nature.writes
+            )
+    return _executed(edge, question, asked)
+
+
+def answer_forwarded(edge: Edge, asked: Asked) -> Answer:
+    """What another node forwarded: done here, or refused."""
+    question = _Question(
+        body=asked.body, content_type=asked.content_type, request_id=asked.request_id,
+        session=asked.session, arrow=asked.arrow, started=time.perf_counter(), stop=Stop(),
+        node=edge.node_as(asked.principal), principal=asked.principal,
+    )  # fmt: skip
+    return _executed(edge, question, parse_sql_request(asked.body, asked.content_type))
+
+
+def _as_asked(question: _Question) -> Asked:
+    return Asked(
+        question.body, question.content_type, request_id=question.request_id,
+        session=question.session, arrow=question.arrow, principal=question.principal,
+    )  # fmt: skip
+
+
+def _timeout_ms(edge: Edge, asked: SqlRequest) -> int:
+    """How long another node may take; one that the request's text SETs is shorter, or its own."""
+    given = (asked.settings or {}).get("statement_timeout_ms")
+    if isinstance(given, int) and given > 0:
+        return given
+    return edge.config.limits.statement_timeout_ms or _NO_TIMEOUT_MS
+
+
+def _executed(edge: Edge, question: _Question, asked: SqlRequest) -> Answer:
+    gateway = edge.gateway
+    if gateway is None:
+        since, reads = check_token(edge.node, question.session), None
+    else:
+        since = positions_of(edge.node, question.session)
+        reads = gateway.reads(since)
     with acting_as(question.principal):
         result = question.node.session().execute(
             asked.sql,
@@ -85,6 +129,7 @@ def answer(edge: Edge, question: _Question) -> Answer:
             request_id=question.request_id,
             stop=question.stop,
             user=question.principal.user,
+            reads=reads,
         )
     elapsed_ms = (time.perf_counter() - question.started) * 1000
     token = session_token(edge.node, since, result.stats.get("shards") or ())

@@ -139,6 +139,10 @@ INSIDE = {
     "port_unavailable",
     "already_initialised",
     "duplicate_node",
+    "call_lost",
+    "code",  # a member's name: the code of an error that another node raised
+    "join_refused",
+    "join_token_needed",
 }
 
 

@@ -22,12 +22,16 @@ from starlette.applications import Starlette
 from nearql.engine.errors import Corruption
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
 from nearql.engine.types import OnConflict, ShardPosition
+from nearql.query.dialect import parse
+from nearql.query.nature import Nature, nature_of
 from nearql.query.ports import CatalogView
+from nearql.query.replicas import ALONE, Reads, Replicas
 from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
 from nearql.server.app import Server, create_app, make_server
 from nearql.server.config import Config, HttpSection, LimitsSection, NodeSection
 from nearql.server.counts import Count
+from nearql.server.gateway.gateway import Gateway
 
 DOCS = TableDef(
     uuid="11111111-2222-3333-4444-555555555555",
@@ -79,6 +83,7 @@ class Call:
     rows: pa.Table | None = None
     on_conflict: OnConflict | None = None
     stop: Stop | None = None
+    reads: Reads | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class FakeSession:
         self.calls: list[Call] = []
         self.answers: dict[str, Answer] = {}
         self.statements = Statements(1_000, 10)
+        self.replicas: Replicas = ALONE
         self.on_insert: Answer = lambda call: FakeOutcome(inserted=call.rows.num_rows)  # type: ignore[union-attr]
 
     def execute(
@@ -111,11 +117,15 @@ class FakeSession:
         request_id: bytes | None = None,
         stop: Stop | None = None,
         user: str | None = None,
+        reads: Reads | None = None,
     ) -> Any:
-        call = Call(text, params, settings, request_id, stop=stop)
+        call = Call(text, params, settings, request_id, stop=stop, reads=reads)
         self.calls.append(call)
         answer = self.answers.get(text)
         return FakeResult() if answer is None else answer(call)
+
+    def nature(self, text: str) -> Nature:
+        return nature_of(parse(text), CatalogView(1, {"docs": DOCS}))
 
     def insert_rows(
         self,
@@ -203,9 +213,9 @@ class Served:
 
 
 @contextmanager
-def serve(node: Any, config: Config) -> Iterator[Served]:
+def serve(node: Any, config: Config, gateway: Gateway | None = None) -> Iterator[Served]:
     """A real uvicorn in a thread, on a free port; stopped and joined at the end."""
-    with serve_app(node, config, create_app(node, config)) as running:
+    with serve_app(node, config, create_app(node, config, gateway=gateway)) as running:
         yield running
 
 

@@ -1,0 +1,20 @@
+"""Puts a gateway and an application together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from nearql.server.edge import Edge
+from nearql.server.gateway import concerns, envelope, rows, statements
+from nearql.server.gateway.gateway import Gateway
+from nearql.server.routes.sql import answer_forwarded
+
+
+def attach(gateway: Gateway, edge: Edge) -> None:
+    """From now on writes wait for copies, and requests of other nodes are answered."""
+    edge.node.session().replicas = concerns.ClusterReplicas(gateway)
+    calls = gateway.replication.calls
+    run = partial(answer_forwarded, edge)
+    calls.serve(envelope.SQL, statements.served(run, edge.access))
+    calls.serve(envelope.ROWS, rows.served(edge.node_as, edge.access))
+    calls.serve(envelope.WAIT, concerns.served(gateway))

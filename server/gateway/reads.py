@@ -1,0 +1,84 @@
+"""How recent a read must be (3-replication 2.9 in the design): waited for before its view is taken.
+
+any            what this copy shows
+session        at least what the client's token says; 409 where that was rolled back
+bounded        at most max_staleness_ms behind the primary, else 503
+linearizable   at least what was committed when the read came; confirmed once rows are read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nearql.cluster.metadata.state import TableRow
+from nearql.engine.deadline import Deadline
+from nearql.engine.errors import InvalidValue
+from nearql.query.replicas import Confirm, Freshness, Position
+from nearql.server.cluster_ports import GrantPort
+from nearql.server.gateway.deadlines import until
+from nearql.server.gateway.placement import missing
+
+if TYPE_CHECKING:
+    from nearql.server.gateway.gateway import Gateway
+    from nearql.server.session_token import Positions
+
+
+@dataclass(frozen=True)
+class RequestReads:
+    """One request's reads. Implements `query.replicas.Reads`."""
+
+    gateway: Gateway
+    token: Positions
+
+    @property
+    def seen(self) -> Sequence[Position]:
+        """The token's positions, by the tables' names."""
+        tables = self.gateway.metadata.state.tables
+        return [
+            {"table": tables[uuid].table.name, "shard": shard, "epoch": epoch, "lsn": lsn}
+            for (uuid, shard), (epoch, lsn) in self.token.items()
+            if uuid in tables
+        ]
+
+    def enter(self, tables: Collection[str], freshness: Freshness) -> Confirm:
+        """Wait until these tables may be read here."""
+        level = freshness.level or ("session" if self.token else "any")
+        if level == "bounded" and freshness.max_staleness_ms is None:
+            raise InvalidValue(
+                "read_level = bounded needs a bound: SET max_staleness_ms = 1000.",
+                code="invalid_setting", setting="max_staleness_ms",
+            )  # fmt: skip
+        known = self.gateway.metadata.state.tables
+        deadline = until(freshness.deadline)
+        grants: list[GrantPort] = []
+        for uuid in sorted(tables):
+            row = known.get(uuid)
+            if row is not None:  # else the planner's catalog was older, and the table is gone
+                grants += self._enter_table(row, level, freshness, deadline)
+
+        def confirm() -> None:
+            for grant in grants:
+                grant.confirm()
+
+        return confirm
+
+    def _enter_table(
+        self, row: TableRow, level: str, freshness: Freshness, deadline: Deadline
+    ) -> list[GrantPort]:
+        copies = self.gateway.replication.shards()
+        grants = []
+        for number, shard in enumerate(row.shards):
+            copy = copies.get(shard.uuid)
+            if copy is None or not copy.readable:
+                raise missing(row.table.name, number)
+            seen = self.token.get((row.table.uuid, number))
+            wanted = "any" if level == "session" and seen is None else level
+            grants.append(
+                copy.read_gate(
+                    wanted, token=seen, max_staleness_ms=freshness.max_staleness_ms,
+                    deadline=deadline,
+                )
+            )  # fmt: skip
+        return grants
