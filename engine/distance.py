@@ -132,6 +132,17 @@ def score_limit(metric: Metric, distance: float) -> float:
     return limit - 1.0 if metric is Metric.COSINE else limit
 
 
+def score_limits(metric: Metric, distances: NDArray[np.float32]) -> NDArray[np.float64]:
+    """`score_limit` of each: (m,) -> (m,)."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        limits = np.nextafter(distances, np.float32(np.inf)).astype(np.float64)
+        if metric is Metric.L2:
+            limits = np.where(limits < 0, -1.0, limits * limits)
+        elif metric is Metric.COSINE:
+            limits = limits - 1.0
+    return np.where(np.isnan(distances), np.inf, limits)
+
+
 def blocks(shape: tuple[int, ...]) -> list[tuple[int, int]]:
     """Row ranges of a (n, d) array that are worked on at once."""
     count, dimensions = shape

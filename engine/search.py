@@ -36,6 +36,7 @@ from nearql.engine.distance import (
     canonical_distances,
     row_norms,
     score_limit,
+    score_limits,
 )
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.ranking import KeysOf, Ranking
@@ -47,6 +48,7 @@ __all__ = ["Searcher", "VectorSlice", "row_norms"]
 
 Masks = Sequence["NDArray[np.bool_] | None"]
 _ALONE = Team(1)  # for searches too small to share
+_RANKED = 4_096  # candidates whose distance one thread computes at once
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Searcher:
             keys_of: primary keys of row numbers (int64, any order), as an array of the same length.
         """
         units = self._units(slices, masks, request.metric, len(request.queries), request.k)
-        run = _Run(self, units, request.metric, request.k, keys_of)
+        check = request.patience.check if request.patience is not None else None
+        run = _Run(self, units, request.metric, request.k, keys_of, self.team.checking(check))
         rows, distances = run.answer(request.queries)
         return SearchHits(rows, distances, self._stats(slices, masks, run, len(request.queries)))
 
@@ -149,7 +152,8 @@ class Searcher:
 
         NaN is greater than every number and equal to itself, as in SQL.
         """
-        run = _Run(self, self._units(slices, masks, metric, 1, 0), metric, 0, keys_of)
+        units = self._units(slices, masks, metric, 1, 0)
+        run = _Run(self, units, metric, 0, keys_of, self.team)
         rows, distances = run.within(query, radius, inclusive)
         return SearchHits(rows, distances, self._stats(slices, masks, run, 1))
 
@@ -256,6 +260,7 @@ class _Run:
     metric: Metric
     k: int
     keys_of: KeysOf
+    team: Team
     reranked: int = 0
 
     def answer(self, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -266,6 +271,7 @@ class _Run:
             return rows, distances
         if not self.searcher.backend.batches(self.metric, len(queries)):
             for at, query in enumerate(queries):
+                self.team.check()
                 rows[at], distances[at] = self._alone(query, float("inf"))
             return rows, distances
         step = strategy.batch_queries(strategy.overfetch(self.k) * len(self.units))
@@ -290,23 +296,29 @@ class _Run:
         found = [self._nearest(unit, queries) for unit in self.units]
         ranking = _ranked([part for _, part in found], len(queries))
         self.reranked += len(ranking.rows)
-        limits = [score_limit(self.metric, distance) for distance in ranking.kth(self.k)]
-        hidden = self._hidden([candidates for candidates, _ in found], np.array(limits))
+        limits = score_limits(self.metric, ranking.kth(self.k))
+        hidden = self._hidden([candidates for candidates, _ in found], limits)
         ranking.settle(self.k, self.keys_of)
         rows, distances = ranking.top(self.k)
         for at in hidden:
-            rows[at], distances[at] = self._alone(queries[at], limits[at])
+            self.team.check()
+            rows[at], distances[at] = self._alone(queries[at], float(limits[at]))
         return rows, distances
 
     def _nearest(self, unit: _Unit, queries: NDArray[np.float32]) -> tuple[Candidates, _Part]:
         candidates = self.searcher.backend.nearest(
-            unit.block, queries, self.metric, self.k, team=self.searcher.team
+            unit.block, queries, self.metric, self.k, team=self.team
         )
         query_of, column = np.nonzero(candidates.positions >= 0)
         positions = candidates.positions[query_of, column]
-        distances = candidate_distances(
-            unit.block.vectors, positions, queries, query_of, self.metric
-        )
+
+        def some(part: slice) -> NDArray[np.float32]:
+            return candidate_distances(
+                unit.block.vectors, positions[part], queries, query_of[part], self.metric
+            )
+
+        parts = [slice(at, at + _RANKED) for at in range(0, len(positions), _RANKED)]
+        distances = np.concatenate([np.empty(0, np.float32), *self.team.map(some, parts)])
         return candidates, _Part(query_of, positions + unit.first_row, distances)
 
     def _hidden(self, found: list[Candidates], limits: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -330,14 +342,14 @@ class _Run:
     def _rank_one(self, query: NDArray[np.float32], limit: float) -> Ranking:
         named = partial(self._named, query=query, limit=limit)
         elements = sum(unit.block.vectors.size for unit in self.units)
-        team = self.searcher.team if elements > strategy.PIECE_ELEMENTS else _ALONE
+        team = self.team if elements > strategy.PIECE_ELEMENTS else _ALONE
         parts = team.map(named, self.units)
         self.reranked += sum(len(part.rows) for part in parts)
         return _ranked(parts, 1)
 
     def _named(self, unit: _Unit, *, query: NDArray[np.float32], limit: float) -> _Part:
         positions = self.searcher.backend.contenders(
-            unit.block, query, self.metric, k=self.k or None, limit=limit, team=self.searcher.team
+            unit.block, query, self.metric, k=self.k or None, limit=limit, team=self.team
         )
         return _part(unit, positions, query, self.metric)
 

@@ -13,7 +13,8 @@ COPY_FACTOR = 2.5
 CODE_COST = 2.2  # bytes of vectors read in the time of an 8-bit code, where a filter is checked
 PIECE_ELEMENTS = 1 << 21  # vector elements that a thread takes at once: 0.3 ms of reading
 BATCH_ENTRIES = 1 << 20  # candidates of a batch of queries that are held at once
-BATCH_QUERIES = 256
+BATCH_QUERIES = 256  # of different clients, that wait for each other
+LARGEST_BATCH = 1 << 14  # of one request: half a second of two cores, on 62,816 x 384
 # Searches that came together from which on one call is cheaper: on 62,816 x 384, one by one takes
 # 1.8 ms of CPU each, in batches of 8 it is 2.3, of 16 it is 1.2, of 32 it is 0.9.
 SHARED_QUERIES = 16
@@ -37,7 +38,7 @@ def overfetch(k: int) -> int:
 
 def batch_queries(fetched: int) -> int:
     """Queries to answer together, when each brings `fetched` candidates in all."""
-    return max(1, min(BATCH_QUERIES, BATCH_ENTRIES // max(1, fetched)))
+    return max(1, min(LARGEST_BATCH, BATCH_ENTRIES // max(1, fetched)))
 
 
 def shares(waiting: int) -> bool:

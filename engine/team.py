@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,9 +24,32 @@ class Team:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(max(1, threads - 1), "nearql-search")
+        self._check: Callable[[], None] | None = None
+
+    def checking(self, check: Callable[[], None] | None) -> Team:
+        """The same threads, for one piece of work: `check` is called before each item and raises
+        where the work should end.
+        """
+        if check is None:
+            return self
+        other = copy(self)
+        other._check = check
+        return other
+
+    def check(self) -> None:
+        """Raise if the work should end."""
+        if self._check is not None:
+            self._check()
+
+    def alone(self) -> Team:
+        """The caller's thread only, with the same check."""
+        other = copy(self)
+        other.threads = 1
+        return other
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """The function's results in order; its first exception, after all that began have ended."""
+        function = self._checked(function)
         helpers = min(self.threads, len(items)) - 1
         if helpers < 1:
             return [function(item) for item in items]
@@ -46,6 +70,17 @@ class Team:
             if error is not None:
                 raise error
         return [results[number] for number in range(len(items))]
+
+    def _checked(self, function: Callable[[T], R]) -> Callable[[T], R]:
+        check = self._check
+        if check is None:
+            return function
+
+        def checked(item: T) -> R:
+            check()
+            return function(item)
+
+        return checked
 
     def close(self) -> None:
         """Let the threads go; every map must have ended."""

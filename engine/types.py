@@ -55,7 +55,8 @@ class RowSet:
 class Patience:
     """How long a search may wait for others, to be answered together with them.
 
-    budget_ms: at most so long; 0 = never. check: raises where the statement should end meanwhile.
+    budget_ms: at most so long; 0 = never. check: raises where the statement should end meanwhile;
+        called from any thread, now and then.
     """
 
     budget_ms: float

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nearql.engine.errors import InvalidValue, TooLarge
-from nearql.engine.types import RowSet, SearchRequest
+from nearql.engine.types import Patience, RowSet, SearchRequest
 from nearql.query.plan import KnnJoin, Relation
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 _EXTRA = 8  # rows fetched beyond k at first, where conditions may drop some
 _WIDEN = 4  # how many times more are fetched when too few satisfied them
-_BATCH = 4096  # left rows per search: a statement's time is checked in between
-_PRODUCTS = 1 << 31  # multiplications per search, for the same reason: about 0.1 s of two cores
-_LEAST = 16  # left rows per search, however large the table
+_BATCH = 1 << 14  # left rows per search; more would save nothing
 
 
 @dataclass(frozen=True)
@@ -124,17 +122,15 @@ class _KnnJoin:
                 "allowed (join_rows). Restrict the left side or lower LIMIT.",
                 code="join_too_large", setting="join_rows",
             )  # fmt: skip
-        each = self.view.row_count * left.vectors.shape[1]
-        size = max(_LEAST, min(_BATCH, _PRODUCTS // each))
-        starts = range(0, len(left.ids), size)
-        return _together([self._batch(left.slice(at, at + size), count) for at in starts])
+        starts = range(0, len(left.ids), _BATCH)
+        return _together([self._batch(left.slice(at, at + _BATCH), count) for at in starts])
 
     def _batch(self, left: _Left, count: int) -> _Found:
         self.run.check_time()
         access = self.access
         request = SearchRequest(
             access.column, access.metric, left.vectors, count, self.filter,
-            tuning=self.run.tuning(),
+            patience=Patience(0, self.run.check_time), tuning=self.run.tuning(),
         )  # fmt: skip
         hits = self.run.search(self.step.name, self.view, request)
         self.run.trace.add_search(self.step.name, hits.stats)

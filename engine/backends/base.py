@@ -92,6 +92,19 @@ class Candidates:
     positions: NDArray[np.int64]
     floor: NDArray[np.float64]
 
+    @classmethod
+    def stacked(cls, parts: Sequence[Candidates]) -> Candidates:
+        """Those of all queries, from those of some each."""
+        if len(parts) == 1:
+            return parts[0]
+        shape = sum(len(one.floor) for one in parts), max(one.positions.shape[1] for one in parts)
+        positions, low = np.full(shape, -1, np.int64), 0
+        for one in parts:
+            count, width = one.positions.shape
+            positions[low : low + count, :width] = one.positions
+            low += count
+        return cls(positions, np.concatenate([one.floor for one in parts]))
+
 
 class Backend(Protocol):
     """One device path. Safe for use from several threads at once; keeps no state of a table."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine import strategy
+from nearql.engine.backends import projected
 from nearql.engine.backends.base import (
     Block,
     Candidates,
@@ -31,6 +32,7 @@ from nearql.engine.backends.base import (
     loss,
     scaled,
 )
+from nearql.engine.backends.best import Best
 from nearql.engine.backends.blas import blas_threads
 from nearql.engine.codes import Tile, Tiling
 from nearql.engine.distance import Vectors, widen
@@ -186,20 +188,13 @@ class ScanBackend(ABC):
         """See `Backend.nearest`. An untamed query has no candidates and a floor of -inf."""
         if not block.tame:
             return _whole(block, len(queries))
-        length = lengths(queries)
-        with np.errstate(all="ignore"):
-            left = queries * -2 if metric is Metric.L2 else scaled(queries, metric, length)
-        parts = [(0, visited(block))]
-        if team.threads > 1 and blas_threads() == 1:
-            pieces = strategy.pieces(visited(block), block.dimensions)
-            parts = ranges(visited(block), min(pieces, 2 * team.threads))
-        best = _Best.merged(team.map(partial(_best_of, block, left, metric, k), parts))
-        error = _product_error(block, metric, length)
-        floor = best.cut(k, 3 * error) - error
-        if metric is Metric.L2:
-            floor += length * length
-        floor[~is_tame(metric, length)] = -np.inf
-        return Candidates(best.positions, floor)
+        shared = team if blas_threads() == 1 else team.alone()
+        found = projected.nearest(block, queries, metric, k, team=shared)
+        if found is not None:
+            return found
+        step = strategy.BATCH_QUERIES
+        slices = [queries[low : low + step] for low in range(0, len(queries), step)]
+        return Candidates.stacked([_products(block, one, metric, k, shared) for one in slices])
 
     def contenders(
         self,
@@ -260,6 +255,26 @@ def select(
     return rows[near]
 
 
+def _products(
+    block: Block, queries: NDArray[np.float32], metric: Metric, k: int, team: Team
+) -> Candidates:
+    """`nearest` by products of whole vectors."""
+    length = lengths(queries)
+    with np.errstate(all="ignore"):
+        left = queries * -2 if metric is Metric.L2 else scaled(queries, metric, length)
+    parts = [(0, visited(block))]
+    if team.threads > 1:
+        pieces = strategy.pieces(visited(block), block.dimensions)
+        parts = ranges(visited(block), min(pieces, 2 * team.threads))
+    best = Best.merged(team.map(partial(_best_of, block, left, metric, k), parts))
+    error = _product_error(block, metric, length)
+    floor = _cut(best, k, 3 * error) - error
+    if metric is Metric.L2:
+        floor += length * length
+    floor[~is_tame(metric, length)] = -np.inf
+    return Candidates(best.positions, floor)
+
+
 def _whole(block: Block, query_count: int) -> Candidates:
     """Every row for every query, where they are few; else none, and no promise."""
     if block.count > _FULL_NAMES:
@@ -271,14 +286,28 @@ def _whole(block: Block, query_count: int) -> Candidates:
 
 def _best_of(
     block: Block, left: NDArray[np.float32], metric: Metric, k: int, part: tuple[int, int]
-) -> _Best:
+) -> Best:
     """The best of a range of rows, or of positions, for queries scaled for products."""
-    best = _Best(len(left), strategy.overfetch(k))
+    best = Best(len(left), strategy.overfetch(k))
     step, first = _steps(block, len(left), k)
     with np.errstate(all="ignore"):  # rows outside the mask may hold anything
         for chunk in chunks(block, step, first=first, part=part):
-            best.add(_product_scores(chunk, left, metric), chunk)
+            _add(best, _product_scores(chunk, left, metric), chunk)
     return best
+
+
+def _add(best: Best, scores: NDArray[np.float32], chunk: Chunk) -> None:
+    """Merge a chunk's scores, (nq, r); NaN never enters."""
+    hits = np.flatnonzero(scores < best.threshold[:, np.newaxis])
+    query, row = np.divmod(hits, scores.shape[1])
+    best.merge(query, scores.reshape(-1)[hits], chunk.locate(row))
+
+
+def _cut(best: Best, k: int, margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Drop scores more than a margin, (nq,), above the k-th; a bound of all that is dropped."""
+    bound = np.minimum(best.threshold, best.kth(k) + margin)
+    best.drop(bound)
+    return bound
 
 
 def ranges(count: int, pieces: int) -> list[tuple[int, int]]:
@@ -324,61 +353,3 @@ def _product_error(
         return gamma(block.dimensions) * (block.longest + length) ** 2 + lost
     bounds = [direct_bound(block, metric, float(one)) for one in length]
     return np.array([bound.per_length * block.longest + bound.constant for bound in bounds])
-
-
-class _Best:
-    """The k smallest scores so far of each query, with their positions.
-
-    Invariants: unused places hold inf and -1. threshold: float32, (nq,): the k-th smallest score,
-    inf while there are fewer; only smaller scores can enter.
-    """
-
-    def __init__(self, query_count: int, k: int) -> None:
-        self.k = k
-        self.scores = np.empty((query_count, 0), np.float32)
-        self.positions = np.empty((query_count, 0), np.int64)
-        self.threshold = np.full(query_count, np.inf, np.float32)
-
-    @classmethod
-    def merged(cls, parts: list[_Best]) -> _Best:
-        """The best of several, at least one, for the same queries and k."""
-        if len(parts) == 1:
-            return parts[0]
-        best = cls(len(parts[0].scores), parts[0].k)
-        scores = np.concatenate([part.scores for part in parts], axis=1)
-        best._keep(scores, np.concatenate([part.positions for part in parts], axis=1))
-        return best
-
-    def add(self, scores: NDArray[np.float32], chunk: Chunk) -> None:
-        """Merge a chunk's scores, (nq, r); NaN never enters."""
-        width = scores.shape[1]
-        hits = np.flatnonzero(scores < self.threshold[:, np.newaxis])
-        query, row = np.divmod(hits, width)
-        counts = np.bincount(query, minlength=len(scores))
-        place = np.arange(len(hits)) - np.repeat(np.cumsum(counts) - counts, counts)
-        held = self.scores.shape[1]
-        shape = (len(scores), held + int(counts.max(initial=0)))
-        merged = np.full(shape, np.inf, np.float32)
-        positions = np.full(shape, -1, np.int64)
-        merged[:, :held], positions[:, :held] = self.scores, self.positions
-        merged[query, held + place] = scores.reshape(-1)[hits]
-        positions[query, held + place] = chunk.locate(row)
-        self._keep(merged, positions)
-
-    def cut(self, k: int, margin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Drop scores more than a margin, (nq,), above the k-th; a bound of all that is dropped."""
-        if self.scores.shape[1] < k:
-            return self.threshold.astype(np.float64)
-        kth = np.partition(self.scores, k - 1, axis=1)[:, k - 1]
-        bound = np.minimum(self.threshold, kth + margin)
-        self.positions[self.scores > bound[:, np.newaxis]] = -1
-        return bound
-
-    def _keep(self, scores: NDArray[np.float32], positions: NDArray[np.int64]) -> None:
-        if scores.shape[1] > self.k:
-            order = np.argpartition(scores, self.k - 1, axis=1)[:, : self.k]
-            scores = np.take_along_axis(scores, order, axis=1)
-            positions = np.take_along_axis(positions, order, axis=1)
-        self.scores, self.positions = scores, positions
-        if scores.shape[1] == self.k:
-            self.threshold = scores.max(axis=1)

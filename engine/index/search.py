@@ -226,7 +226,9 @@ class _Run:
         if len(work) == 1:
             found = [self._named(queries, work[0])]
         else:
-            found = self.searcher.team.map(lambda item: self._named(queries, item), work)
+            patience = self.request.patience
+            team = self.searcher.team.checking(patience.check if patience else None)
+            found = team.map(lambda item: self._named(queries, item), work)
         self.widened = any(part.attempts > 1 for part in found)
         self.candidates += sum(part.named for part in found)
         self.reranked += sum(part.named for part in found)

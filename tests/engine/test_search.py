@@ -24,6 +24,7 @@ from support.search_cases import (
     make_searcher,
     make_vectors,
     naive_distances,
+    project_always,
 )
 
 METRICS = list(Metric)
@@ -37,12 +38,14 @@ def searcher(request: pytest.FixtureRequest) -> Iterator[Searcher]:
     made.close()
 
 
-@pytest.fixture(scope="module", params=["default sizes", "tiny sizes", "codes"])
+@pytest.fixture(scope="module", params=["default sizes", "tiny sizes", "codes", "projected"])
 def sizes(request: pytest.FixtureRequest) -> Iterator[None]:
     """With tiny sizes, small tables go through every loop over chunks, batches and threads."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "codes":
             code_at_once(patch)
+        if request.param == "projected":
+            project_always(patch)
         if request.param == "tiny sizes":
             patch.setattr(scan, "_SCORES", 40)
             patch.setattr(scan, "_FIRST_ROWS", 2)
@@ -51,6 +54,7 @@ def sizes(request: pytest.FixtureRequest) -> Iterator[None]:
             patch.setattr(scan, "_FULL_NAMES", 3)
             patch.setattr(strategy, "PIECE_ELEMENTS", 16)
             patch.setattr(strategy, "BATCH_QUERIES", 3)
+            patch.setattr(strategy, "LARGEST_BATCH", 5)
             patch.setattr(scan, "blas_threads", lambda: 1)
             patch.setattr(numpy, "blas_threads", lambda: 1)
         yield

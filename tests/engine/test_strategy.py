@@ -34,10 +34,10 @@ def test_overfetch_exceeds_k() -> None:
 
 
 def test_batches_shrink_as_candidates_grow() -> None:
-    assert strategy.batch_queries(64) == strategy.BATCH_QUERIES
+    assert strategy.batch_queries(64) == strategy.LARGEST_BATCH
     assert strategy.batch_queries(strategy.BATCH_ENTRIES // 2) == 2
     assert strategy.batch_queries(10 * strategy.BATCH_ENTRIES) == 1
-    assert strategy.batch_queries(0) == strategy.BATCH_QUERIES
+    assert strategy.batch_queries(0) == strategy.LARGEST_BATCH
 
 
 def test_few_searches_are_not_worth_waiting_for() -> None:

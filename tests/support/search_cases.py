@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nearql.engine import codes
+from nearql.engine.backends import projected
 from nearql.engine.backends.base import Backend
 from nearql.engine.backends.cupy import CupyBackend
 from nearql.engine.backends.numpy import NumpyBackend
@@ -170,6 +171,17 @@ def code_at_once(patch: pytest.MonkeyPatch) -> None:
         return ready(coder, rows, metric)
 
     patch.setattr(codes.Coder, "tiles", tiles)
+
+
+def project_always(patch: pytest.MonkeyPatch) -> None:
+    """Have small batches go through projections, in many stretches and tiles."""
+    for name in ("LEAST_QUERIES", "LEAST_ROWS", "LEAST_DIMENSIONS"):
+        patch.setattr(projected, name, 1)
+    patch.setattr(projected, "_TILE", 3)
+    patch.setattr(projected, "_STRETCH", 23)
+    patch.setattr(projected, "_ROWS", 5)
+    patch.setattr(projected, "_GATHERED", 64)
+    patch.setattr(projected, "_width", lambda axes, *_: -(-len(axes) // 3))
 
 
 def _number(distance: Any) -> float:
