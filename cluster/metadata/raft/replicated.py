@@ -28,17 +28,15 @@ import structlog
 
 from nearql.cluster.metadata.codec import (
     MAX_BYTES,
-    decode_command,
     encode_command,
-    from_plain,
-    unpack,
 )
 from nearql.cluster.metadata.commands import Command, Initialise, Result
 from nearql.cluster.metadata.local import node_identity
 from nearql.cluster.metadata.raft.frames import Closed, Frames
 from nearql.cluster.metadata.raft.library import Outcome
 from nearql.cluster.metadata.raft.sidecar import SidecarConfig
-from nearql.cluster.metadata.state import Metadata, apply
+from nearql.cluster.metadata.raft.told import Told
+from nearql.cluster.metadata.state import Metadata
 from nearql.engine.errors import TooLarge, Unavailable, WriteUnknown
 from nearql.engine.storage.files import FileSystem
 
@@ -71,16 +69,14 @@ class ReplicatedMetadata:
         self.restarts = 0
         self.fatal = ""  # the last reason for which a sidecar gave up
         self.status: dict[str, Any] = {}
-        self._state, self._index = Metadata(), 0
+        self._copy = Told()
         self._ticked, self._ticks = 0.0, -1
-        self._listeners: list[Callable[[Metadata], None]] = []
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
         self._frames: Frames | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False  # the sidecar that runs has told its state
-        self._told = threading.Event()
         self._closed = threading.Event()
         self._supervisor = threading.Thread(
             target=self._supervise, name="metadata-sidecar", daemon=True
@@ -95,7 +91,7 @@ class ReplicatedMetadata:
     @property
     def state(self) -> Metadata:
         """The newest state that this node has applied."""
-        return self._state
+        return self._copy.state
 
     @property
     def ticking(self) -> bool:
@@ -136,8 +132,7 @@ class ReplicatedMetadata:
 
     def watch(self, listener: Callable[[Metadata], None]) -> None:
         """Call `listener` with each new state, in order, from the thread that applies."""
-        with self._lock:
-            self._listeners.append(listener)
+        self._copy.watch(listener)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once the sidecar has told what its disk holds.
@@ -145,7 +140,7 @@ class ReplicatedMetadata:
         Raises:
             Unavailable: it did not within the time; the reason, if it gave one.
         """
-        if not self._told.wait(timeout_s):
+        if not self._copy.first.wait(timeout_s):
             reason = self.fatal or "it has not answered"
             raise Unavailable(
                 f"The metadata sidecar did not start within {timeout_s:g} s: {reason}.",
@@ -270,7 +265,7 @@ class ReplicatedMetadata:
         if self._closed.is_set():
             return
         hear: dict[str, Callable[..., None]] = {
-            "state": self._on_state, "applied": self._on_applied, "done": self._on_done,
+            "state": self._on_state, "applied": self._copy.on_applied, "done": self._on_done,
             "status": self._on_status, "fatal": self._on_fatal,
         }  # fmt: skip
         try:
@@ -281,21 +276,8 @@ class ReplicatedMetadata:
             return
 
     def _on_state(self, index: int, dumped: bytes) -> None:
-        if index >= self._index:  # a restarted sidecar begins with less than it had told
-            self._set(index, from_plain(Metadata, unpack(dumped)))
+        self._copy.on_state(index, dumped)
         self._ready = True
-        self._told.set()
-
-    def _on_applied(self, index: int, command: bytes) -> None:
-        if index > self._index:
-            self._set(index, apply(self._state, decode_command(command))[0])
-
-    def _set(self, index: int, state: Metadata) -> None:
-        with self._lock:
-            self._state, self._index = state, index
-            listeners = [*self._listeners]
-        for listener in listeners:
-            listener(state)
 
     def _on_done(self, number: int, outcome: str, result: Any) -> None:
         with self._lock:

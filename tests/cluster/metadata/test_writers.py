@@ -15,7 +15,7 @@ STATE = "nearql.cluster.metadata.state"
 
 # What makes or changes a state, and who may: the log of a node alone, and the two ends of a voter.
 MAKERS = {
-    (STATE, "apply"): {"local", "raft/replicated", "raft/sidecar"},
+    (STATE, "apply"): {"local", "raft/told", "raft/sidecar"},
     ("nearql.cluster.metadata.journal", "Journal"): {"local"},
     ("nearql.cluster.metadata.raft.journal", "RaftJournal"): {
         "raft/guard", "raft/library", "raft/member", "raft/sidecar",
@@ -67,7 +67,7 @@ def test_only_the_log_starts_from_an_empty_state() -> None:
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Metadata"
     }
-    assert makers == {"local", "raft/replicated", "raft/sidecar"}
+    assert makers == {"local", "raft/told", "raft/sidecar"}
 
 
 def test_a_state_can_not_be_changed_in_place() -> None:
