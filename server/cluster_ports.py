@@ -7,7 +7,7 @@ Ids of nodes are the uuids of their disks; names are what people call them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from nearql.cluster.metadata.state import Metadata
 from nearql.engine.deadline import Deadline
@@ -51,6 +51,10 @@ class MemberPort(LeaderPort, Protocol):
     @property
     def fenced(self) -> bool:
         """Declared dead."""
+
+    @property
+    def draining(self) -> bool:
+        """Gets no new copies, and gives away those it has."""
 
 
 class ClusterPort(Protocol):
@@ -166,6 +170,86 @@ class CallsPort(Protocol):
         """
 
 
+class PeerStatusPort(Protocol):
+    """What a primary knows of a replica."""
+
+    @property
+    def durable_lsn(self) -> int:
+        """Acknowledged."""
+
+    @property
+    def lag_ms(self) -> int | None:
+        """Since it last had everything; 0 where it has, None where that never was."""
+
+
+class SyncPort(Protocol):
+    """A copy being brought up."""
+
+    @property
+    def kind(self) -> str:
+        """partial or full."""
+
+    @property
+    def done(self) -> int:
+        """Bytes."""
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+
+
+class CopyStatusPort(Protocol):
+    """A copy on this node. role: its state, in lower case."""
+
+    @property
+    def role(self) -> str:
+        """primary_active, isr, catchup, ..."""
+
+    @property
+    def epoch(self) -> int:
+        """That it is in."""
+
+    @property
+    def commit_lsn(self) -> int:
+        """As it knows it."""
+
+    @property
+    def applied_lsn(self) -> int:
+        """What its readers see."""
+
+    @property
+    def durable_lsn(self) -> int:
+        """Synced here."""
+
+    @property
+    def end_lsn(self) -> int:
+        """Of its log."""
+
+    @property
+    def fenced(self) -> int:
+        """Messages refused because their epoch had ended."""
+
+    @property
+    def peers(self) -> Mapping[str, PeerStatusPort]:
+        """By node; at the primary alone."""
+
+    @property
+    def sync(self) -> SyncPort | None:
+        """While it is brought up."""
+
+
+class StatusPort(Protocol):
+    """The copies of a node and what its links count."""
+
+    @property
+    def shards(self) -> Mapping[str, CopyStatusPort]:
+        """By the shard's uuid."""
+
+    @property
+    def counts(self) -> Iterable[tuple[str, str, float, bool]]:
+        """(name, help, value, whether it only rises)."""
+
+
 class ReplicationPort(Protocol):
     """The copies on this node, and the way to other nodes."""
 
@@ -176,5 +260,5 @@ class ReplicationPort(Protocol):
     def shards(self) -> Mapping[str, ShardPort]:
         """The copies here, by the shard's uuid."""
 
-    def status(self) -> Any:
+    def status(self) -> StatusPort:
         """What metrics and /v1/cluster show."""

@@ -75,6 +75,10 @@ class Metrics:
         self.registry.register(_Counts(node))
         self.registry.register(_Statements(node))
 
+    def add(self, collector: Collector) -> None:
+        """Tell what another part of the server knows, too."""
+        self.registry.register(collector)
+
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Count one request; a path without a route is one label, whatever the path."""
         route = scope.get("nearql.route", "none")

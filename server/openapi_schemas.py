@@ -118,7 +118,17 @@ _ROWS_ANSWER = obj(
     {"failed_count": {**INTEGER, "description": "Where `failed` lists only the first of them."}},
 )
 
-_COPY = obj({"node": STRING, "lsn": INTEGER, "lag_records": INTEGER, "lag_ms": INTEGER})
+_COPY = obj(
+    {
+        "node": STRING,
+        "lsn": nullable("integer"),
+        "lag_records": {
+            **nullable("integer"),
+            "description": "Behind the end of the primary's log; null where no primary tells.",
+        },
+        "lag_ms": nullable("integer"),
+    }
+)
 _SHARD_MEMBERS = {
     "shard": INTEGER,
     "epoch": INTEGER,
@@ -129,10 +139,13 @@ _SHARD_MEMBERS = {
 _NODE = obj(
     {
         "name": STRING,
-        "role": {"enum": ["leader", "follower", "candidate"]},
+        "role": {"enum": ["leader", "follower", "candidate", "member"]},
         "url": STRING,
         "alive": BOOLEAN,
-        "last_seen_ms": INTEGER,
+        "last_seen_ms": {
+            **nullable("integer"),
+            "description": "Since the asked node heard of it; null where it never did.",
+        },
     }
 )
 _COLUMN = obj(
@@ -186,7 +199,22 @@ _CLUSTER = obj(
         "term": {**INTEGER, "description": "0 on a node alone: no election was held."},
         "nodes": array(ref("Node")),
         "shards": array(ref("Shard")),
-    }
+    },
+    {
+        "moves": {
+            **array(
+                obj(
+                    {
+                        "table": STRING,
+                        "shard": INTEGER,
+                        "adding": STRING,
+                        "removing": nullable("string"),
+                    }
+                )
+            ),
+            "description": "Of copies, under way; in a cluster only.",
+        },
+    },
 )
 
 _ROLE: Schema = {"enum": ["none", "reader", "writer", "admin"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -113,6 +113,10 @@ class SessionPort(Stores, Protocol):
 
 class NodePort(Protocol):
     """A running node."""
+
+    @property
+    def system_sources(self) -> dict[str, Callable[[], pa.Table]]:
+        """System tables that come from elsewhere than the node itself: from the cluster."""
 
     @property
     def config(self) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +29,16 @@ _INDEXES = pa.schema(
      ("rows_total", pa.int64()), ("rate", pa.float64()), ("eta_ms", pa.int64()),
      ("bytes", pa.int64()), ("detail", pa.string())]
 )  # fmt: skip
-_SHARDS = pa.schema(
+SHARDS = pa.schema(
     [("table", pa.string()), ("shard", pa.int32()), ("uuid", pa.string()), ("epoch", pa.int64()),
      ("primary", pa.string()), ("in_sync", pa.list_(pa.string())), ("commit_lsn", pa.int64()),
-     ("node", pa.string()), ("lsn", pa.int64()), ("lag_records", pa.int64()),
-     ("lag_ms", pa.int64())]
+     ("node", pa.string()), ("state", pa.string()), ("lsn", pa.int64()),
+     ("lag_records", pa.int64()), ("lag_ms", pa.int64())]
 )  # fmt: skip
-_NODES = pa.schema(
+NODES = pa.schema(
     [("name", pa.string()), ("role", pa.string()), ("url", pa.string()), ("alive", pa.bool_()),
-     ("last_seen_ms", pa.int64()), ("incarnation", pa.int64())]
+     ("last_seen_ms", pa.int64()), ("incarnation", pa.int64()), ("fenced", pa.bool_()),
+     ("draining", pa.bool_())]
 )  # fmt: skip
 _SEGMENTS = pa.schema(
     [("table", pa.string()), ("shard", pa.int32()), ("first_row", pa.int64()),
@@ -64,7 +65,8 @@ def effective_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _build(schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> pa.Table:
+def build(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.Table:
+    """A system table of these rows, their values in the schema's order."""
     names = schema.names
     return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema)
 
@@ -124,7 +126,7 @@ def _shards(node: Node) -> Iterator[tuple[Any, ...]]:
             yield (
                 row.table.name, number, shard.uuid, shard.epoch, _name(node, shard.primary),
                 [_name(node, member) for member in shard.isr], lsn,
-                _own_copy(node, shard), lsn, 0, 0,
+                _own_copy(node, shard), "primary_active", lsn, 0, 0,
             )  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def _name(node: Node, node_id: str | None) -> str | None:
 
 def _nodes(node: Node) -> Iterator[tuple[Any, ...]]:
     for row in node.metadata.state.nodes.values():
-        yield row.name, "leader", row.url, True, 0, row.incarnation
+        yield row.name, "leader", row.url, True, 0, row.incarnation, row.fenced, row.draining
 
 
 def _segments(node: Node) -> Iterator[tuple[Any, ...]]:
@@ -204,15 +206,15 @@ def _views(node: Node) -> Iterator[tuple[Any, ...]]:
 def _maker(
     schema: pa.Schema, rows: Callable[[Node], Iterator[tuple[Any, ...]]]
 ) -> Callable[[Node], pa.Table]:
-    return lambda node: _build(schema, rows(node))
+    return lambda node: build(schema, rows(node))
 
 
 TABLES: dict[str, Callable[[Node], pa.Table]] = {
     "tables": _maker(_TABLES, _tables),
     "columns": _maker(_COLUMNS, _columns),
     "indexes": _maker(_INDEXES, _indexes),
-    "shards": _maker(_SHARDS, _shards),
-    "nodes": _maker(_NODES, _nodes),
+    "shards": _maker(SHARDS, _shards),
+    "nodes": _maker(NODES, _nodes),
     "segments": _maker(_SEGMENTS, _segments),
     "damage": _maker(_DAMAGE, _damage),
     "devices": _maker(_DEVICES, _devices),

@@ -114,6 +114,11 @@ class CheckedNode:
         return self._node.config
 
     @property
+    def system_sources(self) -> dict[str, Callable[[], pa.Table]]:
+        """The node's own."""
+        return self._node.system_sources
+
+    @property
     def access(self) -> AccessControl:
         """For administrators; every change is in the audit log."""
         return AuditedAccess(self._node.access, self._audit, self.rights)

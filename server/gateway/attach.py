@@ -5,16 +5,23 @@ from __future__ import annotations
 from functools import partial
 
 from nearql.server.edge import Edge
-from nearql.server.gateway import concerns, envelope, rows, statements
+from nearql.server.gateway import concerns, envelope, rows, statements, status, tables
 from nearql.server.gateway.gateway import Gateway
+from nearql.server.gateway.metrics import ClusterMetrics
 from nearql.server.routes.sql import answer_forwarded
 
 
 def attach(gateway: Gateway, edge: Edge) -> None:
-    """From now on writes wait for copies, and requests of other nodes are answered."""
+    """From now on writes wait for copies, requests of other nodes are answered, and system tables
+    and metrics tell of the cluster.
+    """
     edge.node.session().replicas = concerns.ClusterReplicas(gateway)
     calls = gateway.replication.calls
     run = partial(answer_forwarded, edge)
     calls.serve(envelope.SQL, statements.served(run, edge.access))
     calls.serve(envelope.ROWS, rows.served(edge.node_as, edge.access))
     calls.serve(envelope.WAIT, concerns.served(gateway))
+    calls.serve(envelope.SHARDS, status.served(gateway))
+    edge.node.system_sources["shards"] = partial(tables.shards, gateway)
+    edge.node.system_sources["nodes"] = partial(tables.nodes, gateway)
+    edge.metrics.add(ClusterMetrics(gateway))

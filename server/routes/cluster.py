@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nearql.server.edge import Edge
+from nearql.server.gateway.gateway import Gateway
+from nearql.server.gateway.status import moves
 from nearql.server.ports import NodePort
 from nearql.server.replies import json_reply
 
@@ -19,8 +21,8 @@ TERM_ALONE = 0  # terms count Raft elections; a node alone holds none
 
 async def cluster(request: Request, edge: Edge) -> Response:
     """Leader, term, nodes and shards."""
-    node = edge.node_of(request)
-    return json_reply(await edge.run(lambda: describe_cluster(node)))
+    node, gateway = edge.node_of(request), edge.gateway
+    return json_reply(await edge.run(lambda: describe_cluster(node, gateway)))
 
 
 async def nodes(request: Request, edge: Edge) -> Response:
@@ -35,11 +37,16 @@ async def shards(request: Request, edge: Edge) -> Response:
     return json_reply({"shards": await edge.run(lambda: shard_list(node))})
 
 
-def describe_cluster(node: NodePort) -> dict[str, Any]:
+def describe_cluster(node: NodePort, gateway: Gateway | None = None) -> dict[str, Any]:
     """The answer of /v1/cluster."""
     found = node_list(node)
     leader = next((n["name"] for n in found if n["role"] == "leader"), None)
-    return {"leader": leader, "term": TERM_ALONE, "nodes": found, "shards": shard_list(node)}
+    described = {"leader": leader, "term": TERM_ALONE, "nodes": found, "shards": shard_list(node)}
+    if gateway is None:
+        return described
+    visible = {table.name for table in node.catalog().tables.values()}
+    under_way = [move for move in moves(gateway) if move["table"] in visible]
+    return {**described, "term": gateway.cluster.term, "moves": under_way}
 
 
 def node_list(node: NodePort) -> list[dict[str, Any]]:

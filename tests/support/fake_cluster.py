@@ -189,15 +189,56 @@ class FakeCalls:
         return answer
 
 
+@dataclass(frozen=True)
+class PeerStatus:
+    """What a primary knows of a replica."""
+
+    durable_lsn: int
+    lag_ms: int | None = 0
+
+
+@dataclass(frozen=True)
+class Sync:
+    """A copy being brought up."""
+
+    kind: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class CopyStatus:
+    """A copy as its node knows it."""
+
+    role: str = "isr"
+    epoch: int = 1
+    commit_lsn: int = 0
+    applied_lsn: int = 0
+    durable_lsn: int = 0
+    end_lsn: int = 0
+    fenced: int = 0
+    peers: Mapping[str, PeerStatus] = field(default_factory=dict)
+    sync: Sync | None = None
+
+
+@dataclass
+class Status:
+    """What a node's replication tells."""
+
+    shards: dict[str, CopyStatus] = field(default_factory=dict)
+    counts: tuple[tuple[str, str, float, bool], ...] = ()
+
+
 class FakeReplication:
     """Implements `ReplicationPort`."""
 
     def __init__(self, mesh: FakeMesh, here: str) -> None:
         self.calls = FakeCalls(mesh, here)
         self.copies: dict[str, FakeCopy] = {}
+        self.told = Status()
 
     def shards(self) -> Mapping[str, FakeCopy]:
         return self.copies
 
-    def status(self) -> Any:
-        return None
+    def status(self) -> Status:
+        return self.told

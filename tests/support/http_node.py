@@ -154,6 +154,7 @@ class FakeNode:
         self.fake = FakeSession()
         self.tables = {"docs": DOCS}
         self.system: dict[str, pa.Table] = {}
+        self.system_sources: dict[str, Callable[[], pa.Table]] = {}
         self.reached: dict[int, tuple[int, int]] = {}  # shard -> (epoch, lsn)
         self.failed: dict[str, Corruption] = {}
 
@@ -168,7 +169,8 @@ class FakeNode:
         return SimpleNamespace(read_view=lambda: SimpleNamespace(positions=tuple(positions)))
 
     def system_table(self, name: str) -> pa.Table | None:
-        return self.system.get(name)
+        source = self.system_sources.get(name)
+        return self.system.get(name) if source is None else source()
 
     def counts(self) -> Iterable[Count]:
         return ()
