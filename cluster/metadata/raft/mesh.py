@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections import Counter, deque
@@ -28,26 +27,25 @@ from typing import Any
 
 import msgpack
 
+from nearql.cluster.metadata.codec import MAX_BYTES
 from nearql.cluster.metadata.raft.messages import MAX_MESSAGE_BYTES
+from nearql.cluster.metadata.raft.streams import HELLO_BYTES, LENGTH, PROTOCOL, Patience, dial
+from nearql.cluster.metadata.raft.streams import Refused as _Refused
+from nearql.cluster.metadata.raft.streams import abort as _abort
+from nearql.cluster.metadata.raft.streams import family as _family
+from nearql.cluster.metadata.raft.streams import prepare as _prepare
+from nearql.cluster.metadata.raft.streams import receive as _receive
+from nearql.cluster.metadata.raft.streams import send as _send
+from nearql.cluster.metadata.raft.streams import unpack_hello as _unpack_hello
 from nearql.cluster.tls import TlsFiles, certified_names
 from nearql.engine.errors import InvalidRequest
 
-PROTOCOL = 1
-HELLO_BYTES = 4096
 PENDING = 64
 QUEUE_BYTES = 64 << 20
-_LENGTH = struct.Struct(">I")
+GUEST_BYTES = MAX_BYTES + 1024  # a guest's request: one command
 
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds: until a connection is given up, between pings, until a silent peer is gone."""
-
-    connect_s: float = 1.0
-    handshake_s: float = 3.0
-    ping_s: float = 1.0
-    silence_s: float = 5.0
-    retry_s: float = 0.2
+# (name, request, send) -> "" or a refusal
+Serve = Callable[[str, list[Any], Callable[..., None]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,7 @@ class Mesh:
         self._pending: deque[tuple[float, socket.socket]] = deque()
         self._incoming: dict[str, socket.socket] = {}
         self._links = {name: _OutgoingLink(self, name) for name in config.peers}
+        self.guests: Serve | None = None  # answers nodes that are no voters
         self._server_context: tuple[tuple[float, ...], ssl.SSLContext] | None = None
 
     def start(self) -> None:
@@ -151,7 +150,10 @@ class Mesh:
         try:
             _prepare(connection, self.config.patience.handshake_s)
             with self._context().wrap_socket(connection, server_side=True) as stream:
-                name = self._proved_name(stream)
+                name, is_guest = self._proved_name(stream)
+                if is_guest:
+                    self._serve_guest(name, connection, stream)
+                    return
                 self._replace_incoming(name, stream)
                 self._forget_pending(connection)
                 stream.settimeout(self.config.patience.silence_s)
@@ -175,15 +177,15 @@ class Mesh:
                 self._server_context = stamp, self.config.tls.context(server=True)
             return self._server_context[1]
 
-    def _proved_name(self, stream: ssl.SSLSocket) -> str:
-        """Read the hello, check it against the certificate, and answer it."""
+    def _proved_name(self, stream: ssl.SSLSocket) -> tuple[str, bool]:
+        """Read the hello, check it against the certificate, and answer it; who, whether a guest."""
         hello = _unpack_hello(_receive(stream, HELLO_BYTES))
         name = hello.get("name")
         ours, theirs = self.cluster_id(), hello.get("cluster")
-        refusal = ""
+        refusal, is_guest = "", bool(hello.get("guest")) and self.guests is not None
         if not isinstance(name, str) or name not in certified_names(stream.getpeercert()):
             refusal = "name"
-        elif name not in self.config.peers or hello.get("to") != self.config.me:
+        elif (name not in self.config.peers and not is_guest) or hello.get("to") != self.config.me:
             refusal = "not_a_voter"
         elif hello.get("protocol") != PROTOCOL:
             refusal = "protocol"
@@ -192,7 +194,20 @@ class Mesh:
         _send(stream, msgpack.packb({"refused": refusal, "cluster": ours}))
         if refusal:
             raise _Refused(refusal)
-        return str(name)
+        return str(name), is_guest
+
+    def _serve_guest(self, name: str, connection: socket.socket, stream: ssl.SSLSocket) -> None:
+        """One request of a node that does not vote."""
+        assert self.guests is not None
+        request = msgpack.unpackb(_receive(stream, GUEST_BYTES))
+        self._forget_pending(connection)
+        stream.settimeout(self.config.patience.silence_s)
+        if not isinstance(request, list) or not request:
+            raise _Refused("malformed")
+        refusal = self.guests(name, request, lambda *frame: _send(stream, msgpack.packb(frame)))
+        if refusal:
+            _send(stream, msgpack.packb(["refused", refusal]))
+            raise _Refused(refusal)
 
     def _replace_incoming(self, name: str, stream: ssl.SSLSocket) -> None:
         """A peer has one stream to us; an older one is dead, or will never be heard again."""
@@ -259,37 +274,14 @@ class _OutgoingLink:
                 self._changed.wait_for(lambda: self._stopped, self._patience.retry_s)
 
     def _connect(self) -> ssl.SSLSocket:
-        host, port = self._mesh.config.peers[self.name]
-        context = self._mesh.config.tls.context(server=False)
-        raw = socket.create_connection((host, port), timeout=self._patience.connect_s)
-        try:
-            _prepare(raw, self._patience.handshake_s)
-            stream = context.wrap_socket(raw, server_hostname=self.name)
-        except BaseException:
-            raw.close()
-            raise
-        try:
-            self._greet(stream)
-        except BaseException:
-            stream.close()
-            raise
-        return stream
-
-    def _greet(self, stream: ssl.SSLSocket) -> None:
-        ours = self._mesh.cluster_id()
-        hello = {
-            "protocol": PROTOCOL,
-            "name": self._mesh.config.me,
-            "to": self.name,
-            "cluster": ours,
-        }
-        _send(stream, msgpack.packb(hello))
-        answer = _unpack_hello(_receive(stream, HELLO_BYTES))
-        if answer.get("refused"):
-            raise _Refused(str(answer["refused"])[:40])
+        config, ours = self._mesh.config, self._mesh.cluster_id()
+        hello = {"protocol": PROTOCOL, "name": config.me, "to": self.name, "cluster": ours}
+        stream, answer = dial(config.peers[self.name], hello, config.tls, self._patience)
         self._mesh.peer_clusters[self.name] = str(answer.get("cluster", ""))
         if ours and answer.get("cluster") and answer["cluster"] != ours:
+            stream.close()
             raise _Refused("cluster")
+        return stream
 
     def _pump(self, stream: ssl.SSLSocket) -> None:
         """Send what waits, and a ping when nothing does."""
@@ -304,7 +296,7 @@ class _OutgoingLink:
                 self._waiting_bytes = 0
             if too_much:
                 raise OSError("the peer reads too slowly")
-            stream.sendall(b"".join(_LENGTH.pack(len(m)) + m for m in batch or [b""]))
+            stream.sendall(b"".join(LENGTH.pack(len(m)) + m for m in batch or [b""]))
 
     def _set_up(self, up: bool) -> None:
         with self._changed:
@@ -315,59 +307,5 @@ class _OutgoingLink:
             self._mesh.on_link(self.name, up)
 
 
-class _Refused(Exception):
-    """A connection that is none of ours; the text is the reason's word."""
-
-
 def _thread(name: str, target: Callable[[], None]) -> None:
     threading.Thread(target=target, name=name, daemon=True).start()
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _prepare(connection: socket.socket, timeout_s: float) -> None:
-    connection.settimeout(timeout_s)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 2000)
-
-
-def _abort(connection: socket.socket) -> None:
-    """Wake up whoever reads from it; they close it."""
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _send(stream: ssl.SSLSocket, data: bytes) -> None:
-    stream.sendall(_LENGTH.pack(len(data)) + data)
-
-
-def _receive(stream: ssl.SSLSocket, limit: int) -> bytes:
-    """One frame; raises _Refused for one beyond the limit, before a byte of it is read."""
-    (length,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
-    if length > limit:
-        raise _Refused("oversized")
-    return _exactly(stream, length)
-
-
-def _exactly(stream: ssl.SSLSocket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        piece = stream.recv(min(size - len(data), 1 << 20))
-        if not piece:
-            raise OSError("closed by the peer")
-        data += piece
-    return bytes(data)
-
-
-def _unpack_hello(data: bytes) -> dict[str, Any]:
-    try:
-        hello = msgpack.unpackb(data)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise _Refused("malformed") from error
-    if not isinstance(hello, dict):
-        raise _Refused("malformed")
-    return hello

@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 from nearql.cluster.metadata.codec import decode_command, from_plain, pack, to_plain, unpack
 from nearql.cluster.metadata.raft import library
 from nearql.cluster.metadata.raft.frames import Closed, Frames
+from nearql.cluster.metadata.raft.guests import Guests
 from nearql.cluster.metadata.raft.journal import RaftJournal
 from nearql.cluster.metadata.raft.library import Outcome, Timing
 from nearql.cluster.metadata.raft.member import BARRIER, MemberConfig, RaftMember
@@ -115,7 +116,8 @@ class Sidecar:
         self._config, self._frames, self._fs = config, frames, fs
         self._out: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._marker = Path(config.directory) / _LEARNING
-        self.machine = MetadataMachine(self._tell)
+        self.machine = MetadataMachine(self._tell_all)
+        self.guests = Guests(self)
         others = tuple(sorted(name for name in config.voters if name != config.name))
         path = Path(config.directory) / "log"
         fs.make_directory(path.parent)
@@ -132,6 +134,7 @@ class Sidecar:
             self._on_link,
             lambda: self.machine.state.cluster_id,
         )
+        self.mesh.guests = self.guests.serve
         timing = Timing(config.election_min_s, config.election_max_s)
         self.member = RaftMember(
             MemberConfig(config.name, others, timing, config.compact_entries, self._marked),
@@ -198,6 +201,35 @@ class Sidecar:
 
     def _tell(self, *frame: Any) -> None:
         self._out.put(frame)
+
+    def _tell_all(self, *frame: Any) -> None:
+        self._tell(*frame)
+        self.guests.tell(*frame)
+
+    # ---- `guests.Voter` ---------------------------------------------------------------------
+
+    @property
+    def state(self) -> Metadata:
+        """See `guests.Voter`."""
+        return self.machine.state
+
+    def submit(self, command: bytes, done: Callable[[Outcome, Any], None]) -> None:
+        """See `guests.Voter`."""
+        self.member.post_submit(command, done)
+
+    def begin(self, start: Callable[[int, bytes], None]) -> None:
+        """See `guests.Voter`."""
+        self.member.post(lambda: start(self.machine.index, self.machine.dump()))
+
+    def index(self) -> int:
+        """See `guests.Voter`."""
+        return self.machine.index
+
+    def brief(self) -> dict[str, Any]:
+        """See `guests.Voter`."""
+        return {"leader": self.member.library.leader, "term": self.member.library.term}
+
+    # ---- the parent's socket ----------------------------------------------------------------
 
     def _write(self) -> None:
         while True:
