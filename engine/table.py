@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.schema import Column, IndexDef, TableDef, TableSchema
 from nearql.engine.segment.damage import Damage
 from nearql.engine.segment.rows import Rows
+from nearql.engine.shard.local_copy import LocalCopy
 from nearql.engine.shard.plan import duplicate_key
 from nearql.engine.shard.records import Counts, SchemaChange, Statement
 from nearql.engine.shard.shard import Shard
@@ -40,6 +42,7 @@ from nearql.engine.types import SHARD_SHIFT, Change, OnConflict, WriteOutcome
 from nearql.engine.view import TableView
 from nearql.engine.writes import (
     ShardWrite,
+    Until,
     log_all,
     outcome_of,
     pack_offsets,
@@ -47,12 +50,16 @@ from nearql.engine.writes import (
     writing,
 )
 
+_DDL_MS = 30_000  # that a copy's writes may take to be committed, around a change of its schema
 _COPIES = 3  # of given rows that are in memory until they are applied: checked, logged, applied
 _CLOSE_CHECKPOINT_BYTES = RETRY_BYTES  # logged since the last checkpoint: worth one when closing
 
 
 class Table:
-    """Thread-safe. `create` or `open` makes one; `close` ends it."""
+    """Thread-safe. `create` or `open` makes one; `close` ends it.
+
+    copies: its shards as replication drives them, in order; none on a node alone.
+    """
 
     def __init__(
         self, definition: TableDef, shards: Sequence[Shard], context: EngineContext
@@ -66,6 +73,7 @@ class Table:
         self._texts = TextIndexes(context.text_memory, context.settings.text_words)
         for shard in self._shards:
             shard.watcher = self._indexes
+        self.copies = self._made_copies()
         self._view: TableView | None = None  # the last one given out; kept for its directories
         self._closed = False
         context.memory.on_pressure(self, self._maintenance.relieve)
@@ -119,8 +127,24 @@ class Table:
         self._maintenance.close()
         self._indexes.close()
         self._texts.close()
+        for copy in self.copies:
+            copy.close()
         for shard in self._shards:
             shard.close(checkpoint_bytes=_CLOSE_CHECKPOINT_BYTES)
+
+    def _made_copies(self) -> tuple[LocalCopy, ...]:
+        if not self._context.replicated:
+            return ()
+        copies = tuple(LocalCopy(shard, self._context) for shard in self._shards)
+        for copy, shard in zip(copies, self._shards, strict=True):
+            copy.on_applied = partial(self._after_apply, shard)
+        return copies
+
+    def _after_apply(self, shard: Shard) -> None:
+        """A copy has applied what another node wrote."""
+        if not self._closed:
+            self._maintenance.after_write([shard])
+            self._indexes.after_write()
 
     # ---- Reading ---------------------------------------------------------------------------
 
@@ -149,54 +173,64 @@ class Table:
 
     def insert(
         self, rows: pa.Table, on_conflict: OnConflict, *, request_id: bytes | None = None,
-        timeout_ms: int | None = None,
+        timeout_ms: int | None = None, until: Until = "applied",
     ) -> WriteOutcome:  # fmt: skip
         """Durably add complete rows in storage types; all or none per shard.
+
+        until: what to wait for. In a copy that is replicated, "durable" is what the primary's own
+            disk has, which may be lost at a failover and is not visible yet.
 
         Raises:
             InvalidValue: rows that don't fit the schema; row and column are named.
             Conflict: code `duplicate_key`, extra `key` and `row` (position in `rows`), if ERROR.
             StorageFull, Overloaded, WriteUnknown, StatementTimeout, TooLarge.
+            Unavailable: code `not_primary` or `not_enough_replicas`, in a copy; as with the others.
         """
         deadline = Deadline(timeout_ms)
         with self._room(_COPIES * rows.nbytes, deadline):
-            return self._inserted(rows, on_conflict, request_id, deadline)
+            self._check_open()
+            self._wait_admitted(deadline)
+            schema = self._definition.schema
+            checked = Rows.of(schema, rows)
+            with self._admission.entered(checked.nbytes):
+                writes = self._insert(schema, checked, on_conflict, request_id, deadline)
+                return self._finished(writes, deadline, until)
 
-    def _inserted(
-        self, rows: pa.Table, on_conflict: OnConflict, request_id: bytes | None, deadline: Deadline
-    ) -> WriteOutcome:
-        self._check_open()
-        schema = self._definition.schema
-        checked = Rows.of(schema, rows)
+    def _insert(
+        self, schema: TableSchema, checked: Rows, on_conflict: OnConflict,
+        request_id: bytes | None, deadline: Deadline,
+    ) -> list[ShardWrite]:  # fmt: skip
         parts = list(split(checked, schema.key_number, len(self._shards)))
-        with self._admission.entered(checked.nbytes):
-            with writing([self._shards[number] for number, _, _ in parts], deadline):
-                self._check_schema_is(schema)
-                writes = [
-                    ShardWrite(
-                        self._shards[number],
-                        Statement(RecordKind.BATCH, Counts(), request_id or NO_REQUEST),
-                        offsets=offsets,
-                        ended=self._shards[number].seen(request_id),
-                    )
-                    for number, offsets, _ in parts
-                ]
-                for write, (_, _, part) in zip(writes, parts, strict=True):
-                    if write.ended is None:
-                        self._plan_insert(write, part, on_conflict)
-                log_all(writes)
-            return self._finished(writes, deadline)
+        with writing([self._shards[number] for number, _, _ in parts], deadline):
+            self._check_schema_is(schema)
+            writes = [
+                ShardWrite(
+                    self._shards[number],
+                    Statement(RecordKind.BATCH, Counts(), request_id or NO_REQUEST),
+                    offsets=offsets,
+                    ended=self._shards[number].seen(request_id),
+                )
+                for number, offsets, _ in parts
+            ]
+            for write, (_, _, part) in zip(writes, parts, strict=True):
+                if write.ended is None:
+                    self._plan_insert(write, part, on_conflict)
+            log_all(writes)
+        return writes
 
     def modify(
         self, evaluate: Callable[[TableView], Change], *, request_id: bytes | None = None,
-        timeout_ms: int | None = None,
+        timeout_ms: int | None = None, until: Until = "applied",
     ) -> WriteOutcome:  # fmt: skip
         """Evaluate once, with no other writer in between, on everything written before; then log
         the result.
 
         `evaluate` must not write to this table. What it raises is passed on; nothing is written.
+        until: as in `insert`.
         """
         deadline = Deadline(timeout_ms)
+        self._check_open()
+        self._wait_admitted(deadline)
         with self._room(0, deadline), self._admission.entered(0):
             with self._alone(deadline):
                 writes = self._repeated(request_id)
@@ -205,7 +239,7 @@ class Table:
                     writes = list(self._change_writes(view, evaluate(view), request_id))
                     deadline.check("its evaluation")
                     log_all(writes)
-            return self._finished(writes, deadline)
+            return self._finished(writes, deadline, until)
 
     def find(self, keys: pa.Array) -> NDArray[np.int64]:
         """Row number of each key's live row, int64, -1 where there is none; no scan.
@@ -223,9 +257,13 @@ class Table:
                     found[mine] = shard.find([listed[at] for at in mine.tolist()])
         return found
 
-    def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
+    def truncate(
+        self, *, request_id: bytes | None = None, timeout_ms: int | None = None
+    ) -> WriteOutcome:
         """Delete every row; the outcome's `deleted` is how many there were."""
-        deadline = Deadline(None)
+        deadline = Deadline(timeout_ms)
+        self._check_open()
+        self._wait_admitted(deadline)
         with self._alone(deadline):
             writes = self._repeated(request_id)
             if writes is None:
@@ -244,8 +282,13 @@ class Table:
             StorageFull: there would be no room to log it.
             InvalidValue: an added NOT NULL column without a default, while there are rows.
             Unsupported: an added column whose default is no literal, while there are rows.
+            StatementTimeout: a copy's earlier writes were not committed for long.
+            Unavailable: code `not_primary` or `not_enough_replicas`, in a copy.
         """
-        with self._alone(Deadline(None)):
+        deadline = Deadline(_DDL_MS if self._context.replicated else None)
+        self._check_open()
+        self._wait_admitted(deadline)
+        with self._alone(deadline):
             for shard in self._shards:
                 shard.wal.check_room()
             known = {column.number for column in self._definition.schema.columns}
@@ -258,9 +301,13 @@ class Table:
     def apply_schema(self, definition: TableDef) -> None:
         """Order a new definition against the rows; durable in every shard's log on return.
 
-        Idempotent.
+        Idempotent. On a copy that follows, it counts at once, and the primary's log brings its
+        place among the rows: until then, rows show an added column's default.
         """
-        deadline = Deadline(None)
+        if any(copy.leads is None for copy in self.copies):
+            self._definition = definition
+            return
+        deadline = Deadline(_DDL_MS if self._context.replicated else None)
         with self._alone(deadline):
             version = definition.schema.version
             writes = [
@@ -269,8 +316,8 @@ class Table:
                 if shard.schema_version < version
             ]
             log_all(writes)
-            self._finished(writes, deadline)
             self._definition = definition
+            self._finished(writes, deadline)
 
     # ---- Indexes ---------------------------------------------------------------------------
 
@@ -383,6 +430,18 @@ class Table:
 
     # ---- Steps -----------------------------------------------------------------------------
 
+    def _wait_admitted(self, deadline: Deadline) -> None:
+        """Without locks: until this copy, if it is one, is the primary and has what went before.
+
+        Raises:
+            Unavailable: code `not_primary` or `not_enough_replicas`.
+        """
+        for shard in self._shards:
+            shard.gate.wait_admitted(deadline)
+        version = self._definition.schema.version
+        if self.copies and any(shard.schema_version < version for shard in self._shards):
+            self.apply_schema(self._definition)  # the primary before did not come to it
+
     @contextmanager
     def _alone(self, deadline: Deadline) -> Iterator[None]:
         """Every shard locked, everything logged before applied."""
@@ -392,8 +451,10 @@ class Table:
                 shard.drain(deadline)
             yield
 
-    def _finished(self, writes: Sequence[ShardWrite], deadline: Deadline) -> WriteOutcome:
-        outcome = outcome_of(writes, deadline)
+    def _finished(
+        self, writes: Sequence[ShardWrite], deadline: Deadline, until: Until = "applied"
+    ) -> WriteOutcome:
+        outcome = outcome_of(writes, deadline, until)
         self._maintenance.after_write(write.shard for write in writes)
         self._indexes.after_write()
         self._indexes.after_write()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from nearql.engine import strategy
 from nearql.engine.context import EngineContext
+from nearql.engine.defaults import literal_default
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
 from nearql.engine.index.catalog import TableIndexes
@@ -403,7 +404,10 @@ class TableView:
 
     def _filled(self, column: Column, part: _Part, count: int) -> pa.Array:
         """A column that the segment doesn't store: it was added later."""
-        fill = self._shards[part.shard].fills.get(column.number)
+        fills = self._shards[part.shard].fills
+        # A copy may know a column from metadata before it is in its part of the log.
+        known = column.number in fills
+        fill = fills[column.number] if known else literal_default(column)
         kind = _shown_type(column)
         return pa.nulls(count, kind) if fill is None else pa.repeat(fill, count).cast(kind)
 

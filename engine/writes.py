@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from nearql.engine.shard.shard import Shard
 from nearql.engine.shard.tail import Pending
 from nearql.engine.storage.wal import RecordKind
 from nearql.engine.types import ShardPosition, WriteOutcome
+
+Until = Literal["applied", "durable"]
 
 
 @dataclass(slots=True)
@@ -95,15 +98,19 @@ def log_all(writes: Sequence[ShardWrite]) -> None:
             raise
 
 
-def outcome_of(writes: Sequence[ShardWrite], deadline: Deadline) -> WriteOutcome:
-    """Wait until every shard's part is committed and applied; then sum up.
+def outcome_of(
+    writes: Sequence[ShardWrite], deadline: Deadline, until: Until = "applied"
+) -> WriteOutcome:
+    """Wait until every shard's part is committed and applied, or durable here; then sum up.
 
     Raises:
-        WriteUnknown: the time was up first.
+        WriteUnknown: the time was up first, or a shard's primary is another copy now.
     """
     for write in writes:
         if isinstance(write.ended, Pending):
-            write.shard.finish(write.ended, deadline)
+            shard = write.shard
+            wait = shard.finish if until == "applied" else shard.finish_durable
+            wait(write.ended, deadline)
     ends = [write.end() for write in writes]
     positions = tuple(
         ShardPosition(write.shard.number, end.epoch, end.lsn)

@@ -115,6 +115,7 @@ class CommitGate:
         self.epoch: int | None = None
         self.start_lsn = 0
         self.commit_lsn = self.applied_lsn = applied_lsn
+        self.on_applied: Callable[[int], None] = _nobody
 
     @property
     def committed_lsn(self) -> int:
@@ -196,20 +197,18 @@ class CommitGate:
         with self._changed:
             self.applied_lsn = lsn
             self._changed.notify_all()
+        self.on_applied(lsn)
 
     def synced(self) -> None:
         """More of the log is durable."""
         with self._changed:
             self._changed.notify_all()
 
-    def reset(self, lsn: int) -> None:
-        """The copy holds another state now: a snapshot's, at that LSN."""
-        with self._changed:
-            self.applied_lsn = lsn
-            self.commit_lsn = max(self.commit_lsn, lsn)
-            self._changed.notify_all()
-
 
 def _timeout(deadline: Deadline) -> float | None:
     left = deadline.left_s
     return None if left < 0 else left
+
+
+def _nobody(lsn: int) -> None:
+    """Nobody wants to know."""

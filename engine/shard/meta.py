@@ -1,7 +1,7 @@
 """The identity of one copy of a shard: who it is, whatever names and addresses change.
 
-File `shard.meta`, written once when the copy is made: a new disk has a new `alloc_id`, so it can
-never pose as the old one.
+File `shard.meta`, written when the copy is made: a new disk has a new `alloc_id`, so it can never
+pose as the old one. A replicated copy writes it anew when it promises an epoch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ _CRC = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class ShardMeta:
-    """cluster_id, shard_uuid, alloc_id: 16 bytes each. shard: its number in the table."""
+    """cluster_id, shard_uuid, alloc_id: 16 bytes each. shard: its number in the table.
+
+    promised_epoch: see `ShardCopy.promise`; 0 on a node alone, whose file doesn't have it.
+    """
 
     cluster_id: bytes
     shard_uuid: bytes
     alloc_id: bytes
     shard: int
     epoch: int = 1
+    promised_epoch: int = 0
 
     @property
     def identity(self) -> LogIdentity:
@@ -49,7 +53,10 @@ def new_meta(cluster_id: bytes, table_uuid: str, shard: int) -> ShardMeta:
 
 def write_meta(fs: FileSystem, directory: Path, meta: ShardMeta) -> None:
     """Write the identity durably."""
-    payload = msgpack.packb({"format": META_FORMAT, **asdict(meta)})
+    members = asdict(meta)
+    if not meta.promised_epoch:
+        del members["promised_epoch"]
+    payload = msgpack.packb({"format": META_FORMAT, **members})
     write_atomic(fs, directory / META_FILE, payload + _CRC.pack(crc32c(payload)))
 
 

@@ -81,7 +81,7 @@ class Shard:
         self.directory = directory
         self.meta = meta
         self.number = meta.shard
-        self._key_type = key[1]
+        self.key_number, self._key_type = key
         self._context = context
         self._settings = context.settings
         self.lock = threading.RLock()
@@ -92,6 +92,7 @@ class Shard:
         self.unflushed_bytes = 0
         self.watcher: Watcher | None = None
         self.trims: Callable[[int], int] = _as_it_is  # what the log may go below, after the wish
+        self.before_apply: Callable[[int], None] = _nothing  # with the LSN of what is applied next
         self.log_name = WAL_DIRECTORIES[0]
         self._recover()
         self._view = self._state.view()
@@ -377,6 +378,7 @@ class Shard:
             return
         with self._applying():
             for pending in self.tail.take(committed):
+                self.before_apply(pending.statement.lsn)
                 self._state.apply(pending.statement)
                 self.unflushed_bytes += pending.nbytes
 
@@ -404,8 +406,32 @@ class Shard:
         """
         with self._applying():
             for statement, nbytes in statements:
+                self.before_apply(statement.lsn)
                 self._state.apply(statement)
                 self.unflushed_bytes += nbytes
+
+    def view_now(self) -> ShardView:
+        """What was applied up to now, published or not. Needs the lock."""
+        return self._state.view()
+
+    @property
+    def lost(self) -> Damage | None:
+        """Damage that leaves keys unknown."""
+        return self._state.lost
+
+    def new_state(self) -> ShardState:
+        """An empty one, to be filled from a snapshot; no view of it can be taken for one of now."""
+        state = ShardState(self.number, self._state.key_number, self._settings)
+        state.layout = self._state.layout + 1
+        return state
+
+    def adopt(self, state: ShardState, store: CheckpointStore, wal: Wal) -> None:
+        """Hold this from now on; the log begins after the state. Needs both locks; the tail is
+        empty.
+        """
+        self._state, self.store, self.wal = state, store, wal
+        self.unflushed_bytes, self.flushed_lsn = 0, state.applied_lsn
+        self.publish()
 
     def apply_tail(self) -> None:
         """Apply what is committed of it. Needs the lock."""
@@ -453,8 +479,7 @@ class Shard:
         try:
             flushed = self.store.write(image)
         except FoundDamage as found:
-            logger.error("%s", found.damage.error().detail)
-            self._set_aside(found.data, found.damage)
+            self.found(found)
             return False
         with self.lock:
             flushed.into(self._state, self.watcher)
@@ -491,6 +516,11 @@ class Shard:
                 if self._set_aside(data, damage):
                     found.append(damage)
         return found
+
+    def found(self, found: FoundDamage) -> None:
+        """Set aside what was found to be damaged. Needs the checkpoints' lock."""
+        logger.error("%s", found.damage.error().detail)
+        self._set_aside(found.data, found.damage)
 
     def _set_aside(self, data: SegmentData, damage: Damage) -> bool:
         """Whether the segment was still in use. Needs the checkpoints' lock."""
@@ -562,3 +592,7 @@ def _wal_of(context: EngineContext) -> type[Wal]:
 
 def _as_it_is(lsn: int) -> int:
     return lsn
+
+
+def _nothing(lsn: int) -> None:
+    """Nobody wants to know."""

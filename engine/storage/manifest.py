@@ -120,10 +120,11 @@ def read_manifest(fs: FileSystem, directory: Path) -> Manifest | None:
         raise newer_format(str(path), version, MANIFEST_FORMAT)
     if HEAD.size + size + CRC.size != len(image):
         raise _corrupt(path, "its length does not fit")
-    return _unpack(msgpack.unpackb(image[HEAD.size : -CRC.size], strict_map_key=False))
+    return unpack_manifest(msgpack.unpackb(image[HEAD.size : -CRC.size], strict_map_key=False))
 
 
-def _unpack(members: dict[str, Any]) -> Manifest:
+def unpack_manifest(members: dict[str, Any]) -> Manifest:
+    """From what `asdict` made of it."""
     segments = tuple(SegmentEntry(**segment) for segment in members.pop("segments"))
     return Manifest(segments=segments, **members)
 

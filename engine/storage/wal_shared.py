@@ -316,6 +316,11 @@ class SharedWal(Wal):
                 left -= self._sizes[file.base_lsn]
             return self._files[0].base_lsn
 
+    def trim(self, below_lsn: int) -> None:
+        """As `Wal.trim`, but not while the log is cut."""
+        with self._flushing:
+            super().trim(below_lsn)
+
     # ---- Cutting -----------------------------------------------------------------------
 
     def truncate(self, after_lsn: int) -> None:
