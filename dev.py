@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,6 +187,11 @@ def job_simulate_metadata(args: list[str]) -> None:
     become("python", "tests/simulation/metadata.py", *args)
 
 
+def job_simulate(args: list[str]) -> None:
+    """Run schedules of the replication simulator: `--seed N`, or `--seconds` of fresh seeds."""
+    become("python", "tests/simulation/shards.py", *args)
+
+
 def job_fuzz(args: list[str]) -> None:
     """Compare random statements with a naive executor (`--seed`, `--statements`, `--record`)."""
     become("python", str(ROOT / "tests" / "fuzz.py"), *args)
@@ -194,6 +200,31 @@ def job_fuzz(args: list[str]) -> None:
 def job_fuzz_text(args: list[str]) -> None:
     """Send wrong SQL text for ten minutes (`--seconds`, `--seed`): an answer or a clear error."""
     become("python", str(ROOT / "tests" / "fuzz_text.py"), *args)
+
+
+def job_vendor(args: list[str]) -> None:
+    """Bundle the dashboard's editor of its pinned packages; `--check` only compares. Needs npm."""
+    npm = shutil.which("npm") or sys.exit("dev.py vendor needs npm on PATH (apt-get install npm)")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("package.json", "package-lock.json", "entry.js"):
+            shutil.copy(VENDOR / name, folder)
+        for command in (
+            [npm, "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"],
+            [npm, "exec", "--silent", "--", "esbuild", "entry.js", *BUNDLE],
+        ):
+            subprocess.run(command, cwd=folder, check=True)
+        made = (Path(folder) / "codemirror.js").read_bytes()
+    if "--check" not in args:
+        (VENDOR / "codemirror.js").write_bytes(made)
+    elif made != (VENDOR / "codemirror.js").read_bytes():
+        sys.exit("dev.py: codemirror.js is not what its packages make: run python3 dev.py vendor")
+
+
+VENDOR = ROOT / "server" / "dashboard" / "vendor"
+BUNDLE = [
+    "--bundle", "--format=esm", "--minify", "--legal-comments=none", "--log-level=error",
+    "--outfile=codemirror.js",
+]  # fmt: skip
 
 
 def job_python(args: list[str]) -> None:
@@ -255,7 +286,9 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     "bench": job_bench,
     "fuzz": job_fuzz,
     "fuzz-text": job_fuzz_text,
+    "simulate": job_simulate,
     "simulate-metadata": job_simulate_metadata,
+    "vendor": job_vendor,
     "python": job_python,
     "lock": job_lock,
 }

@@ -41,6 +41,7 @@ from nearql.cluster.replication.core.effects import (
     Propose,
     StartAnew,
 )
+from nearql.cluster.replication.core.epochs import is_rolled_back
 from nearql.cluster.replication.core.lease import Promise
 from nearql.cluster.replication.core.log import Log
 from nearql.cluster.replication.core.primary import Primary
@@ -119,6 +120,24 @@ class Core:
         if self.copy.fetching:
             return State.SNAPSHOT
         return State.ISR if self.copy.in_sync else State.CATCHUP
+
+    # ---- Asked at any time -----------------------------------------------------------------
+
+    def lease_valid(self, now_ms: int) -> bool:
+        """Whether this is the primary, and no other can be one now; to be asked after a read."""
+        self.copy.now_ms = max(self.copy.now_ms, now_ms)
+        return isinstance(self.role, Primary) and self.role.active and self.role.lease_valid
+
+    def refusal(self, now_ms: int, concern: ev.Concern) -> str | None:
+        """Why a write must not be logged now: not_primary, lease_lost, hand_off,
+        not_enough_replicas or too_much_uncommitted; None if it may.
+        """
+        self.copy.now_ms = max(self.copy.now_ms, now_ms)
+        return self.role.refusal(concern) if isinstance(self.role, Primary) else "not_primary"
+
+    def is_rolled_back(self, epoch: int, lsn: int) -> bool:
+        """Whether a record that a client was told of, at (epoch, lsn), was lost at a failover."""
+        return is_rolled_back(self.copy.log.vector, self.copy.log.end_lsn, epoch, lsn)
 
     # ---- Metadata --------------------------------------------------------------------------
 
@@ -265,7 +284,7 @@ class Core:
 
     def _on_trimmed(self, event: ev.Trimmed) -> None:
         log = self.copy.log
-        log.first_lsn = event.first_lsn
+        log.first_lsn, log.base_lsn = event.first_lsn, event.base_lsn
         log.log_bytes, log.snapshot_bytes = event.log_bytes, event.snapshot_bytes
 
     def _on_shipped(self, event: ev.Shipped) -> None:
@@ -273,6 +292,8 @@ class Core:
             self.role.on_shipped(event)
 
     def _on_installed(self, event: ev.SnapshotInstalled) -> None:
+        if not self.copy.fetching:
+            return
         self.copy.fetching = False
         self.copy.log.replace(event.log)
         if isinstance(self.role, Replica):
@@ -286,6 +307,7 @@ class Core:
     def _on_corrupted(self, event: ev.Corrupted) -> None:
         self._end_role()
         self._successor = event.new_alloc_id
+        self.copy.fetching = False
         self.copy.out.append(Alarm(f"copy {self.copy.alloc_id} is damaged: {event.reason}"))
         self._claim_loss()
 

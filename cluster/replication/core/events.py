@@ -120,9 +120,12 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """The log begins with first_lsn now; sizes are of what is kept, and of a snapshot."""
+    """A checkpoint holds everything up to base_lsn, and the log begins with first_lsn now; sizes
+    are of the log that is kept, and of a snapshot.
+    """
 
     first_lsn: int
+    base_lsn: int
     log_bytes: int
     snapshot_bytes: int
 
@@ -168,7 +171,7 @@ class SnapshotFailed:
 
 @dataclass(frozen=True, slots=True)
 class Corrupted:
-    """The copy is damaged. new_alloc_id: the name that its successor will have."""
+    """The copy is damaged; a fetch under way is given up. new_alloc_id: its successor's name."""
 
     reason: str
     new_alloc_id: str

@@ -238,8 +238,9 @@ class Primary:
         return listed and present and (peer is None or sync.session >= peer.session)
 
     def _needs_snapshot(self, sender: str, cut: int) -> bool:
-        """Whether records are gone that the copy lacks, or it lacks more than a snapshot has.
+        """Whether records are gone that the copy lacks, or a snapshot saves sending too many.
 
+        It saves those up to our checkpoint; so whoever has just taken one gets the rest as records.
         A member of the in-sync set lacks nothing that is committed, and must keep what it has.
         """
         log = self.copy.log
@@ -248,7 +249,7 @@ class Primary:
         if cut + 1 < log.first_lsn:
             return True
         limit = log.snapshot_bytes * self.copy.timing.full_percent // 100
-        return 0 < limit < log.bytes_behind(cut)
+        return 0 < limit < log.bytes_behind(cut) - log.bytes_behind(log.base_lsn)
 
     def on_ack(self, sender: str, ack: Ack) -> None:
         """A copy has answered: counts only in its present session."""
@@ -273,6 +274,8 @@ class Primary:
             peer.go_back(now)
         peer.shipping = False
         self._ship(node, peer)
+        if node not in self.peers:
+            return
         if now - peer.told_ms >= timing.heartbeat_ms:
             self.copy.send(node, self._append(peer))
             peer.told_ms = now
@@ -281,6 +284,9 @@ class Primary:
         timing, log = self.copy.timing, self.copy.log
         room = min(timing.unacked_bytes, peer.credit_bytes) - peer.under_way_bytes
         if peer.shipping or peer.next_lsn > log.end_lsn or room <= 0:
+            return
+        if peer.next_lsn < log.first_lsn:  # trimmed since: silence makes it SYNC again
+            del self.peers[node]
             return
         peer.shipping = True
         limit = min(room, timing.ship_bytes)
@@ -304,21 +310,23 @@ class Primary:
 
     # ---- Clients ---------------------------------------------------------------------------
 
-    def refusal(self, concern: Concern) -> str:
-        """Why a write of this concern must not even be logged now; empty if it may."""
+    def refusal(self, concern: Concern) -> str | None:
+        """Why a write of this concern must not even be logged now."""
         row = self.copy.row
         assert row is not None
-        if self.copy.writes is not Writes.OPEN:
+        if not self.active:
             return "not_primary"
-        if self._refusal is not None:
-            return self._refusal
+        if self.hand_over is not None:
+            return "hand_off"
+        if not self.lease_valid:
+            return "lease_lost"
         complete = set(row.replicas) == set(row.isr)
         if (concern.committed and len(row.isr) < row.min_isr) or (
             concern.copies == ALL_COPIES and not complete
         ):
             return "not_enough_replicas"
         under_way = sum(nbytes for _, nbytes in self._uncommitted)
-        return "too_much_uncommitted" if under_way >= self.copy.timing.uncommitted_bytes else ""
+        return "too_much_uncommitted" if under_way >= self.copy.timing.uncommitted_bytes else None
 
     def on_await(self, wait: Await) -> None:
         """Somebody waits for a write."""

@@ -44,6 +44,7 @@ class Replica:
         self.synced = False
         self.fresh_ms: int | None = None  # a primary with a valid lease was heard
         self._asked_ms = _LONG_AGO
+        self._heard_ms = _LONG_AGO  # anything of this session
         self._heard_commit = 0
         self._heartbeat = 0  # to be given back with the next acknowledgement
         self._unsynced: deque[tuple[int, int]] = deque()  # (LSN, bytes) appended, not durable
@@ -51,9 +52,11 @@ class Replica:
     # ---- Synchronise -----------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Ask again where no answer came."""
-        waited = self.copy.now_ms - self._asked_ms
-        if not self.synced and waited >= self.copy.timing.retry_ms:
+        """Ask again where no answer came, or the primary seems to have forgotten this session."""
+        now, timing = self.copy.now_ms, self.copy.timing
+        if self.synced and now - self._heard_ms > timing.silent_ms:
+            self.resync()
+        elif not self.synced and now - self._asked_ms >= timing.retry_ms:
             self._ask()
 
     def _ask(self) -> None:
@@ -91,6 +94,7 @@ class Replica:
             log.truncate(answer.cut_lsn)
             self.copy.out.append(Truncate(log.end_lsn, log.generation))
         self.synced = True
+        self._heard_ms = self.copy.now_ms
         self._acknowledge()
         return None
 
@@ -117,6 +121,7 @@ class Replica:
         if message.records and not self._joins(message):
             self.resync()
             return
+        self._heard_ms = self.copy.now_ms
         self._heartbeat = max(self._heartbeat, message.hb_id)
         self._heard_commit = max(self._heard_commit, message.commit_lsn)
         if message.lease_valid:
