@@ -193,6 +193,9 @@ class LimitsSection:
         64 << 20, "Bytes that a body may expand to whatever the ratio.", size=True
     )
     max_limit: int = _key(16_384, "Largest k (LIMIT + OFFSET) of a vector search.", low=1)
+    map_rows: int = _key(
+        2_000, "Rows that a map of a table's vectors may show.", low=2, high=10_000
+    )
     max_tables: int = _key(1_000, "Tables on this node.", low=1)
     max_views: int = _key(1_000, "Views.", low=1)
     result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)

@@ -35,6 +35,19 @@ _PARAMETERS: dict[str, Any] = {
         "name": "write_concern", "in": "query", "schema": STRING,
         "description": "one, majority, all or a number of copies.",
     },
+    "VectorColumn": {
+        "name": "column", "in": "query", "schema": STRING,
+        "description": "The vector column; the first one where it is left out.",
+    },
+    "Color": {
+        "name": "color", "in": "query", "schema": STRING,
+        "description": "A column whose values the points carry, to color them by.",
+    },
+    "MapRows": {
+        "name": "rows", "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "default": 1000},
+        "description": "How many rows at most, up to limits.map_rows.",
+    },
     "RequestId": {
         "name": "NearQL-Request-Id", "in": "header", "schema": STRING,
         "description": "`<uuid>:<number>`: makes the retry of a write safe.",
@@ -177,6 +190,15 @@ OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
         {JSON: ref("Table")},
         401, 403, 404, 429, 503,
         parameters=_parameters("Table"),
+    ),
+    ("GET", "/v1/tables/{table}/map"): _operation(
+        "mapTable",
+        "A sample of a vector column on a plane",
+        {JSON: ref("TableMap")},
+        400, 401, 403, 404, 429, 503,
+        description="Principal component analysis of rows from all over the table; for the "
+        "dashboard, and for whoever wants to look at vectors.",
+        parameters=_parameters("Table", "VectorColumn", "Color", "MapRows"),
     ),
     ("GET", "/v1/cluster"): _operation(
         "getCluster", "Leader, nodes and shards", {JSON: ref("Cluster")}, 401, 429, 503

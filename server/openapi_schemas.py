@@ -175,6 +175,12 @@ _TABLE = obj(
                     "kind": STRING,
                     "metric": STRING,
                     "phase": STRING,
+                    "rows_done": INTEGER,
+                    "rows_total": INTEGER,
+                    "rate": nullable("number"),
+                    "eta_ms": nullable("integer"),
+                    "bytes": INTEGER,
+                    "detail": nullable("string"),
                 }
             )
         ),
@@ -183,7 +189,7 @@ _TABLE = obj(
                 {
                     "shard": INTEGER,
                     "first_row": INTEGER,
-                    "state": {"enum": ["growing", "sealed"]},
+                    "state": {"enum": ["growing", "sealed", "damaged"]},
                     "rows": INTEGER,
                     "dead_rows": INTEGER,
                     "bytes": INTEGER,
@@ -191,6 +197,25 @@ _TABLE = obj(
             )
         ),
         "shards": array(obj(_SHARD_MEMBERS)),
+    }
+)
+_TABLE_MAP = obj(
+    {
+        "table": STRING,
+        "column": STRING,
+        "key": {**nullable("string"), "description": "The primary key; null where there is none."},
+        "color": nullable("string"),
+        "rows": {**INTEGER, "description": "Of the whole table."},
+        "method": {"enum": ["pca"]},
+        "explained": {
+            **array(NUMBER),
+            "description": "Share of the sample's variance that x and y hold.",
+        },
+        "points": {
+            **array({"type": "array"}),
+            "description": "Each [key, x, y, value of `color`]; rows whose vector is NULL are "
+            "left out.",
+        },
     }
 )
 _CLUSTER = obj(
@@ -302,6 +327,7 @@ SCHEMAS: dict[str, Schema] = {
     "RowsAnswer": _ROWS_ANSWER,
     "Table": _TABLE,
     "TableList": obj({"tables": array(ref("Table"))}),
+    "TableMap": _TABLE_MAP,
     "Node": _NODE,
     "NodeList": obj({"nodes": array(ref("Node"))}),
     "Shard": obj({"table": STRING, **_SHARD_MEMBERS}),

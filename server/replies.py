@@ -16,9 +16,8 @@ def json_reply(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A JSON answer; dates and the like as text."""
-    return Response(
-        orjson.dumps(content, default=str), status, dict(headers or {}), "application/json"
-    )
+    encoded = orjson.dumps(content, default=str, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(encoded, status, dict(headers or {}), "application/json")
 
 
 class PiecesResponse(Response):

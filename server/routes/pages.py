@@ -1,12 +1,15 @@
 """The dashboard, the API's viewer and the description they read: all served by the node itself.
 
-Every file is read once, at start. The pages may load scripts and styles from this node only, and
-their data comes from the public routes.
+Every file is read and compressed once, when it is first asked for. The pages may load scripts and
+styles from this node only, and their data comes from the public routes.
 """
 
 from __future__ import annotations
 
+import gzip
+from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from importlib.resources import files
 
 import orjson
@@ -29,27 +32,52 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-ASSETS = ("dashboard.js", "docs.js", "page.js", "page.css", "icon.svg")
+_PLACES = {"codemirror.js": "vendor/codemirror.js"}  # by name, where it is not in the folder itself
+ASSETS = (
+    "access.js", "answer.js", "chart.js", "cluster.js", "codemirror.js", "dashboard.css",
+    "dashboard.js", "docs.js", "editor.js", "icon.svg", "map.js", "overview.js", "page.css",
+    "page.js", "plan.js", "queries.js", "samples.js", "settings.js", "sql.js", "tables.js",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of the pages. tag: changes with its content."""
+
+    content: bytes
+    compressed: bytes
+    tag: str
 
 
 @cache
-def _file(name: str) -> bytes:
-    return files("nearql.server.dashboard").joinpath(name).read_bytes()
+def _file(name: str) -> _File:
+    place = files("nearql.server.dashboard").joinpath(_PLACES.get(name, name))
+    content = place.read_bytes()
+    tag = f'"{blake2b(content, digest_size=12).hexdigest()}"'
+    return _File(content, gzip.compress(content, mtime=0), tag)
 
 
-def _page(name: str) -> Response:
+def _page(name: str, request: Request) -> Response:
+    """The file, compressed where the browser can; nothing but 304 where it has it already."""
+    file = _file(name)
+    headers = {**_HEADERS, "ETag": file.tag, "Vary": "Accept-Encoding"}
+    if file.tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
     kind = _TYPES[name.rsplit(".", 1)[1]]
-    return Response(_file(name), headers=_HEADERS, media_type=kind)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+        return Response(file.compressed, headers=headers, media_type=kind)
+    return Response(file.content, headers=headers, media_type=kind)
 
 
 async def dashboard(request: Request, edge: Edge) -> Response:
-    """Tables, a SQL box, results."""
-    return _page("dashboard.html")
+    """What people look at: overview, SQL, tables, cluster, queries, access, settings."""
+    return _page("dashboard.html", request)
 
 
 async def docs(request: Request, edge: Edge) -> Response:
     """The OpenAPI description, for people."""
-    return _page("docs.html")
+    return _page("docs.html", request)
 
 
 async def asset(request: Request, edge: Edge) -> Response:
@@ -57,7 +85,7 @@ async def asset(request: Request, edge: Edge) -> Response:
     name = request.path_params["asset"]
     if name not in ASSETS:
         raise NotFound(f"There is no asset {name[:80]!r}.", code="no_such_route", sqlstate="02000")
-    return _page(name)
+    return _page(name, request)
 
 
 async def openapi(request: Request, edge: Edge) -> Response:

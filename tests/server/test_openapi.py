@@ -101,7 +101,9 @@ SYSTEM = {
     "indexes": pa.table(
         {
             "name": ["docs_vec"], "table": ["docs"], "column": ["vec"], "kind": ["hnsw"],
-            "metric": ["l2"], "phase": ["ready"],
+            "metric": ["l2"], "phase": ["ready"], "rows_done": [3], "rows_total": [3],
+            "rate": pa.nulls(1, pa.float64()), "eta_ms": [0], "bytes": [64],
+            "detail": pa.nulls(1, pa.string()),
         }
     ),
     "segments": pa.table(

@@ -27,7 +27,7 @@ def test_a_page_comes_with_a_policy_that_forbids_everything_else(served: Served,
 @pytest.mark.parametrize("path", PAGES)
 def test_what_a_page_names_is_served_by_the_node(served: Served, path: str) -> None:
     text = served.client.get(path).text
-    named = re.findall(r'(?:src|href)="([^"]+)"', text)
+    named = re.findall(r'(?:src|href)="([^"#]+)', text)  # a # leads to a place in the page itself
     assert len(named) > 3
     for target in named:
         assert target.startswith("/"), target
@@ -48,7 +48,7 @@ def test_only_the_listed_assets_are_served(served: Served) -> None:
         assert (answer.status_code, answer.json()["code"]) == (404, "no_such_route")
 
 
-def test_pages_have_no_inline_script_or_style_and_scripts_make_no_markup() -> None:
+def test_pages_have_no_inline_script_or_style_and_scripts_make_no_markup(served: Served) -> None:
     folder = files("nearql.server.dashboard")
     for page in PAGES.values():
         text = folder.joinpath(page).read_text()
@@ -56,10 +56,25 @@ def test_pages_have_no_inline_script_or_style_and_scripts_make_no_markup() -> No
     for asset in ASSETS:
         if asset.endswith(".js"):
             assert not re.search(
-                r"innerHTML|insertAdjacentHTML|eval\(", folder.joinpath(asset).read_text()
+                r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(",
+                served.client.get(f"/assets/{asset}").text,
             )
 
 
 def test_every_file_of_the_dashboard_is_served() -> None:
     names = {f.name for f in files("nearql.server.dashboard").iterdir() if f.is_file()}
-    assert names - {"__init__.py"} == set(ASSETS) | set(PAGES.values())
+    served = set(ASSETS) | set(PAGES.values())
+    assert (names | {"codemirror.js"}) - {"__init__.py"} == served
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/page.css"])
+def test_a_file_comes_compressed_and_once(served: Served, path: str) -> None:
+    packed = served.client.get(path, headers={"Accept-Encoding": "gzip"})
+    plain = served.client.get(path, headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.content == plain.content
+    assert packed.headers["vary"] == "Accept-Encoding"
+    again = served.client.get(path, headers={"If-None-Match": packed.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["content-security-policy"] == packed.headers["content-security-policy"]

@@ -19,6 +19,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "/v1/tables/{table}/rows"): Rule.BY_TABLE,
     ("GET", "/v1/tables"): Rule.BY_TABLE,
     ("GET", "/v1/tables/{table}"): Rule.BY_TABLE,
+    ("GET", "/v1/tables/{table}/map"): Rule.BY_TABLE,
     ("GET", "/v1/cluster"): Rule.BY_TABLE,
     ("GET", "/v1/cluster/nodes"): Rule.ANYBODY,
     ("GET", "/v1/cluster/shards"): Rule.BY_TABLE,
@@ -42,6 +43,7 @@ RULES: dict[tuple[str, str], Rule] = {
 # For a user with rights on another table only: routes whose answer is about `docs`.
 FORBIDDEN_ELSEWHERE = {
     ("POST", "/v1/sql"), ("POST", "/v1/tables/{table}/rows"), ("GET", "/v1/tables/{table}"),
+    ("GET", "/v1/tables/{table}/map"),
 }  # fmt: skip
 # Further refusals, by the handler: another's key; what is no session.
 FORBIDDEN_BY_HANDLER = {("POST", "/v1/keys/{key}/rotate"), ("DELETE", "/v1/login")}
