@@ -48,6 +48,7 @@ from nearql.cluster.replication.core.primary import Primary
 from nearql.cluster.replication.core.questions import Questions
 from nearql.cluster.replication.core.replica import Replica
 from nearql.cluster.replication.core.state import FOLLOWING, State
+from nearql.cluster.replication.core.status import Status
 from nearql.cluster.replication.core.timing import Timing
 
 _LONG_AGO = -(1 << 62)
@@ -134,6 +135,28 @@ class Core:
         """
         self.copy.now_ms = max(self.copy.now_ms, now_ms)
         return self.role.refusal(concern) if isinstance(self.role, Primary) else "not_primary"
+
+    def status(self, now_ms: int) -> Status:
+        """The copy at this moment."""
+        copy, role, log = self.copy, self.role, self.copy.log
+        copy.now_ms = max(copy.now_ms, now_ms)
+        fresh_ms = role.fresh_ms if isinstance(role, Replica) else None
+        return Status(
+            state=self.state,
+            epoch=copy.promise.epoch,
+            primary=copy.row.primary if copy.row else None,
+            in_sync=copy.row.isr if copy.row else (),
+            end_lsn=log.end_lsn,
+            durable_lsn=log.durable_lsn,
+            commit_lsn=log.commit_lsn,
+            applied_lsn=log.applied_lsn,
+            vector=log.vector,
+            lease_valid=isinstance(role, Primary) and role.active and role.lease_valid,
+            fresh_ms=None if fresh_ms is None else copy.now_ms - fresh_ms,
+            fenced_messages=self.fenced_messages,
+            reason=self.halted,
+            copies=role.following() if isinstance(role, Primary) else {},
+        )
 
     def is_rolled_back(self, epoch: int, lsn: int) -> bool:
         """Whether a record that a client was told of, at (epoch, lsn), was lost at a failover."""

@@ -51,6 +51,7 @@ from nearql.cluster.replication.core.messages import (
     SyncOk,
 )
 from nearql.cluster.replication.core.peers import Peer
+from nearql.cluster.replication.core.status import Following
 from nearql.cluster.replication.core.waits import Waits, copies_needed
 
 _LONG_AGO = -(1 << 62)
@@ -339,6 +340,17 @@ class Primary:
         """On how many copies the log is durable up to `lsn`, as far as is known."""
         own = self.copy.log.durable_lsn >= lsn
         return own + sum(peer.durable_lsn >= lsn for peer in self.peers.values())
+
+    def following(self) -> dict[str, Following]:
+        """How far the others have come."""
+        now, end = self.copy.now_ms, self.copy.log.end_lsn
+        return {
+            node: Following(
+                peer.received_lsn, peer.durable_lsn, peer.applied_lsn,
+                0 if peer.durable_lsn >= end else now - peer.caught_up_ms,
+            )
+            for node, peer in sorted(self.peers.items())
+        }  # fmt: skip
 
     def _has_copies(self, wait: Await) -> bool:
         assert self.copy.row is not None
