@@ -130,8 +130,9 @@ def _store(table: TableDef, batch: _Batch, on_conflict: OnConflict, write: Write
     mode = OnConflict.NOTHING if on_conflict is OnConflict.ERROR else on_conflict
     handle = write.database.table(table.uuid)
     outcome = handle.insert(
-        batch.rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms()
-    )
+        batch.rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms(),
+        until=write.until(table),
+    )  # fmt: skip
     write.settle(table, outcome)
     failures = dict(batch.failures)
     if outcome.skipped is not None and on_conflict is OnConflict.ERROR:

@@ -68,6 +68,7 @@ class _Changing:
         outcome = handle.modify(
             lambda view: self.evaluate(view, plan),
             request_id=self.write.request_id, timeout_ms=self.write.timeout_ms(),
+            until=self.write.until(self.table),
         )  # fmt: skip
         count = outcome.inserted + outcome.updated + outcome.deleted
         return self.returning.answer(self.write.result(self.table, outcome, count), outcome)

@@ -74,10 +74,14 @@ def upsert(
     if is_replacement(conflict, table):
         returning.evaluate(rows)
         return handle.insert(
-            rows, OnConflict.REPLACE, request_id=write.request_id, timeout_ms=write.timeout_ms()
-        )
+            rows, OnConflict.REPLACE, request_id=write.request_id, timeout_ms=write.timeout_ms(),
+            until=write.until(table),
+        )  # fmt: skip
     merge = _Merge(conflict, alias, rows, returning)
-    return handle.modify(merge.evaluate, request_id=write.request_id, timeout_ms=write.timeout_ms())
+    return handle.modify(
+        merge.evaluate, request_id=write.request_id, timeout_ms=write.timeout_ms(),
+        until=write.until(table),
+    )  # fmt: skip
 
 
 def _refuse_twice(keys: pa.ChunkedArray) -> None:

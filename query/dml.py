@@ -76,7 +76,9 @@ def run_truncate(statement: Truncate, write: Write) -> Result:
     """TRUNCATE."""
     table = write.target(statement.table)
     write.check_concern(table)
-    outcome = write.database.table(table.uuid).truncate(request_id=write.request_id)
+    outcome = write.database.table(table.uuid).truncate(
+        request_id=write.request_id, timeout_ms=write.timeout_ms()
+    )
     return write.result(table, outcome, outcome.deleted)
 
 
@@ -105,8 +107,9 @@ def _store(statement: Insert, rows: pa.Table, returning: Returning) -> WriteOutc
     mode = OnConflict.ERROR if conflict is None else OnConflict.NOTHING
     try:
         outcome = handle.insert(
-            rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms()
-        )
+            rows, mode, request_id=write.request_id, timeout_ms=write.timeout_ms(),
+            until=write.until(table),
+        )  # fmt: skip
     except Conflict as error:
         raise _counted_from_one(error) from error.__cause__
     if outcome.skipped is not None:

@@ -28,6 +28,7 @@ from nearql.engine.types import (
     ShardPosition,
     WriteOutcome,
 )
+from nearql.engine.writes import Until
 
 
 class TableView(Protocol):
@@ -96,9 +97,11 @@ class TableHandle(Protocol):
 
     def insert(
         self, rows: pa.Table, on_conflict: OnConflict, *, request_id: bytes | None = None,
-        timeout_ms: int | None = None,
+        timeout_ms: int | None = None, until: Until = "applied",
     ) -> WriteOutcome:  # fmt: skip
         """Durably add complete rows in storage types; all or none per shard.
+
+        until: what to wait for; "durable" = on the primary's own disk, not visible yet.
 
         Raises:
             Conflict: code `duplicate_key`, extra `key` and `row` (position in `rows`), if ERROR.
@@ -107,7 +110,7 @@ class TableHandle(Protocol):
 
     def modify(
         self, evaluate: Callable[[TableView], Change], *, request_id: bytes | None = None,
-        timeout_ms: int | None = None,
+        timeout_ms: int | None = None, until: Until = "applied",
     ) -> WriteOutcome:  # fmt: skip
         """Evaluate once, on everything written before and no writer in between; log the result."""
 
@@ -117,7 +120,9 @@ class TableHandle(Protocol):
         Only inside the evaluation of `modify`, on the view that it was given.
         """
 
-    def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
+    def truncate(
+        self, *, request_id: bytes | None = None, timeout_ms: int | None = None
+    ) -> WriteOutcome:
         """Delete every row; the outcome's `deleted` is how many there were."""
 
 

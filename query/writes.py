@@ -30,6 +30,7 @@ from nearql.engine.types import (
     ShardPosition,
     WriteOutcome,
 )
+from nearql.engine.writes import Until
 from nearql.query import duck
 from nearql.query.casting import RowFailure
 from nearql.query.duck_errors import nearest_name
@@ -93,6 +94,11 @@ class Write:
         left = int((self.deadline - time.monotonic()) * 1000)
         default = left if self.replicas is ALONE else self.variables.get("write_timeout_ms")
         return max(1, min(int(self.variables.values.get("write_timeout_ms", default)), left))
+
+    def until(self, table: TableDef) -> Until:
+        """What the table waits for itself; further copies are `settle`'s."""
+        is_one = self.replicas is not ALONE and self.concern(table) == "one"
+        return "durable" if is_one else "applied"
 
     def check_concern(self, table: TableDef) -> None:
         """Refuse a write concern that the copies can't fulfil.

@@ -23,6 +23,7 @@ from nearql.engine.errors import Corruption, Forbidden
 from nearql.engine.named_query import ViewDef, tables_read
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.types import Change, OnConflict, WriteOutcome
+from nearql.engine.writes import Until
 from nearql.query.ports import AccessControl, CatalogView, TableHandle, TableView
 from nearql.query.privileges import Need, needs
 from nearql.query.statements import Statement
@@ -65,32 +66,38 @@ class CheckedTable:
 
     def insert(
         self, rows: pa.Table, on_conflict: OnConflict, *, request_id: bytes | None = None,
-        timeout_ms: int | None = None,
+        timeout_ms: int | None = None, until: Until = "applied",
     ) -> WriteOutcome:  # fmt: skip
         """Needs INSERT, and UPDATE where a row may be replaced."""
         self._need(Action.INSERT)
         if on_conflict is OnConflict.REPLACE:
             self._need(Action.UPDATE)
-        return self._table.insert(rows, on_conflict, request_id=request_id, timeout_ms=timeout_ms)
+        return self._table.insert(
+            rows, on_conflict, request_id=request_id, timeout_ms=timeout_ms, until=until
+        )
 
     def modify(
         self, evaluate: Callable[[TableView], Change], *, request_id: bytes | None = None,
-        timeout_ms: int | None = None,
+        timeout_ms: int | None = None, until: Until = "applied",
     ) -> WriteOutcome:  # fmt: skip
         """Needs an action that writes; which one, the statement's check has seen."""
         self._need(Action.INSERT, Action.UPDATE, Action.DELETE)
-        return self._table.modify(evaluate, request_id=request_id, timeout_ms=timeout_ms)
+        return self._table.modify(
+            evaluate, request_id=request_id, timeout_ms=timeout_ms, until=until
+        )
 
     def find(self, keys: pa.Array) -> NDArray[np.int64]:
         """Inside the evaluation of `modify`, which was permitted."""
         self._need(Action.INSERT, Action.UPDATE, Action.DELETE)
         return self._table.find(keys)
 
-    def truncate(self, *, request_id: bytes | None = None) -> WriteOutcome:
+    def truncate(
+        self, *, request_id: bytes | None = None, timeout_ms: int | None = None
+    ) -> WriteOutcome:
         """Needs DELETE."""
         with self._audit.act("truncate", self.definition.name):
             self._need(Action.DELETE)
-            return self._table.truncate(request_id=request_id)
+            return self._table.truncate(request_id=request_id, timeout_ms=timeout_ms)
 
     def _need(self, *any_of: Action) -> None:
         table = self._table.definition

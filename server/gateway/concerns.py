@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from nearql.engine.deadline import Deadline
     from nearql.server.gateway.gateway import Gateway
 
+ADMIT_S = 3.0  # longer than a promise lasts
+_ADMIT_PAUSE_S = 0.005
 Place = tuple[str, int, int]  # shard's uuid, epoch, LSN
 
 
@@ -55,7 +59,28 @@ class ClusterReplicas:
                     f"but table {table.name!r} has {copies}.",
                     code="not_enough_copies", sqlstate="53000",
                 )  # fmt: skip
-            self._copy(table, number, shard).check_writable(concern_of(concern))
+            self._check_writable(table, number, concern_of(concern))
+
+    def _check_writable(self, table: TableDef, number: int, concern: str | int) -> None:
+        """As the copy's own check; a primary that metadata has made and that is not ready yet (it
+        waits for its promise, or for what it takes over) is waited for a while.
+        """
+        give_up = time.monotonic() + ADMIT_S
+        while True:
+            shard = self._shards(table)[number]
+            try:
+                self._copy(table, number, shard).check_writable(concern)
+            except Unavailable as error:
+                coming = error.code == "not_primary" and shard.primary == self._here
+                if not coming or time.monotonic() >= give_up:
+                    raise
+                Event().wait(_ADMIT_PAUSE_S)
+            else:
+                return
+
+    @property
+    def _here(self) -> str:
+        return self.gateway.cluster.node_id
 
     def settle(
         self, table: TableDef, outcome: WriteOutcome, concern: str, deadline: float
@@ -81,10 +106,10 @@ class ClusterReplicas:
         """
         if not written:
             return Settled(sum(node.alive for node in self.gateway.cluster.nodes()), True)
-        left, here = until(deadline), self.gateway.cluster.node_id
+        left = until(deadline)
         reached = []
         for node, places in self._by_primary(written).items():
-            if node == here:
+            if node == self._here:
                 reached.append(waited(self.gateway, places, copies, left))
             elif node is None:
                 reached.append(Settled(0, False))

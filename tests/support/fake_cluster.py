@@ -114,6 +114,7 @@ class FakeCopy:
 
     readable: bool = True
     refuses: NearQLError | None = None  # writes, before anything is logged
+    refuses_times: int | None = None  # None = always
     loses: NearQLError | None = None  # the wait after it
     gate: NearQLError | None = None
     progress: Progress = Progress()
@@ -122,7 +123,9 @@ class FakeCopy:
 
     def check_writable(self, concern: str | int) -> int:
         self.asked.append(("check", concern))
-        if self.refuses is not None:
+        if self.refuses is not None and self.refuses_times != 0:
+            if self.refuses_times is not None:
+                self.refuses_times -= 1
             raise self.refuses
         return 1
 

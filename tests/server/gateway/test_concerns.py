@@ -42,6 +42,23 @@ def test_the_primary_refuses_before_anything_is_logged(make_pair: MakePair, conc
         assert caught.value.code == "not_enough_replicas"
 
 
+def test_a_primary_that_is_not_ready_yet_is_waited_for(make_pair: MakePair) -> None:
+    with make_pair() as pair:
+        copy = pair.here.copy
+        copy.refuses, copy.refuses_times = Unavailable("Soon.", code="not_primary"), 3
+        pair.here.session.replicas.check(DOCS, "majority")
+        assert copy.asked == [("check", "majority")] * 4
+
+
+def test_a_copy_that_is_not_to_be_primary_refuses_at_once(make_pair: MakePair) -> None:
+    with make_pair(2) as pair:
+        copy = pair.here.copy
+        copy.refuses, copy.refuses_times = Unavailable("No.", code="not_primary"), 3
+        with pytest.raises(Unavailable):
+            pair.here.session.replicas.check(DOCS, "majority")
+        assert copy.asked == [("check", "majority")]
+
+
 def test_a_write_is_settled_by_its_own_position(make_pair: MakePair) -> None:
     with make_pair() as pair:
         pair.here.copy.progress = Progress(committed=True, acked=2)
