@@ -54,6 +54,11 @@ class Request:
     deadline: Deadline
     cancelled: threading.Event
 
+    @property
+    def node_id(self) -> str:
+        """Who makes it."""
+        return self.peer.node_id
+
 
 Handler = Callable[[Request], Iterable[bytes | memoryview]]
 

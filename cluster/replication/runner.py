@@ -1,0 +1,432 @@
+"""Runs the core of one shard copy: events go in one by one, effects are carried out in order.
+
+    link, metadata, clients, the copy's own threads
+         |  feed(event)
+         v
+    queue -> core.step -> effects -> Send, Ship: link   SetCommit, Append: copy   Answer: a thread
+                             |
+                             +-> PersistPromise, Truncate, Lead, Follow: wait for the disk or a
+                                 writer, hence run in a thread; the queue stands still meanwhile,
+                                 those of other copies do not
+
+Everything here runs in the loop unless it says otherwise. What the copy's threads tell (logged,
+durable, applied) only sets a flag and wakes the loop, so that many of them become one event: that
+is replication's half of group commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from nearql.cluster.metadata.commands import Command
+from nearql.cluster.replication.clock import Clock
+from nearql.cluster.replication.codec import record
+from nearql.cluster.replication.core import effects as ef
+from nearql.cluster.replication.core import events as ev
+from nearql.cluster.replication.core.core import Core
+from nearql.cluster.replication.core.messages import Message
+from nearql.cluster.replication.core.primary import Primary
+from nearql.cluster.replication.link.loop import LoopThread
+from nearql.cluster.replication.waiting import Questions
+from nearql.engine.errors import Corruption, NearQLError, NotFound, StorageFull, Unavailable
+from nearql.engine.shard.copy import ShardCopy
+
+logger = logging.getLogger(__name__)
+
+
+class Surroundings(Protocol):
+    """What a runner needs of its node."""
+
+    thread: LoopThread
+    clock: Clock
+
+    @property
+    def disk(self) -> Executor:
+        """Threads for what waits."""
+
+    def send(self, node_id: str, shard_uuid: str, message: Message) -> bool:
+        """Give a message to the link; whether it took it."""
+
+    def has_room(self, node_id: str) -> bool:
+        """Whether records may be sent to this node just now."""
+
+    def propose(self, command: Command, done: Callable[[str], None]) -> None:
+        """Ask metadata; `done` is called in the loop with the code, if metadata answers."""
+
+    def fetch(self, runner: CopyRunner, effect: ef.FetchSnapshot) -> None:
+        """Fetch and install a snapshot, then feed the runner what came of it."""
+
+    def renew(self, runner: CopyRunner, alloc_id: str | None) -> None:
+        """Put the copy's files aside, make an empty copy, and `replace` the runner's by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What the copy may do, as other threads read it; published after each step, before effects.
+
+    can_read: as the primary it has committed in its epoch. lease_until_ms: by the node's clock.
+    """
+
+    epoch: int = 0
+    active: bool = False
+    can_read: bool = False
+    lease_until_ms: float = 0
+
+
+class CopyRunner:
+    """See the module."""
+
+    def __init__(
+        self, shard_uuid: str, table_uuid: str, copy: ShardCopy, core: Core, around: Surroundings
+    ) -> None:
+        self.shard_uuid, self.table_uuid = shard_uuid, table_uuid
+        self.copy, self.core = copy, core
+        self.authority = Authority()
+        self.awaits: Questions[ef.Answer] = Questions()
+        self.reads: Questions[ef.ReadAnswer] = Questions()
+        self.hand_offs: Questions[ef.HandOffDone] = Questions()
+        self.alarm: str | None = None  # why the operator is needed
+        self.published: Callable[[], None] = lambda: None  # after the queue ran dry
+        self._around = around
+        self._events: deque[ev.Event] = deque()
+        self._effects: deque[ef.Effect] = deque()
+        self._waiting: Future[Any] | None = None  # an effect that runs in a thread
+        self._running = False
+        self._ended = False
+        self._generation = 0
+        self._kept = (-1, -1)  # where log and checkpoint stood, as last told to the core
+        self._woken = False  # a wake-up is on its way
+        self._told: deque[tuple[int, int]] = deque()  # own records, not committed: LSN, bytes
+        self._told_bytes = 0
+        copy.listen(self)
+
+    # ---- What the copy's threads tell (any thread, perhaps with locks held) -----------------
+
+    def logged(self, lsn: int) -> None:
+        """See `CopyListener`."""
+        self._wake()
+
+    def durable(self, lsn: int) -> None:
+        """See `CopyListener`."""
+        self._wake()
+
+    def applied(self, lsn: int) -> None:
+        """See `CopyListener`."""
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._around.thread.soon(self._look)
+
+    # ---- The queue -------------------------------------------------------------------------
+
+    def feed(self, event: ev.Event) -> None:
+        """Something has happened. What the copy did before is told first."""
+        if not self._ended:
+            self._events.append(event)
+            self._run()
+
+    def _look(self) -> None:
+        """See what the copy's threads have done."""
+        self._run()
+
+    def _run(self) -> None:
+        if self._running or self._ended:
+            return
+        self._running = True
+        try:
+            while not self._ended and self._waiting is None and self._next():
+                pass
+        finally:
+            self._running = False
+        self.published()
+
+    def _next(self) -> bool:
+        """One effect, or else one event; False where there is neither."""
+        if self._effects:
+            self._carry_out(self._effects.popleft())
+            return True
+        event = self._of_copy() or (self._events.popleft() if self._events else None)
+        if event is not None:
+            self._step(event)
+        return event is not None
+
+    def _of_copy(self) -> ev.Event | None:
+        """What the copy did by itself since it was last looked at."""
+        self._woken = False
+        copy, log = self.copy, self.core.copy.log
+        epoch = copy.leads
+        if epoch is not None and (end := copy.end.lsn) > log.end_lsn:
+            return ev.Appended(epoch, end, self._new_bytes(end, log.commit_lsn))
+        durable = min(copy.durable_lsn, log.end_lsn)
+        if durable > log.durable_lsn:
+            return ev.Durable(durable, self._generation)
+        applied = min(copy.applied_lsn, log.commit_lsn)
+        if applied > log.applied_lsn:
+            return ev.Applied(applied)
+        return None
+
+    def _new_bytes(self, end_lsn: int, commit_lsn: int) -> int:
+        """About how many bytes were logged since they were last told."""
+        while self._told and self._told[0][0] <= commit_lsn:
+            self._told_bytes -= self._told.popleft()[1]
+        new = max(0, self.copy.uncommitted_bytes - self._told_bytes)
+        self._told.append((end_lsn, new))
+        self._told_bytes += new
+        return new
+
+    def _step(self, event: ev.Event) -> None:
+        try:
+            self._effects.extend(self.core.step(self._around.clock(), event))
+        except AssertionError as error:
+            self.stop(f"an invariant of the protocol is broken: {error!r} at {event!r}")
+        else:
+            self.authority = self._authority()
+
+    def _authority(self) -> Authority:
+        role = self.core.role
+        if not isinstance(role, Primary):
+            return Authority()
+        until: float = math.inf
+        counted = self.core.copy.timing.lease_counted_ms
+        for node in role.in_sync.others:
+            peer = role.peers.get(node)
+            until = min(until, peer.promised_ms + counted if peer else -math.inf)
+        if role.hand_over is not None and role.hand_over.released:
+            until = -math.inf
+        committed = self.core.copy.log.commit_lsn >= role.start_lsn
+        return Authority(role.epoch, role.active, role.active and committed, until)
+
+    def stop(self, reason: str) -> None:
+        """Take no further part: what this copy would do can't be trusted."""
+        logger.error("shard %s: %s", self.shard_uuid, reason)
+        self.alarm = reason
+        self.end()
+        self._around.disk.submit(self.copy.follow)
+
+    def end(self) -> None:
+        """The copy belongs to somebody else from now on."""
+        self._ended = True
+        self.authority = Authority()
+        self.copy.listen(None)
+        self._events.clear()
+        self._effects.clear()
+        self.awaits.answer_all(ef.Answer(0, False, False, 0, False))
+        self.reads.answer_all(ef.ReadAnswer(0, None, "not_primary"))
+        self.hand_offs.answer_all(ef.HandOffDone(False, "the copy was closed"))
+
+    # ---- Effects ---------------------------------------------------------------------------
+
+    def _carry_out(self, effect: ef.Effect) -> None:
+        _CARRY_OUT[type(effect)](self, effect)
+
+    def _in_thread(self, work: Callable[[], Any], then: Callable[[], None] | None = None) -> None:
+        """Carry out an effect that waits; what follows waits for it."""
+        future = self._around.disk.submit(work)
+        self._waiting = future
+        future.add_done_callback(lambda done: self._around.thread.soon(self._finished, done, then))
+
+    def _finished(self, future: Future[Any], then: Callable[[], None] | None) -> None:
+        self._waiting = None
+        error = None if future.cancelled() else future.exception()
+        if self._ended:
+            return
+        if error is not None:
+            self._broken(error)
+        elif then is not None:
+            then()
+        self._run()
+
+    def _broken(self, error: BaseException) -> None:
+        """An effect could not be carried out: the copy takes no further part."""
+        if isinstance(error, Corruption):
+            self._effects.clear()
+            self.feed(ev.Corrupted(error.detail, uuid.uuid4().hex))
+        else:
+            self.stop(f"its log can't be used: {error!r}")
+
+    def _send(self, effect: ef.Send) -> None:
+        self._around.send(effect.node, self.shard_uuid, effect.message)
+
+    def _persist(self, effect: ef.PersistPromise) -> None:
+        self._in_thread(lambda: self.copy.promise(effect.epoch))
+
+    def _lead(self, effect: ef.Lead) -> None:
+        self._generation = effect.generation
+
+        def lead() -> None:
+            lsn = self.copy.lead(effect.epoch)
+            assert lsn == effect.lsn, f"EPOCH_START at {lsn}, not {effect.lsn}"
+
+        self._in_thread(lead)
+
+    def _admit(self, effect: ef.Admit) -> None:
+        self.copy.refuse_writes(effect.refusal and REFUSALS[effect.refusal])
+
+    def _follow(self, effect: ef.Follow) -> None:
+        def closed() -> None:
+            self._events.appendleft(ev.WritesClosed(self.copy.end.lsn))
+
+        self._in_thread(self.copy.follow, closed)
+
+    def _append(self, effect: ef.AppendRecords) -> None:
+        self._generation = effect.generation
+        try:
+            done = self.copy.append([item.data for item in effect.records])
+        except (StorageFull, Unavailable) as error:
+            self.stop(f"records of the primary can't be logged: {error.detail}")
+            return
+        if done.mismatch is not None or done.gap:
+            where = done.mismatch or effect.records[0].lsn
+            reason = f"record {where} of the primary does not join the log's end {done.end}"
+            self.feed(ev.Corrupted(reason, uuid.uuid4().hex))
+
+    def _truncate(self, effect: ef.Truncate) -> None:
+        self._generation = effect.generation
+        self._in_thread(lambda: self.copy.truncate(effect.end_lsn))
+
+    def _commit(self, effect: ef.SetCommit) -> None:
+        self.copy.advance(effect.lsn)
+
+    def _answer(self, effect: ef.Answer) -> None:
+        self.awaits.answer(effect.token, effect)
+
+    def _answer_read(self, effect: ef.ReadAnswer) -> None:
+        self.reads.answer(effect.token, effect)
+
+    def _propose(self, effect: ef.Propose) -> None:
+        request_id = effect.command.request_id
+        self._around.propose(
+            effect.command, lambda code: self.feed(ev.ProposalDone(request_id, code))
+        )
+
+    def _fetch(self, effect: ef.FetchSnapshot) -> None:
+        self._around.fetch(self, effect)
+
+    def _start_anew(self, effect: ef.StartAnew) -> None:
+        self._around.renew(self, effect.alloc_id)
+
+    def _handed_off(self, effect: ef.HandOffDone) -> None:
+        self.hand_offs.answer_all(effect)
+
+    def _raise_alarm(self, effect: ef.Alarm) -> None:
+        logger.error("shard %s: %s", self.shard_uuid, effect.reason)
+        self.alarm = effect.reason
+
+    # ---- Records to others -----------------------------------------------------------------
+
+    def _ship(self, effect: ef.Ship) -> None:
+        """Read records and send them; the core asks again where nothing was sent."""
+        if not self._around.has_room(effect.node):
+            return
+        first = effect.append.prev_lsn + 1
+        if first > self.copy.durable_lsn:  # just logged, hence in memory
+            self._shipped(effect, self._read(effect))
+            return
+        future = self._around.disk.submit(self._read, effect)
+        future.add_done_callback(
+            lambda done: self._around.thread.soon(self._was_read, effect, done)
+        )
+
+    def _read(self, effect: ef.Ship) -> list[Any]:
+        """In a thread, where it may have to read the disk."""
+        try:
+            return list(self.copy.read(effect.append.prev_lsn + 1, effect.limit_bytes))
+        except NotFound:  # trimmed meanwhile: the core learns it, and sends a snapshot
+            return []
+
+    def _was_read(self, effect: ef.Ship, future: Future[list[Any]]) -> None:
+        role = self.core.role
+        still = isinstance(role, Primary) and role.epoch == effect.append.epoch
+        if self._ended or future.cancelled() or not still:
+            return  # the log may have been cut since
+        error = future.exception()
+        if isinstance(error, Corruption):
+            self.feed(ev.Corrupted(error.detail, uuid.uuid4().hex))
+        elif isinstance(error, NearQLError):
+            logger.warning("shard %s: %s", self.shard_uuid, error.detail)
+        elif error is not None:
+            self.stop(f"its log can't be read: {error!r}")
+        else:
+            self._shipped(effect, future.result())
+
+    def _shipped(self, effect: ef.Ship, found: list[Any]) -> None:
+        records = tuple(record(raw) for raw in found if raw.lsn <= effect.last_lsn)
+        if not records or not self._around.has_room(effect.node):
+            return
+        append = replace(effect.append, records=records)
+        if self._around.send(effect.node, self.shard_uuid, append):
+            nbytes = sum(item.nbytes for item in records)
+            self.feed(ev.Shipped(effect.node, records[0].lsn, records[-1].lsn, nbytes))
+
+    # ---- Now and then ----------------------------------------------------------------------
+
+    def look_after_log(self, log_bytes: int, snapshot_bytes: int) -> None:
+        """Tell the core where the log begins, and the copy what others still need of it."""
+        first, base = self.copy.first_lsn, self.copy.base_lsn
+        if (first, base) != self._kept:
+            self._kept = first, base
+            self.feed(ev.Trimmed(first, base, log_bytes, snapshot_bytes))
+        role = self.core.role
+        needed = [p.durable_lsn for p in role.peers.values()] if isinstance(role, Primary) else []
+        self.copy.retain(min(needed) + 1 if needed else None)
+
+    def replaced(self, copy: ShardCopy) -> None:
+        """After `renew`: this copy is in the place of the old one."""
+        if self._ended:
+            copy.listen(None)
+            return
+        self.copy.listen(None)
+        self.copy = copy
+        copy.listen(self)
+        self.alarm = None
+        self.feed(ev.CopyReplaced(copy.alloc_id.hex()))
+
+    def log_state(self) -> ev.LogState:
+        """The copy's log as the core is told of it."""
+        return log_state(self.copy)
+
+
+def log_state(copy: ShardCopy) -> ev.LogState:
+    """A copy's log as it lies on the disk."""
+    return ev.LogState(copy.epochs, copy.end.lsn, copy.first_lsn, copy.base_lsn)
+
+
+REFUSALS = {
+    "not_primary": "This copy is not the shard's primary; nothing was written.",
+    "lease_lost": "The primary has not heard from all copies in sync lately, so that another may "
+    "have taken its place; nothing was written.",
+    "hand_off": "The primary is giving its part to another node; nothing was written.",
+    "not_enough_replicas": "Too few copies of the shard are in sync; nothing was written.",
+    "too_much_uncommitted": "Too much was written that other copies do not have yet; nothing was "
+    "written.",
+    "loop_lag": "This node is too slow just now to know whether it is still the primary; nothing "
+    "was written.",
+}
+
+_CARRY_OUT: dict[type[Any], Callable[[CopyRunner, Any], None]] = {
+    ef.Send: CopyRunner._send,
+    ef.Ship: CopyRunner._ship,
+    ef.PersistPromise: CopyRunner._persist,
+    ef.Lead: CopyRunner._lead,
+    ef.Admit: CopyRunner._admit,
+    ef.Follow: CopyRunner._follow,
+    ef.AppendRecords: CopyRunner._append,
+    ef.Truncate: CopyRunner._truncate,
+    ef.SetCommit: CopyRunner._commit,
+    ef.Answer: CopyRunner._answer,
+    ef.ReadAnswer: CopyRunner._answer_read,
+    ef.Propose: CopyRunner._propose,
+    ef.FetchSnapshot: CopyRunner._fetch,
+    ef.StartAnew: CopyRunner._start_anew,
+    ef.HandOffDone: CopyRunner._handed_off,
+    ef.Alarm: CopyRunner._raise_alarm,
+}

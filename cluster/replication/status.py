@@ -1,0 +1,123 @@
+"""What replication says of itself: for `/v1/cluster`, `nearql.shards` and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nearql.cluster.replication.core import events as ev
+from nearql.cluster.replication.core.core import Core
+from nearql.cluster.replication.core.primary import Primary
+from nearql.cluster.replication.core.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """Another copy, as its primary knows it. lag_ms: 0 = it has all; else since it last had."""
+
+    durable_lsn: int
+    applied_lsn: int
+    lag_ms: int | None
+    synced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SyncProgress:
+    """A copy that is brought up to date. kind: partial or full; done, total: bytes."""
+
+    kind: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """One copy. role: the state's name. copies: of the shard, by metadata.
+
+    complete: it once had everything that was committed then. fresh_ms: when a primary with a valid
+    lease was last heard. refusals: of writes, by concern.
+    """
+
+    role: str = "empty"
+    epoch: int = 0
+    primary: str | None = None
+    isr: tuple[str, ...] = ()
+    copies: int = 0
+    end_lsn: int = 0
+    durable_lsn: int = 0
+    commit_lsn: int = 0
+    applied_lsn: int = 0
+    lease_valid: bool = False
+    fenced: int = 0
+    alarm: str | None = None
+    complete: bool = False
+    fresh_ms: int | None = None
+    heard_commit_lsn: int = 0
+    peers: Mapping[str, PeerStatus] = field(default_factory=dict)
+    refusals: Mapping[str, str | None] = field(default_factory=dict)
+    sync: SyncProgress | None = None
+
+    def staleness_ms(self, now_ms: int, lease_ms: int) -> int | None:
+        """How old what this replica shows may be; None where no primary was heard.
+
+        A primary whose lease was valid when it spoke may have been one for a lease's length less.
+        """
+        return None if self.fresh_ms is None else now_ms - self.fresh_ms + lease_ms
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationStatus:
+    """All of this node's copies, by shard uuid, and counters: (name, help, value, is a total)."""
+
+    shards: Mapping[str, ShardStatus]
+    counts: tuple[tuple[str, str, float, bool], ...]
+
+
+def status_of(
+    core: Core, now_ms: int, *, alarm: str | None, was_complete: bool, sync: SyncProgress | None
+) -> ShardStatus:
+    """What the core of a copy shows. In the loop."""
+    copy, log, role = core.copy, core.copy.log, core.role
+    primary = role if isinstance(role, Primary) else None
+    replica = role if isinstance(role, Replica) else None
+    following = replica.primary if replica is not None else None
+    return ShardStatus(
+        role=core.state.value,
+        epoch=role.epoch if role is not None else copy.promise.epoch,
+        primary=copy.node_id if primary is not None else following,
+        isr=tuple(copy.row.isr) if copy.row else (),
+        copies=len(copy.row.replicas) if copy.row else 0,
+        end_lsn=log.end_lsn,
+        durable_lsn=log.durable_lsn,
+        commit_lsn=log.commit_lsn,
+        applied_lsn=log.applied_lsn,
+        lease_valid=core.lease_valid(now_ms),
+        fenced=core.fenced_messages,
+        alarm=core.halted or alarm,
+        complete=was_complete or copy.in_sync,
+        fresh_ms=replica.fresh_ms if replica else None,
+        heard_commit_lsn=replica._heard_commit if replica else log.commit_lsn,
+        peers=_peers(primary, log.end_lsn, now_ms) if primary else {},
+        refusals=_refusals(core, now_ms) if primary else {},
+        sync=sync,
+    )
+
+
+def _refusals(core: Core, now_ms: int) -> dict[str, str | None]:
+    concerns = {"one": ev.ONE, "majority": ev.MAJORITY, "all": ev.ALL}
+    return {name: core.refusal(now_ms, concern) for name, concern in concerns.items()}
+
+
+def _peers(primary: Primary, end_lsn: int, now_ms: int) -> dict[str, PeerStatus]:
+    assert primary.copy.row is not None
+    found = {}
+    for node in primary.copy.row.replicas:
+        peer = primary.peers.get(node)
+        if node == primary.copy.node_id:
+            continue
+        if peer is None:
+            found[node] = PeerStatus(0, 0, None, synced=False)
+            continue
+        lag_ms = 0 if peer.durable_lsn >= end_lsn else max(0, now_ms - peer.caught_up_ms)
+        found[node] = PeerStatus(peer.durable_lsn, peer.applied_lsn, lag_ms, synced=True)
+    return found
