@@ -4,9 +4,13 @@ A call is repeated only where that is safe. An attempt fails either before its r
 whole (`sent` is False: nothing happened) or afterwards (it may have happened):
 
     failure                      repeatable call        any other call
+    outcome unknown (504)        again, after a pause   WriteUnknown
     not sent, or refused         again, after a pause   again, after a pause
     sent, answer lost            again, after a pause   OutcomeUnknown
     sent, no answer in `timeout` ConnectionFailed for a read, OutcomeUnknown for a write
+
+What is repeated is repeated `retries` times, and in a cluster for FAILOVER seconds at least: a node
+that is being replaced is a delay.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -44,6 +49,7 @@ REDIRECTS = 5
 REFUSED = frozenset({429, 503})  # the node did nothing and says so
 PAUSE_FIRST = 0.05  # seconds before the second attempt; doubles each time, with jitter
 PAUSE_LONGEST = 2.0
+FAILOVER = 15.0  # seconds; a new primary takes writes within 6
 RETRY_AFTER_LONGEST = 5.0  # seconds that a node's Retry-After is followed at most
 UNTRUSTED = "certificate that is not trusted"
 SMALL_BODY = 65_536  # up to this many bytes, head and body leave in one send
@@ -99,7 +105,7 @@ class HttpTransport:
     @property
     def name(self) -> str:
         """The addresses given to `connect`."""
-        return ", ".join(map(str, self.nodes.addresses))
+        return ", ".join(map(str, self.nodes.given))
 
     def call(self, call: Call) -> Answer:
         """Do one call, blocking."""
@@ -132,13 +138,14 @@ class HttpTransport:
         request = encode(call)
         failures: list[Failure] = []
         tried: set[Address] = set()
-        refused = 0
+        refused, until = 0, time.monotonic() + FAILOVER
         while True:
             retry_after, stale = 0.0, False
             address = self.nodes.choose(writes=call.writes, tried=tried)
             try:
                 answer = yield from self._follow(call, request, address, network, streamed)
-                if refused >= self.retries or not _was_refused(answer):
+                spent = refused >= self.retries and not self._waits(until)
+                if spent or not (_was_refused(answer) or _may_repeat(call, answer)):
                     return answer
                 refused += 1
                 retry_after = _retry_after(answer)
@@ -149,18 +156,26 @@ class HttpTransport:
                 if not stale:
                     self.nodes.failed(failure.address)
                     tried |= {address, failure.address}
-                self._judge(call, failures, tried)
+                self._judge(call, failures, tried, until)
             self.nodes.leader = None
             if not stale and not self.nodes.has_other(tried):
                 tried.clear()
                 yield Step("pause", (self._pause(len(failures) + refused, retry_after),))
 
-    def _judge(self, call: Call, failures: list[Failure], tried: set[Address]) -> None:
+    def _waits(self, until: float) -> bool:
+        """Whether a cluster is given more time to replace a node."""
+        return self.nodes.is_cluster and time.monotonic() < until
+
+    def _judge(
+        self, call: Call, failures: list[Failure], tried: set[Address], until: float
+    ) -> None:
         """Return if the call may be tried again, else raise what the caller is told."""
         last = failures[-1]
-        elsewhere = not call.writes and self.nodes.has_other(tried)  # another node may answer
+        # Another node may answer; a write that is repeated there is known by its request id.
+        elsewhere = self.nodes.has_other(tried) and (not call.writes or self.nodes.is_cluster)
         final = last.final and not elsewhere
-        if final or len(failures) > self.retries or (last.sent and not call.repeatable):
+        spent = len(failures) > self.retries and not self._waits(until)
+        if final or spent or (last.sent and not call.repeatable):
             give_up(call, failures)
 
     def _pause(self, attempt: int, retry_after: float) -> float:
@@ -176,6 +191,8 @@ class HttpTransport:
             exchange = self._exchange_head if streamed else self._exchange
             response = yield from exchange(call, request, address, network)
             self.nodes.answered(address)
+            if "nearql-nodes" in response.headers:
+                self.nodes.learn(response.headers["nearql-nodes"])
             if response.status != 307:
                 if response.status == 401:
                     return self._unauthenticated(decode(call, response, str(address)), address)
@@ -302,6 +319,11 @@ class HttpTransport:
 def _was_refused(answer: Answer) -> bool:
     status, body, _ = answer
     return status in REFUSED and bool(body.get("retryable")) and bool(body.get("definite", True))
+
+
+def _may_repeat(call: Call, answer: Answer) -> bool:
+    """Whether the outcome is unknown, and repeating the call finds it out."""
+    return answer[0] == 504 and call.repeatable and answer[1].get("code") == "write_unknown"
 
 
 def _retry_after(answer: Answer) -> float:

@@ -8,6 +8,11 @@ Each node has a circuit breaker:
 
 Invariant: with one node, or with all of them open, there is still a choice, the node whose time is
 over first. Nobody is refused by a guess of ours.
+
+The nodes of a cluster tell in each answer which nodes there are (the header NearQL-Nodes). Whoever
+was given the address of one of them then uses all. An address that no node calls its own is a
+balancer's, or of another network: then the nodes' addresses may lead nowhere from here, and what
+was given stays.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from nearql.client.errors import UsageError
 from nearql.client.network import Address
 
 OPEN_FIRST = 0.5  # seconds that a node is left alone after its first failure
@@ -47,13 +53,33 @@ class Nodes:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.addresses = tuple(dict.fromkeys(addresses))
+        self.given = self.addresses = tuple(dict.fromkeys(addresses))
+        self.is_cluster = False  # a node has told of others
+        self._told = ""
         self.leader: Address | None = None  # where the last redirect of a write led
         self._circuits = {address: _Circuit() for address in self.addresses}
         self._turns = itertools.count()
         self._clock = clock
         self._jitter = jitter
         self._lock = threading.Lock()
+
+    def learn(self, told: str) -> None:
+        """Take in what a node says of all nodes: their URLs, with commas between."""
+        if told == self._told:
+            return
+        with self._lock:
+            self._told, self.is_cluster = told, True
+            found = tuple(dict.fromkeys(_addresses(told)))
+            names = {_plain(address) for address in found}
+            if not any(_plain(address) in names for address in self.given):
+                return
+            plain = {_plain(address): address for address in self.given}
+            known = tuple(plain.get(_plain(address), address) for address in found)
+            if all(address.scheme == "https" for address in self.given):
+                known = tuple(address for address in known if address.scheme == "https")
+            self.addresses = known
+            for address in known:
+                self._circuits.setdefault(address, _Circuit())
 
     def choose(self, *, writes: bool, tried: Collection[Address] = ()) -> Address:
         """Where to send a call that has been at `tried` in vain."""
@@ -102,3 +128,17 @@ class Nodes:
     def _open_for(self, circuit: _Circuit) -> float:
         half: float = min(OPEN_LONGEST, OPEN_FIRST * 2.0 ** (circuit.failures - 1)) / 2
         return half + half * self._jitter()
+
+
+def _addresses(told: str) -> Iterable[Address]:
+    for url in told.split(","):
+        try:
+            yield Address.parse(url.strip())
+        except UsageError:  # a node of a later version may tell more than addresses
+            continue
+
+
+def _plain(address: Address) -> tuple[str, int, str]:
+    """What makes two addresses the same node: localhost is 127.0.0.1."""
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    return host, address.port, address.path

@@ -23,13 +23,16 @@ def json_reply(
 class PiecesResponse(Response):
     """A body that is known wholly, sent in parts, so that a slow client costs no extra copy."""
 
-    def __init__(self, pieces: Sequence[Any], media_type: str) -> None:
+    def __init__(
+        self, pieces: Sequence[Any], media_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.pieces = [memoryview(piece) for piece in pieces]
         self.media_type = media_type
         self.status_code = 200
         self.body = b""
         self.background = None
-        self.init_headers({"Content-Length": str(sum(piece.nbytes for piece in self.pieces))})
+        length = str(sum(piece.nbytes for piece in self.pieces))
+        self.init_headers({**(headers or {}), "Content-Length": length})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nearql.engine.schema import TableDef
     from nearql.server.session_token import Positions
 
+NODES_HEADER = "NearQL-Nodes"
 REDIRECT, PROXY = "redirect", "proxy"
 ANSWER_SLACK_MS = 1_000  # the other node's own timeout is told rather than ours
 
@@ -46,6 +47,15 @@ class Gateway:
         self.cluster = cluster
         self.replication = replication
         self._redirects = write_routing == REDIRECT
+        self._listed: tuple[object, str] = (None, "")
+
+    def node_urls(self) -> str:
+        """Where clients reach each node, as the header NearQL-Nodes tells them."""
+        nodes = self.metadata.state.nodes
+        if nodes is not self._listed[0]:
+            urls = sorted({row.url for row in nodes.values() if row.url and not row.fenced})
+            self._listed = nodes, ", ".join(urls)
+        return self._listed[1]
 
     # ---- where ----------------------------------------------------------------------------------
 

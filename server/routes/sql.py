@@ -16,6 +16,7 @@ from nearql.server import wire
 from nearql.server.access.principal import Principal, acting_as
 from nearql.server.body import BodyLimit, JsonRoom, is_small, read_body
 from nearql.server.edge import Edge, principal_of
+from nearql.server.gateway.gateway import NODES_HEADER
 from nearql.server.gateway.statements import Asked, forward
 from nearql.server.ports import NodePort
 from nearql.server.replies import PiecesResponse
@@ -69,9 +70,10 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
         bulk=len(body) > edge.config.http.small_body,
     )  # fmt: skip
     edge.metrics.rows_returned.inc(rows)
+    headers = {} if edge.gateway is None else {NODES_HEADER: edge.gateway.node_urls()}
     if len(pieces) == 1 and isinstance(pieces[0], bytes):
-        return Response(pieces[0], media_type=kind)
-    return PiecesResponse(pieces, kind)
+        return Response(pieces[0], media_type=kind, headers=headers)
+    return PiecesResponse(pieces, kind, headers)
 
 
 def answer(edge: Edge, question: _Question) -> Answer:

@@ -114,6 +114,42 @@ def test_a_node_given_twice_is_one(clock: Clock) -> None:
     assert made(clock, A, A).addresses == (A,)
 
 
+# ---- what nodes tell of each other ----------------------------------------------------------
+
+
+def told(*urls: str) -> str:
+    return ", ".join(urls)
+
+
+def test_a_nodes_address_is_enough_to_know_all(clock: Clock) -> None:
+    chosen = made(clock, A)
+    chosen.learn(told("http://a:1", "http://b:1", "http://c:1"))
+    assert reads(chosen, 30) == {A: 10, B: 10, C: 10}
+    assert chosen.given == (A,)
+    chosen.learn(told("http://a:1", "http://c:1"))
+    assert reads(chosen, 30) == {A: 15, C: 15}
+
+
+def test_localhost_is_how_one_says_127_0_0_1(clock: Clock) -> None:
+    near, other = Address.parse("http://localhost:8470"), Address.parse("http://127.0.0.1:8480")
+    chosen = made(clock, near)
+    chosen.learn(told("http://127.0.0.1:8470", "http://127.0.0.1:8480"))
+    assert reads(chosen, 4) == {near: 2, other: 2}
+
+
+def test_behind_a_balancer_its_address_stays_the_only_one(clock: Clock) -> None:
+    chosen = made(clock, Address.parse("http://balancer:80"))
+    chosen.learn(told("http://a:1", "http://b:1"))
+    assert chosen.addresses == chosen.given
+    assert chosen.is_cluster
+
+
+def test_no_token_travels_unencrypted_to_a_node_that_was_told(clock: Clock) -> None:
+    chosen = made(clock, Address.parse("https://a:1"))
+    chosen.learn(told("https://a:1", "http://b:1", "https://c:1", "nonsense"))
+    assert set(chosen.addresses) == {Address.parse("https://a:1"), Address.parse("https://c:1")}
+
+
 # ---- a fake cluster -------------------------------------------------------------------------
 
 
@@ -124,6 +160,8 @@ class Cluster:
         self.nodes = [ScriptedServer(partial(self._answer, i)) for i in range(3)]
         self.dead: set[int] = set()
         self.leader = 0
+        self.unknown = 0  # how many writes are answered that their outcome is not known
+        self.leaderless = 0  # how many are refused, for a node is being replaced
 
     def _answer(self, number: int, received: Received) -> Reply:
         if number in self.dead:
@@ -131,6 +169,12 @@ class Cluster:
         write = received.target.startswith("/v1/tables") or b"INSERT" in received.body
         if write and number != self.leader:
             return answered(307, location=self.nodes[self.leader].url + received.target)
+        if write and self.leaderless:
+            self.leaderless -= 1
+            return problem(503, "no_primary", retryable=True, definite=True)
+        if write and self.unknown:
+            self.unknown -= 1
+            return problem(504, "write_unknown", retryable=True, definite=False)
         return stored(received) if received.target.startswith("/v1/tables") else rows()
 
     @property
@@ -193,6 +237,36 @@ def test_a_failover_of_the_leader(cluster: Cluster, connect: Connect) -> None:
     batches = [r for node in cluster.nodes for r in node.received if b"INSERT" not in r.body]
     ids = [r.headers["nearql-request-id"] for r in batches]
     assert len(set(ids)) == 1  # every attempt of the batch under one id
+
+
+def test_an_unknown_outcome_is_asked_for_again_under_its_id(
+    cluster: Cluster, connect: Connect
+) -> None:
+    cluster.unknown = 2
+    with connect(cluster.urls) as db:
+        assert db.insert("t", {"id": [2]}).inserted == 1
+    ids = [r.headers["nearql-request-id"] for node in cluster.nodes for r in node.received]
+    assert len(set(ids)) == 1
+
+
+def test_an_outcome_that_stays_unknown_is_raised_as_such(
+    cluster: Cluster, connect: Connect
+) -> None:
+    cluster.unknown = 100
+    with connect(cluster.urls, retries=2) as db, pytest.raises(errors.WriteUnknown) as told:
+        db.sql("INSERT INTO t VALUES (1)")
+    assert not told.value.definite
+
+
+def test_a_cluster_gets_more_time_to_replace_a_node(cluster: Cluster, connect: Connect) -> None:
+    cluster.leaderless = 9
+    with connect(cluster.urls, retries=1) as db:
+        assert isinstance(db.transport, http.HttpTransport)
+        db.transport.nodes.is_cluster = True
+        db.sql("INSERT INTO t VALUES (1)")
+    cluster.leaderless = 9
+    with connect(cluster.urls, retries=1) as db, pytest.raises(errors.Unavailable):
+        db.sql("INSERT INTO t VALUES (1)")
 
 
 def test_a_refusing_node_is_left_for_another(connect: Connect) -> None:

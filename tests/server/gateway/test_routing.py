@@ -106,6 +106,13 @@ def test_a_statement_runs_whole_on_the_primarys_node(
         assert pair.mesh.calls == [(f"id-{here}", f"id-{other}", "sql")]
 
 
+def test_every_answer_tells_where_the_nodes_are(make_pair: MakePair) -> None:
+    with make_pair(2) as pair:
+        answer = sql(pair, SELECT)
+        urls = "http://n1.example:8470, http://n2.example:8470/base, http://n3.example:8470"
+        assert answer.headers["NearQL-Nodes"] == urls
+
+
 def test_a_local_primary_is_not_forwarded_to(make_pair: MakePair) -> None:
     with make_pair(1) as pair:
         assert sql(pair, INSERT).status_code == 200
