@@ -80,7 +80,8 @@ def status_of(
     copy, log, role = core.copy, core.copy.log, core.role
     primary = role if isinstance(role, Primary) else None
     replica = role if isinstance(role, Replica) else None
-    following = replica.primary if replica is not None else None
+    recorded = copy.row.primary if copy.row is not None else None
+    following = replica.primary if replica is not None else recorded
     return ShardStatus(
         role=core.state.value,
         epoch=role.epoch if role is not None else copy.promise.epoch,

@@ -1,0 +1,334 @@
+"""Rules of the protocol one by one, each beside a core without it.
+
+A rule that schedules seldom put to the test is played here by hand: the same scene must pass with
+the rule, and fail without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nearql.cluster.metadata import shards, state
+from nearql.cluster.metadata.nodes import NodeRow
+from nearql.cluster.metadata.shards import ShardRow
+from nearql.cluster.replication.core import effects as ef
+from nearql.cluster.replication.core import events as ev
+from nearql.cluster.replication.core import messages as msg
+from nearql.cluster.replication.core.core import Core
+from nearql.cluster.replication.core.state import State
+from nearql.cluster.replication.core.timing import Timing
+from support.shard_mutants import DIRECTED, MUTANTS, mutant
+
+TIMING = Timing()
+LIVES = {"a": 1, "b": 1, "c": 1}
+ROW = ShardRow(
+    "s", 1, "a", {name: f"{name}-1" for name in LIVES}, ("a", "b", "c"), 2, version=1
+)  # fmt: skip
+
+
+class Copy:
+    """A core, its clock, and what it last wanted."""
+
+    def __init__(
+        self, name: str, *, log: ev.LogState | None = None, promised: int = 0, at: int = 10_000
+    ) -> None:
+        self.name, self.now, self.index = name, at, 0
+        self.core = Core(
+            name, f"{name}-1", 1, log=log or ev.LogState(), promised_epoch=promised,
+            now_ms=at, timing=TIMING,
+        )  # fmt: skip
+        self.effects: list[ef.Effect] = []
+
+    def feed(self, event: ev.Event) -> list[ef.Effect]:
+        """One step; a log that is always durable at once."""
+        self.effects = self.core.step(self.now, event)
+        found = list(self.effects)
+        if any(isinstance(e, ef.Follow) for e in found):
+            found += self.feed(ev.WritesClosed(self.core.copy.log.end_lsn))
+        self.effects = found
+        self.core.check_invariants()
+        return found
+
+    def row(self, lives: dict[str, int] | None = None, **changes: Any) -> list[ef.Effect]:
+        """Metadata says this of the shard now."""
+        self.index += 1
+        known = self.core.copy.row or ROW
+        shard = replace(known, **changes)
+        return self.feed(ev.MetadataChanged(self.index, shard, lives or LIVES))
+
+    @property
+    def state(self) -> State:
+        return self.core.state
+
+    def hear(self, sender: str, message: msg.Message) -> list[ef.Effect]:
+        return self.feed(ev.Received(sender, message))
+
+    def durable(self) -> list[ef.Effect]:
+        log = self.core.copy.log
+        return self.feed(ev.Durable(log.end_lsn, log.generation))
+
+    def wait(self, ms: int) -> list[ef.Effect]:
+        self.now += ms
+        return self.feed(ev.Tick())
+
+    def sent(self, kind: type[Any]) -> list[Any]:
+        """Messages of this kind among the last effects."""
+        sends = [e.message for e in self.effects if isinstance(e, ef.Send)]
+        return [message for message in sends if isinstance(message, kind)]
+
+    def wanted(self, kind: type[Any]) -> list[Any]:
+        """Effects of this kind among the last ones."""
+        return [effect for effect in self.effects if isinstance(effect, kind)]
+
+
+def sync(epoch: int, number: int = 1, *, node: str = "b", **changes: Any) -> msg.Sync:
+    found = msg.Sync(epoch, msg.Session(1, number), f"{node}-1", (), 0, 0, 0)
+    return replace(found, **changes)
+
+
+def ack(epoch: int, number: int, lsn: int, *, hb_id: int = 0) -> msg.Ack:
+    return msg.Ack(epoch, msg.Session(1, number), lsn, lsn, 0, 1 << 20, hb_id)
+
+
+def primary(epoch: int = 1, **row: Any) -> Copy:
+    """A primary of a, b and c whose own promises are over; EPOCH_START is durable."""
+    copy = Copy("a")
+    copy.row(epoch=epoch, **row)
+    copy.wait(TIMING.lease_ms)
+    assert copy.wanted(ef.Lead)
+    copy.durable()
+    return copy
+
+
+def followed(copy: Copy, *nodes: str, epoch: int = 1) -> Copy:
+    """Those nodes follow it with all of its log, and have answered its last heartbeat."""
+    for node in nodes:
+        copy.hear(node, sync(epoch, node=node))
+        end = copy.core.copy.log.end_lsn
+        copy.feed(ev.Shipped(node, 1, end, 1))
+        copy.hear(node, ack(epoch, 1, end, hb_id=copy.now))
+    return copy
+
+
+def write(copy: Copy, token: int = 1, concern: ev.Concern = ev.MAJORITY) -> int:
+    """A statement is logged, durable here, and waited for."""
+    epoch, lsn = copy.core.copy.writes_epoch, copy.core.copy.log.end_lsn + 1
+    copy.feed(ev.Appended(epoch, lsn, 10))
+    copy.feed(ev.Await(token, epoch, lsn, concern, copy.now + 60_000))
+    copy.durable()
+    return lsn
+
+
+# ---- The scenes ----------------------------------------------------------------------------
+
+
+def an_earlier_life_is_refused() -> None:
+    """A copy that has restarted since it caught up may not have what the primary knows of it."""
+    rows = {name: NodeRow(name, name, name, 2) for name in LIVES}
+    known = state.Metadata(nodes=rows)
+    change = shards.IsrChange(
+        request_id="r", shard_uuid="s", expected_version=1, epoch=1, isr=("a", "b", "c"),
+        incarnations={"a": 2, "b": 2, "c": 1},
+    )  # fmt: skip
+    changed = shards._isr_change(known, replace(ROW, isr=("a", "b")), change)
+    assert not isinstance(changed, ShardRow)
+
+
+def acknowledgements_are_of_one_epoch() -> None:
+    """Node b acknowledged LSN 5 to an earlier reign of a, and has been cut since."""
+    copy = followed(primary(epoch=3), "b", "c", epoch=3)
+    lsn = write(copy)
+    copy.hear("b", ack(1, 1, lsn))
+    copy.hear("c", ack(3, 1, lsn))
+    assert copy.core.copy.log.commit_lsn < lsn
+    copy.hear("b", ack(3, 1, lsn))
+    assert copy.core.copy.log.commit_lsn == lsn
+
+
+def acknowledgements_are_of_one_session() -> None:
+    """Node b has begun anew; what it acknowledged before is not known to be there."""
+    copy = followed(primary(), "b", "c")
+    lsn = write(copy)
+    copy.hear("c", ack(1, 1, lsn))
+    copy.hear("b", sync(1, number=2))
+    copy.hear("b", ack(1, 1, lsn))
+    assert copy.core.copy.log.commit_lsn < lsn
+    copy.hear("b", ack(1, 2, lsn))
+    assert copy.core.copy.log.commit_lsn == lsn
+
+
+def a_promise_is_durable_before_anything_is_said() -> None:
+    copy = Copy("b")
+    copy.row(epoch=4, version=4)
+    kinds = [type(effect) for effect in copy.effects]
+    assert kinds == [ef.PersistPromise, ef.Send]
+
+
+def a_restart_waits_for_what_it_may_have_promised() -> None:
+    copy = Copy("b", promised=1)
+    copy.row(epoch=2, primary="b", version=2)
+    assert copy.state is State.PRIMARY_WAIT
+    copy.wait(TIMING.lease_ms - 1)
+    assert copy.state is State.PRIMARY_WAIT
+    copy.wait(1)
+    assert copy.state is not State.PRIMARY_WAIT
+
+
+def following(number: int = 1) -> Copy:
+    """Node b follows a in epoch 1; its own boot is long ago."""
+    copy = Copy("b")
+    copy.row()
+    copy.wait(10 * TIMING.lease_ms)
+    copy.hear("a", msg.SyncOk(1, msg.Session(1, number), 0))
+    return copy
+
+
+def heartbeat(copy: Copy, hb_id: int) -> None:
+    copy.hear("a", msg.Append(1, copy.core.role.session, 0, 0, (), 0, hb_id, True))  # type: ignore[union-attr]
+
+
+def a_release_frees_from_nothing_later() -> None:
+    """The hand-off failed, a goes on with a heartbeat that b answers; then the release comes."""
+    copy = following()
+    heartbeat(copy, 500)
+    copy.hear("a", msg.LeaseRelease(1, 400))
+    copy.row(epoch=2, primary="b", version=2)
+    assert copy.state is State.PRIMARY_WAIT
+
+
+def a_release_frees_from_what_was_before() -> None:
+    copy = following()
+    heartbeat(copy, 500)
+    copy.row(epoch=2, primary="b", version=2)
+    assert copy.state is State.PRIMARY_WAIT
+    copy.hear("a", msg.LeaseRelease(1, 500))
+    assert copy.state is State.SUSPENDED  # active, and nobody has answered yet
+    assert copy.wanted(ef.Lead)
+
+
+def nothing_is_read_on_a_released_lease() -> None:
+    """A hand-off whose time was up: the promises from before it are void."""
+    copy = followed(primary(), "b", "c")
+    assert copy.core.lease_valid(copy.now)
+    copy.feed(ev.HandOff("b", copy.now + 100))
+    assert copy.sent(msg.LeaseRelease)
+    assert not copy.core.lease_valid(copy.now)
+    copy.wait(100)
+    assert copy.wanted(ef.HandOffDone) == [ef.HandOffDone(False, "the time was up first")]
+    assert not copy.core.lease_valid(copy.now)
+    for node in ("b", "c"):
+        copy.hear(node, ack(1, 1, 1, hb_id=copy.now))
+    assert copy.core.lease_valid(copy.now)
+
+
+def an_in_sync_copy_keeps_its_log() -> None:
+    """What it holds is counted on, however far it is behind."""
+    copy = primary()
+    copy.feed(ev.Trimmed(1, 0, 1 << 30, 1 << 10))
+    copy.hear("b", sync(1))
+    assert copy.sent(msg.SyncOk)
+    assert not copy.sent(msg.SyncFull)
+    other = Copy("b", log=ev.LogState(((1, 1),), 5, 1, 0), promised=1)
+    other.row()
+    other.hear("a", msg.SyncFull(1, msg.Session(1, 1)))
+    assert not other.wanted(ef.FetchSnapshot)
+
+
+def a_strange_copy_is_not_served() -> None:
+    """A disk that was replaced has another alloc_id, and is in nobody's set."""
+    copy = primary()
+    copy.hear("b", sync(1, alloc_id="b-2"))
+    assert not copy.sent(msg.SyncOk)
+    copy.hear("b", sync(1))
+    assert copy.sent(msg.SyncOk)
+
+
+def a_primary_that_hears_of_a_later_one_stops() -> None:
+    copy = followed(primary(), "b", "c")
+    write(copy)
+    copy.hear("c", msg.Fenced(2))
+    assert [answer.known for answer in copy.wanted(ef.Answer)] == [False]
+    assert copy.wanted(ef.PersistPromise) == [ef.PersistPromise(2)]
+    assert copy.state is State.EMPTY
+
+
+def commits_need_min_isr() -> None:
+    """Metadata has taken out a copy that was lost: one of three is left, two are needed."""
+    copy = followed(primary(), "b", "c")
+    copy.row(isr=("a",), version=2)
+    lsn = write(copy)
+    assert copy.core.copy.log.commit_lsn < lsn
+    assert copy.core.refusal(copy.now, ev.MAJORITY) == "not_enough_replicas"
+
+
+def metadata_that_went_back_stops_everything() -> None:
+    copy = Copy("b", promised=7)
+    copy.row(epoch=6, version=9)
+    assert copy.state is State.HALTED
+    assert copy.wanted(ef.Alarm)
+
+
+def what_was_committed_is_never_cut() -> None:
+    """After an unclean promotion: the operator has to say what becomes of this copy."""
+    copy = Copy("b", log=ev.LogState(((1, 1),), 5, 1, 5), promised=1)
+    copy.row(epoch=2, version=2)
+    copy.hear("a", msg.SyncOk(2, msg.Session(1, 1), 4))
+    assert copy.state is State.HALTED
+
+
+def a_primary_behind_a_follower_stops() -> None:
+    copy = primary(epoch=2)
+    copy.hear("b", sync(2, vector=((1, 1),), end_lsn=9, commit_lsn=9))
+    assert copy.state is State.HALTED
+
+
+def a_loss_that_was_ordered_halts_no_primary() -> None:
+    copy = primary(epoch=2, unclean_epochs=(2,))
+    copy.hear("b", sync(2, vector=((1, 1),), end_lsn=9, commit_lsn=9))
+    assert copy.state is not State.HALTED
+
+
+SCENES: dict[str, Callable[[], None]] = {
+    "an earlier life is taken into the set": an_earlier_life_is_refused,
+    "any acknowledgement counts": acknowledgements_are_of_one_epoch,
+    "acknowledgements of older sessions count": acknowledgements_are_of_one_session,
+    "a promise is not persisted": a_promise_is_durable_before_anything_is_said,
+    "a restarted copy has promised nothing": a_restart_waits_for_what_it_may_have_promised,
+    "a release frees from later promises": a_release_frees_from_nothing_later,
+    "a released lease is relied on": nothing_is_read_on_a_released_lease,
+    "an in-sync copy takes a snapshot": an_in_sync_copy_keeps_its_log,
+    "a copy that is not listed is served": a_strange_copy_is_not_served,
+    "a primary reigns on beside a later one": a_primary_that_hears_of_a_later_one_stops,
+    "commits with too few in sync": commits_need_min_isr,
+    "metadata may go back": metadata_that_went_back_stops_everything,
+    "a committed record is cut": what_was_committed_is_never_cut,
+    "a primary need not have what others committed": a_primary_behind_a_follower_stops,
+}
+
+
+def test_each_rule_that_needs_a_scene_has_one() -> None:
+    assert set(SCENES) >= DIRECTED
+    assert set(SCENES) <= set(MUTANTS)
+
+
+@pytest.mark.parametrize("scene", SCENES.values(), ids=lambda scene: scene.__name__)
+def test_the_rule_holds(scene: Callable[[], None]) -> None:
+    scene()
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_its_absence_is_noticed(name: str) -> None:
+    with mutant(name), pytest.raises(AssertionError):
+        SCENES[name]()
+
+
+def test_a_release_frees_from_what_was_before() -> None:
+    a_release_frees_from_what_was_before()
+
+
+def test_a_loss_that_was_ordered_halts_no_primary() -> None:
+    a_loss_that_was_ordered_halts_no_primary()
