@@ -12,7 +12,7 @@ so one product of (w + 2)-vectors bounds each score from below:
     inner_product   -q.x              >=   [a, r] . [-b, -s]        cosine: the same, of unit rows
 
 A row whose bound is beyond T, the k-th smallest score found so far, is none of the k nearest. The
-others, few hundred of 62,816, get a float32 score from the whole vectors, which lowers T.
+others, a few hundred of 62,816, get a float32 score from the whole vectors, which lowers T.
 Algorithm: partial distances with a bound of the remainder, as in FAISS's "Panorama" (2025), but for
 batches.
 
@@ -56,8 +56,8 @@ _TILE = 1_024  # queries that one thread takes through a stretch of rows
 _STRETCH = 16_384  # rows that are projected at once
 _ROWS = 1_024  # of a product: its scores, 4 MiB, stay in a cache
 _SAMPLE = 8_192  # rows from which the directions are learned
-_PROBES = 64  # queries by which the number of directions is chosen
-_STEPS = 12  # numbers of directions that are tried
+_PROBES = 48  # queries by which the number of directions is chosen
+_STEPS = range(2, 11)  # of sixteen: numbers of directions that are tried
 _SCORE_COST = 40.0  # of a row that gets its score, in products of as many coordinates
 _GATHERED = 1 << 20  # elements of rows that are copied at once
 
@@ -99,13 +99,14 @@ class _Sketch:
         own = product * longest**2 if self.metric is Metric.L2 else 0.0
         return of_pair * length * longest + own + lost
 
-    def rows(self, vectors: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What stands for rows in the product: (n, d) -> (n, w + 1 or 2)."""
-        coordinates = vectors @ self.basis
+    def rows(
+        self, coordinates: NDArray[np.float32], norms: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What stands for rows in the product: (n, w) -> (n, w + 1 or 2)."""
         length = norms.astype(np.float64)
         extra = 2 if self.metric is Metric.L2 else 1
-        out = np.empty((len(vectors), coordinates.shape[1] + extra), np.float32)
         width = coordinates.shape[1]
+        out = np.empty((len(coordinates), width + extra), np.float32)
         out[:, :width] = coordinates
         out[:, width] = self.remainders(coordinates, length)
         if self.metric is Metric.L2:
@@ -115,13 +116,12 @@ class _Sketch:
         return out
 
     def queries(
-        self, left: NDArray[np.float32], length: NDArray[np.float64]
+        self, coordinates: NDArray[np.float32], length: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """What stands for scaled queries: (nq, d) -> (w + 1 or 2, nq), C-contiguous."""
-        coordinates = left @ self.basis
+        """What stands for scaled queries: (nq, w) -> (w + 1 or 2, nq), C-contiguous."""
         further = [-self.remainders(coordinates, length)]
         if self.metric is Metric.L2:
-            further.append(np.ones(len(left), np.float32))
+            further.append(np.ones(len(coordinates), np.float32))
         return np.ascontiguousarray(np.vstack([coordinates.T, *further]))
 
 
@@ -221,10 +221,13 @@ def _width(
     rank = 1 + max(1, round(asked.k * len(sample) / asked.rows))
     nearest = np.partition(scores, rank - 1, axis=0)[rank - 1]
     length = lengths(probes)
+    whole = _sketch(axes[:, : dimensions * _STEPS[-1] // 16], asked.metric)
+    mine, theirs = sample @ whole.basis, probes @ whole.basis
     best, least = None, 2 / 3 * dimensions
-    for width in range(dimensions // 16, dimensions * _STEPS // 16, max(1, dimensions // 16)):
-        sketch = _sketch(axes[:, :width], asked.metric)
-        bounds = sketch.rows(sample, norms) @ sketch.queries(probes, length)
+    for step in _STEPS:
+        width = dimensions * step // 16
+        sketch = _Sketch(whole.basis[:, :width], whole.skew, asked.metric)
+        bounds = sketch.rows(mine[:, :width], norms) @ sketch.queries(theirs[:, :width], length)
         hits = float(np.mean(bounds <= nearest))
         cost = width + hits * _SCORE_COST * dimensions
         if cost < least:
@@ -246,7 +249,7 @@ class _Stretch:
 def _projected(sketch: _Sketch, block: Block, positions: NDArray[np.int64], team: Team) -> _Stretch:
     def some(part: NDArray[np.int64]) -> NDArray[np.float32]:
         with np.errstate(all="ignore"):
-            return sketch.rows(_vectors(block, part), block.norms[part])
+            return sketch.rows(_vectors(block, part) @ sketch.basis, block.norms[part])
 
     step = -(-len(positions) // (2 * team.threads))
     parts = [positions[low : low + step] for low in range(0, len(positions), step)]
@@ -330,7 +333,7 @@ class _Tile:
         self._slack = sketch.slack(block, length)
         if sketch.metric is Metric.L2:
             self._slack -= queries.length**2  # which the product leaves out
-        self._right = sketch.queries(queries.left, length)
+        self._right = sketch.queries(queries.left @ sketch.basis, length)
         self._errors = _Errors.of(block, sketch.metric, queries.length)
         self._pending: list[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]] = []
 
