@@ -23,7 +23,14 @@ from nearql.engine.admission import Admission
 from nearql.engine.context import EngineContext
 from nearql.engine.deadline import Deadline
 from nearql.engine.defaults import literal_default
-from nearql.engine.errors import Conflict, InternalError, InvalidValue, Unavailable
+from nearql.engine.errors import (
+    Conflict,
+    InternalError,
+    InvalidValue,
+    StatementTimeout,
+    Unavailable,
+    WriteUnknown,
+)
 from nearql.engine.index.catalog import IndexProgress, TableIndexes
 from nearql.engine.keys import Key, keys_of, shard_of
 from nearql.engine.maintenance import RETRY_BYTES, Maintenance
@@ -307,7 +314,9 @@ class Table:
         if any(copy.leads is None for copy in self.copies):
             self._definition = definition
             return
-        deadline = Deadline(_DDL_MS if self._context.replicated else None)
+        self._log_schema(definition, Deadline(_DDL_MS if self._context.replicated else None))
+
+    def _log_schema(self, definition: TableDef, deadline: Deadline) -> None:
         with self._alone(deadline):
             version = definition.schema.version
             writes = [
@@ -435,12 +444,19 @@ class Table:
 
         Raises:
             Unavailable: code `not_primary` or `not_enough_replicas`.
+            StatementTimeout: not before the deadline.
         """
         for shard in self._shards:
             shard.gate.wait_admitted(deadline)
         version = self._definition.schema.version
         if self.copies and any(shard.schema_version < version for shard in self._shards):
-            self.apply_schema(self._definition)  # the primary before did not come to it
+            try:
+                self._log_schema(self._definition, deadline)  # the last primary did not come to it
+            except WriteUnknown as error:  # about the schema; the statement is not logged
+                raise StatementTimeout(
+                    "The statement waited for the table's schema in this copy's log until its time "
+                    "was up; nothing was written."
+                ) from error
 
     @contextmanager
     def _alone(self, deadline: Deadline) -> Iterator[None]:
@@ -449,6 +465,7 @@ class Table:
         with writing(self._shards, deadline):
             for shard in self._shards:
                 shard.drain(deadline)
+                shard.gate.check()
             yield
 
     def _finished(

@@ -34,6 +34,7 @@ class ShardWrite:
     offsets: of its rows in the rows that the user gave; None = all of them.
     ended: None = nothing was logged (yet); Pending = logged, by this statement or by the first
         one of the same request id; Recorded = that one ended before.
+    behind: nothing needed to be logged, which is so only if this earlier statement is committed.
     """
 
     shard: Shard
@@ -41,6 +42,7 @@ class ShardWrite:
     keys: dict[Key, bool] = field(default_factory=dict)
     offsets: NDArray[np.int64] | None = None
     ended: Recorded | Pending | None = None
+    behind: Pending | None = None
 
     @property
     def has_effect(self) -> bool:
@@ -87,6 +89,9 @@ def log_all(writes: Sequence[ShardWrite]) -> None:
         StorageFull: not `definite` if an earlier shard has logged.
     """
     todo = [write for write in writes if write.ended is None and write.has_effect]
+    for write in writes:
+        if write.ended is None and not write.has_effect:
+            write.behind = write.shard.newest_uncommitted()
     for write in todo:
         write.shard.check_writable(write.statement.kind)
     payloads = [write.shard.encode(write.statement) for write in todo]
@@ -107,10 +112,10 @@ def outcome_of(
         WriteUnknown: the time was up first, or a shard's primary is another copy now.
     """
     for write in writes:
-        if isinstance(write.ended, Pending):
-            shard = write.shard
+        shard, awaited = write.shard, write.ended or write.behind
+        if isinstance(awaited, Pending):
             wait = shard.finish if until == "applied" else shard.finish_durable
-            wait(write.ended, deadline)
+            wait(awaited, deadline)
     ends = [write.end() for write in writes]
     positions = tuple(
         ShardPosition(write.shard.number, end.epoch, end.lsn)

@@ -43,6 +43,7 @@ from nearql.engine.storage.wal_scan import as_record
 from nearql.engine.storage.wal_shared import SharedWal
 
 _APPLY_BYTES = 4 * MIB  # of records that are applied in one go: writers and others wait for it
+_PATIENCE_S = 0.02  # that an applier waits for a shard's lock before it looks after other shards
 _LOG_SHARE = 5  # the log takes at most one part in so many of what the disk has left for us
 
 
@@ -59,7 +60,7 @@ class LocalCopy:
         self._exports = Exports(shard, context.fs)
         # Guarded by the shard's lock:
         self._reader = StatementReader()
-        self._read_lsn = shard.flushed_lsn
+        self._read_lsn = shard.read_view().lsn
         self._holds = Holds()
         # Guarded by its own:
         self._applying = threading.Lock()
@@ -302,9 +303,14 @@ class LocalCopy:
         self._submit()
 
     def _apply_some(self) -> bool:
-        """Apply committed records, some MiB at most; whether there are more."""
+        """Apply committed records, some MiB at most; whether there are more.
+
+        A writer that holds the lock may wait for replication itself: others' work goes first.
+        """
         wal, records = self._wal, self._records()
-        with self._shard.lock:
+        if not self._shard.lock.acquire(timeout=_PATIENCE_S):
+            return True
+        try:
             if self._closed:
                 return False
             if records and records[0].lsn == self._read_lsn + 1 and wal is self._wal:
@@ -312,6 +318,8 @@ class LocalCopy:
             self._shard.apply_tail()
             self._holds.settle(self._settled_lsn(), self._shard.read_view)
             return self._read_lsn < self._last_from_log()
+        finally:
+            self._shard.lock.release()
 
     def _records(self) -> list[RawRecord]:
         wal, start = self._wal, self._read_lsn + 1

@@ -158,15 +158,18 @@ class Shard:
         self._check_log_joins(flushed)
         if isinstance(self.wal, SharedWal):
             self.wal.learn_epochs(epochs_of(manifest), flushed)
-            self.gate = CommitGate(lambda: self.wal.durable_lsn, flushed)
+            self._replay(flushed + 1, self.wal.first_shared_lsn - 1)
+            self.gate = CommitGate(lambda: self.wal.durable_lsn, self._state.applied_lsn)
         else:
             self.gate = DurableGate(self.wal)
-            self._replay(flushed)
+            self._replay(flushed + 1, self.wal.durable_lsn)
 
-    def _replay(self, flushed: int) -> None:
-        """Apply what is behind the checkpoint: on a node alone all of it is committed."""
+    def _replay(self, first: int, last: int) -> None:
+        """Apply what is behind the checkpoint and was logged by a node alone: it is committed."""
         reader = StatementReader()
-        for record in self.wal.read(flushed + 1):
+        for record in self.wal.read(first):
+            if record.lsn > last:
+                break
             self.unflushed_bytes += len(record.payload)
             statement = reader.feed(record)
             if statement is not None:
@@ -269,6 +272,10 @@ class Shard:
         positions = self._state.index.positions(keys)
         return np.where(positions == NOWHERE, -1, positions + (self.number << SHARD_SHIFT))
 
+    def newest_uncommitted(self) -> Pending | None:
+        """The last statement that was logged here and may yet be taken back. Needs the lock."""
+        return None if self.gate.epoch is None else self.tail.newest
+
     def drain(self, deadline: Deadline) -> None:
         """Wait until all that was logged is applied. Needs the lock, keeps it: nobody writes.
 
@@ -276,8 +283,8 @@ class Shard:
             StatementTimeout: not before the deadline; the caller has logged nothing.
             Unavailable: code `not_primary`; likewise.
         """
-        if self.tail:
-            last = self.tail.last
+        if (newest := self.tail.newest) is not None:
+            last = newest.statement
             waited = self.gate.wait_committed(last.lsn, last.epoch, deadline)
             if waited is Waited.LATE:
                 raise StatementTimeout(

@@ -40,9 +40,9 @@ class Tail:
         return len(self._pending)
 
     @property
-    def last(self) -> Statement:
+    def newest(self) -> Pending | None:
         """The one logged last."""
-        return self._pending[-1].statement
+        return self._pending[-1] if self._pending else None
 
     def add(self, pending: Pending) -> None:
         """One more was logged."""
