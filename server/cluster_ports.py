@@ -114,6 +114,14 @@ class ShardPort(Protocol):
     """A shard's copy on this node."""
 
     @property
+    def epoch(self) -> int:
+        """That it is in."""
+
+    @property
+    def applied_lsn(self) -> int:
+        """What its readers see."""
+
+    @property
     def readable(self) -> bool:
         """Complete, and neither damaged nor stopped."""
 
@@ -126,13 +134,22 @@ class ShardPort(Protocol):
         """Wait until a write fulfils the concern. Raises WriteUnknown."""
 
     def wait(self, lsn: int, epoch: int, copies: int, deadline: Deadline) -> ProgressPort:
-        """Wait for copies; returns with fewer when the time is up."""
+        """Wait for copies; returns with fewer when the time is up.
+
+        Raises:
+            WriteUnknown: it is not, or no longer, the primary of this epoch.
+        """
 
     def read_gate(
         self, level: str, *, token: tuple[int, int] | None, max_staleness_ms: int | None,
         deadline: Deadline,
     ) -> GrantPort:  # fmt: skip
-        """Wait until the copy may be read at this level; before its view is taken."""
+        """Wait until the copy may be read at this level; before its view is taken.
+
+        Raises:
+            Unavailable: not readable, or not as recent. StatementTimeout.
+            Conflict: code `rolled_back`; the token's position was lost.
+        """
 
 
 class CallPort(Protocol):
@@ -143,7 +160,7 @@ class CallPort(Protocol):
         """Who calls."""
 
     @property
-    def payload(self) -> bytes:
+    def payload(self) -> bytes | bytearray:
         """What was sent."""
 
     @property

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from nearql.cluster.metadata.shards import ShardRow
-from nearql.engine.errors import InvalidValue, NearQLError, Unavailable
+from nearql.engine.errors import (
+    Conflict,
+    InvalidValue,
+    NearQLError,
+    Unavailable,
+    WriteUnknown,
+)
 from nearql.engine.schema import TableDef
 from nearql.engine.types import WriteOutcome
 from nearql.query.replicas import Position, Settled
@@ -91,12 +97,12 @@ class ClusterReplicas:
             WriteUnknown: the time was up first, or this is no longer the primary.
         """
         shards, left = self._shards(table), until(deadline)
-        reached = [
-            self._copy(table, position.shard, shards[position.shard]).committed(
-                position.lsn, position.epoch, concern_of(concern), left
-            )
-            for position in outcome.positions
-        ]
+        reached = []
+        for at in outcome.positions:
+            copy = self._copy(table, at.shard, shards[at.shard])
+            # What was done in an earlier reign, and is repeated now, is asked for in this one.
+            epoch = copy.epoch if copy.applied_lsn >= at.lsn else at.epoch
+            reached.append(copy.committed(at.lsn, epoch, concern_of(concern), left))
         return _together(Settled(one.acked, one.committed) for one in reached)
 
     def wait(self, written: Sequence[Position], copies: int, deadline: float) -> Settled:
@@ -122,6 +128,8 @@ class ClusterReplicas:
         message = envelope.pack({"copies": copies, "timeout_ms": timeout_ms}, msgpack.packb(places))
         try:
             told, _ = self.gateway.ask(node, envelope.WAIT, message, timeout_ms, writes=False)
+        except Conflict:  # what the session wrote was lost
+            raise
         except NearQLError:  # WAIT tells what is known; of this primary nothing is
             return Settled(0, False)
         return Settled(int(told["copies"]), bool(told["committed"]))
@@ -156,9 +164,13 @@ def waited(gateway: Gateway, places: Iterable[Place], copies: int, left: Deadlin
 def _waited(copy: ShardPort | None, at: tuple[int, int], copies: int, left: Deadline) -> Settled:
     if copy is None:
         return Settled(0, False)
+    epoch, lsn = at
+    if epoch != copy.epoch:  # 409 where that was lost; else it is asked for in this reign
+        copy.read_gate("session", token=at, max_staleness_ms=None, deadline=left)
+        epoch = copy.epoch
     try:
-        reached = copy.wait(at[1], at[0], copies, left)
-    except Unavailable:  # not the primary any more: it knows nothing of the others
+        reached = copy.wait(lsn, epoch, copies, left)
+    except (Unavailable, WriteUnknown):  # no primary any more: it knows nothing of the others
         return Settled(0, False)
     return Settled(reached.acked, reached.committed)
 

@@ -25,7 +25,7 @@ def pack(head: Mapping[str, Any], *body: Any) -> bytes:
     return b"".join((len(packed).to_bytes(4, "little"), packed, *body))
 
 
-def unpack(message: bytes) -> tuple[dict[str, Any], memoryview]:
+def unpack(message: bytes | bytearray) -> tuple[dict[str, Any], memoryview]:
     """What `pack` was given.
 
     Raises:

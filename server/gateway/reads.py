@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nearql.cluster.metadata.state import TableRow
 from nearql.engine.deadline import Deadline
-from nearql.engine.errors import InvalidValue
+from nearql.engine.errors import Conflict, InvalidValue
 from nearql.query.replicas import Confirm, Freshness, Position
 from nearql.server.cluster_ports import GrantPort
 from nearql.server.gateway.deadlines import until
@@ -75,10 +75,21 @@ class RequestReads:
                 raise missing(row.table.name, number)
             seen = self.token.get((row.table.uuid, number))
             wanted = "any" if level == "session" and seen is None else level
-            grants.append(
-                copy.read_gate(
-                    wanted, token=seen, max_staleness_ms=freshness.max_staleness_ms,
-                    deadline=deadline,
-                )
-            )  # fmt: skip
+            try:
+                grant = copy.read_gate(
+                    wanted, token=seen if wanted == "session" else None,
+                    max_staleness_ms=freshness.max_staleness_ms, deadline=deadline,
+                )  # fmt: skip
+            except Conflict as error:
+                raise rolled_back(row.table.name, error) from error
+            grants.append(grant)
         return grants
+
+
+def rolled_back(table: str, error: Conflict) -> Conflict:
+    """The 409 of a session that saw what a failover has lost."""
+    return Conflict(
+        f"This session saw writes of table {table!r} that were lost when another copy became "
+        "primary: they had not been committed. Start a new session.",
+        code="rolled_back_session", sqlstate="40001", **error.extra,
+    )  # fmt: skip

@@ -113,6 +113,8 @@ class FakeCopy:
     """Implements `ShardPort`: remembers what it was asked."""
 
     readable: bool = True
+    epoch: int = 4
+    applied_lsn: int = 0
     refuses: NearQLError | None = None  # writes, before anything is logged
     refuses_times: int | None = None  # None = always
     loses: NearQLError | None = None  # the wait after it

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from nearql.engine.errors import InvalidValue, Unavailable, WriteUnknown
+from nearql.engine.errors import Conflict, InvalidValue, Unavailable, WriteUnknown
 from nearql.engine.types import ShardPosition, WriteOutcome
 from nearql.query.replicas import Settled
 from nearql.server.gateway.concerns import ClusterReplicas
@@ -65,6 +65,34 @@ def test_a_write_is_settled_by_its_own_position(make_pair: MakePair) -> None:
         settled = pair.here.session.replicas.settle(DOCS, OUTCOME, "2", soon())
         assert settled == Settled(2, True)
         assert pair.here.copy.asked == [("committed", 17, 4, 2)]
+
+
+def test_a_write_of_an_earlier_reign_is_asked_for_in_this_one(make_pair: MakePair) -> None:
+    with make_pair() as pair:
+        pair.here.copy.epoch, pair.here.copy.applied_lsn = 6, 40
+        pair.here.session.replicas.settle(DOCS, OUTCOME, "majority", soon())
+        pair.here.session.replicas.wait(WRITTEN, 2, soon())
+        assert pair.here.copy.asked == [
+            ("committed", 17, 6, "majority"),
+            ("read", "session", (4, 17), None),  # it was not rolled back
+            ("wait", 17, 6, 2),
+        ]
+
+
+def test_waiting_for_what_was_rolled_back_says_so(make_pair: MakePair) -> None:
+    for here in (1, 2):
+        with make_pair(here) as pair:
+            primary = pair.here if here == 1 else pair.there
+            primary.copy.epoch = 6
+            primary.copy.gate = Conflict("Lost.", code="rolled_back")
+            with pytest.raises(Conflict):
+                pair.here.session.replicas.wait(WRITTEN, 2, soon())
+
+
+def test_a_primary_that_was_replaced_meanwhile_knows_of_no_copy(make_pair: MakePair) -> None:
+    with make_pair() as pair:
+        pair.here.copy.loses = WriteUnknown("Another reign.")
+        assert pair.here.session.replicas.wait(WRITTEN, 2, soon()) == Settled(0, False)
 
 
 def test_a_lost_reign_is_an_unknown_outcome(make_pair: MakePair) -> None:

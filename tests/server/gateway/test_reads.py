@@ -32,7 +32,7 @@ def entered(
         ({}, "session", ("read", "any", None, None)),
         ({}, "linearizable", ("read", "linearizable", None, None)),
         (TOKEN, None, ("read", "session", (4, 17), None)),
-        (TOKEN, "any", ("read", "any", (4, 17), None)),
+        (TOKEN, "any", ("read", "any", None, None)),
         ({("another", 0): (4, 17)}, None, ("read", "any", None, None)),
     ],
 )
@@ -63,9 +63,11 @@ def test_a_linearizable_read_is_confirmed_at_its_end(make_pair: MakePair) -> Non
 
 def test_a_copy_that_lost_what_the_session_saw(make_pair: MakePair) -> None:
     with make_pair(2) as pair:
-        pair.here.copy.gate = Conflict("Rolled back.", code="rolled_back_session")
-        with pytest.raises(Conflict):
+        pair.here.copy.gate = Conflict("Rolled back.", code="rolled_back", epoch=4, lsn=17)
+        with pytest.raises(Conflict, match="'docs'") as caught:
             entered(pair, TOKEN, None)
+        assert caught.value.code == "rolled_back_session"
+        assert caught.value.extra == {"epoch": 4, "lsn": 17}
 
 
 def test_a_missing_copy_is_said(make_pair: MakePair) -> None:
