@@ -23,6 +23,7 @@ import structlog
 
 from nearql.cluster.config import ClusterConfig
 from nearql.cluster.metadata.commands import RegisterNode
+from nearql.cluster.metadata.raft.followed import FollowConfig, FollowedMetadata
 from nearql.cluster.metadata.raft.replicated import ReplicatedMetadata
 from nearql.cluster.metadata.raft.sidecar import SidecarConfig
 from nearql.cluster.metadata.state import Metadata, NodeRow
@@ -32,6 +33,7 @@ from nearql.engine.storage.files import FileSystem
 log = structlog.get_logger("nearql.cluster")
 
 ALIVE_S = 3.0  # heard within
+NOT_A_MEMBER = "not_a_member"
 _START_ATTEMPT_S = 10.0
 _REGISTER_MS = 5000
 
@@ -66,9 +68,14 @@ class Cluster:
     """Thread-safe; `close` ends the sidecar."""
 
     def __init__(self, config: ClusterConfig, directory: Path, fs: FileSystem) -> None:
-        """Start the metadata's sidecar; `open` waits for it."""
+        """Start the metadata's sidecar, or follow a voter's; `open` waits for it."""
         self.config = config
-        self.metadata = ReplicatedMetadata(sidecar_config(config, directory), fs)
+        self.metadata: ReplicatedMetadata | FollowedMetadata
+        if config.is_voter:
+            self.metadata = ReplicatedMetadata(sidecar_config(config, directory), fs)
+        else:
+            following = FollowConfig(config.name, config.voters, str(directory), config.tls)
+            self.metadata = FollowedMetadata(following, fs)
         self.hears: Callable[[], Mapping[str, float]] = dict  # seconds since each was heard
         self._registering = threading.Lock()
 
@@ -148,15 +155,19 @@ class Cluster:
 
         Raises:
             Unavailable: the sidecar can't start: its log is damaged, its port is taken, ...
+            Conflict, InvalidRequest: this node is no member, and not let in; see `register`.
         """
         while True:
             try:
                 self.metadata.open(_START_ATTEMPT_S)
                 return
             except (Unavailable, WriteUnknown) as error:
-                if self.metadata.fatal or not is_wanted():
+                if self.metadata.fatal == NOT_A_MEMBER:
+                    self.register()  # with its one-time token; from now on voters tell it
+                elif self.metadata.fatal or not is_wanted():
                     raise
-                log.warning("waiting_for_quorum", reason=error.detail)
+                else:
+                    log.warning("waiting_for_quorum", reason=error.detail)
 
     def register(self) -> int:
         """Tell the cluster that this process has started; its incarnation.

@@ -50,6 +50,27 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Hearing:
+    """When each node was last heard, also of those whose connections have ended since.
+
+    Implements `Beats` over another one. It knows what it saw when it was asked: ask often.
+    """
+
+    def __init__(self, beats: Beats, clock: Callable[[], float] = boottime) -> None:
+        self._beats, self._clock = beats, clock
+        self._last: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self.tell, self.hear = beats.tell, beats.hear
+
+    def heard(self) -> Mapping[str, float]:
+        """Seconds since anything came from each node."""
+        with self._lock:
+            now = self._clock()
+            for node_id, seconds in self._beats.heard().items():
+                self._last[node_id] = max(now - seconds, self._last.get(node_id, 0.0))
+            return {node_id: now - last for node_id, last in self._last.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Reign:
     """One stretch of leading. name: random; since: when it began, by `boottime`."""
@@ -144,13 +165,13 @@ class Voice:
 
     def speak(self) -> None:
         """One heartbeat to whoever leads, if that is another node."""
-        leader = self._cluster.leader()
+        leader, hears = self._cluster.leader(), self._beats.heard()
         if leader is None or leader.node_id == self._cluster.node_id:
             return
-        wanted = leaderless(self._cluster.metadata.state, self._beats.heard())
+        wanted = leaderless(self._cluster.metadata.state, hears)
         beat = {
             "incarnation": self._cluster.incarnation,
-            "hears": dict(self._beats.heard()),
+            "hears": dict(hears),
             "ends": {shard: end for shard, end in self._ends().items() if shard in wanted},
             "echo": self._echo,
         }

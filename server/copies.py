@@ -104,6 +104,13 @@ class Copies:
                 self._close(directory.name)
                 self._put_away(directory, "orphan")
 
+    def put_aside_one(self, table_uuid: str) -> None:
+        """Put one table's directory into the trash for a day: it is damaged, or gone already."""
+        self._close(table_uuid)
+        directory = self._directory(table_uuid)
+        if directory.exists():
+            self._put_away(directory, "orphan")
+
     def empty_trash(self) -> None:
         """Remove what was dropped, and orphans that are a day old."""
         self._trash.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 import structlog
@@ -65,7 +65,11 @@ from nearql.server.access.store import AccessStore
 from nearql.server.config import Config
 from nearql.server.copies import Copies, report_damage
 from nearql.server.counts import Count, counts
+from nearql.server.gateway.gateway import Gateway
 from nearql.server.slow import log_slow
+
+if TYPE_CHECKING:
+    from nearql.server.member import Member
 
 log = structlog.get_logger("nearql.node")
 
@@ -81,12 +85,32 @@ _STATUS_OF: dict[str, type[NearQLError]] = {
     "duplicate_index": Conflict,
     "schema_changed": Conflict,
     "dependent_object": Conflict,
+    "not_enough_replicas": Unavailable,
 }
 
 
 def _alone(directory: Path, fs: FileSystem) -> MetadataLog:
-    """The metadata of a node that is its whole database."""
+    """The metadata of a node that is its whole database.
+
+    Raises:
+        InvalidRequest: code `of_a_cluster`: this disk belongs to a node of a cluster.
+    """
+    if fs.exists(directory / "log"):
+        raise InvalidRequest(
+            f"{directory.parent} holds the data of a node of a cluster: start it with "
+            "cluster.enabled and its cluster's settings.",
+            code="of_a_cluster",
+        )
     return LocalMetadata.open(directory, fs, _exit_at_once)
+
+
+def _member(config: Config, directory: Path, fs: FileSystem) -> Member | None:
+    """What makes a node one of a cluster, where the configuration says that it is one."""
+    if not config.cluster.enabled:
+        return None
+    from nearql.server.member import Member  # loads Raft and the links: for clusters only
+
+    return Member.begin(config, directory, fs)
 
 
 OpenMetadata = Callable[[Path, FileSystem], MetadataLog]
@@ -101,13 +125,22 @@ def _exit_at_once(reason: str) -> NoReturn:
 class Node:
     """A running node. Thread-safe; `close` flushes and releases the data directory."""
 
-    def __init__(self, config: Config, metadata: MetadataLog, lock: DirectoryLock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        metadata: MetadataLog,
+        lock: DirectoryLock,
+        member: Member | None = None,
+    ) -> None:
+        """member: what a node of a cluster has besides; None for a node alone."""
         self.config = config
         self.metadata = metadata
+        self.member = member
         self.started_at = time.time()
         self.system_sources: dict[str, Callable[[], pa.Table]] = {}  # in place of this node's own
         self._lock = lock
         self._ddl = threading.RLock()
+        self._counting = threading.Lock()
         self._numbers: dict[
             str, tuple[int, int]
         ] = {}  # table uuid -> (next, end) of the block held
@@ -122,6 +155,7 @@ class Node:
             fs=LocalFileSystem(),
             cluster_id=uuid.UUID(metadata.state.cluster_id).bytes,
             on_fatal=_exit_at_once,
+            replicated=member is not None,
         )
         self.copies = Copies(config.node.data_dir.absolute(), self._context)
         self._session = Session(self, config.session_settings())
@@ -146,13 +180,11 @@ class Node:
         lock = DirectoryLock(directory)
         try:
             ensure_format(fs, directory)
-            metadata = open_metadata(directory / "metadata", fs)
+            member = _member(config, directory / "metadata", fs)
+            metadata = member.metadata if member else open_metadata(directory / "metadata", fs)
             try:
-                node = cls(config, metadata, lock)
-                node._register()
-                node._reconcile()
-                node._warm_up()
-                node.scrubber.start()
+                node = cls(config, metadata, lock, member)
+                node._begin()
             except BaseException:
                 metadata.close()
                 raise
@@ -160,6 +192,15 @@ class Node:
             lock.close()
             raise
         return node
+
+    def _begin(self) -> None:
+        if self.member is not None:
+            self.member.start(self.copies, self._changed)
+        else:
+            self._register()
+            self._reconcile()
+        self._warm_up()
+        self.scrubber.start()
 
     @property
     def node_id(self) -> str:
@@ -198,7 +239,12 @@ class Node:
         return row.table if table is None else replace(row.table, schema=table.definition.schema)
 
     def table(self, uuid: str) -> Table:
-        """The data of a table; raises Corruption where it could not be opened at start."""
+        """The data of a table; raises Corruption where it could not be opened at start, and
+        Unavailable (code `no_copy_here`) where only other nodes have it.
+        """
+        known = self.member is not None and uuid in self.metadata.state.tables
+        if known and uuid not in self.copies.tables and uuid not in self.copies.failed:
+            raise Unavailable("Other nodes have this table.", code="no_copy_here")
         return self.copies.table(uuid)
 
     def tables(self) -> list[Table]:
@@ -257,6 +303,9 @@ class Node:
         )
 
     def _create(self, definition: TableDef) -> None:
+        if self.member is not None:
+            self.member.create_table(definition, self._commit)
+            return
         shard_uuids = tuple(str(uuid.uuid4()) for _ in range(definition.shards))
         self._commit(
             c.CreateTable(
@@ -289,7 +338,10 @@ class Node:
                 c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid, cascade=cascade)
             )
             self._numbers.pop(row.table.uuid, None)
-            self.copies.discard(row.table.uuid)
+            if self.member is not None:
+                self.member.dropped(row.table.uuid)
+            else:
+                self.copies.discard(row.table.uuid)
             return True
 
     def create_view(self, view: ViewDef, *, or_replace: bool) -> None:
@@ -327,7 +379,12 @@ class Node:
             with table.altering(schema):
                 self._commit(command)
                 table.apply_schema(self._row(new_name or name).table)
-                self._altered += 1
+                self._changed()
+
+    def _changed(self) -> None:
+        """What tables show has changed without a change of metadata."""
+        with self._counting:
+            self._altered += 1
 
     def create_index(self, table: str, index: IndexDef, *, if_not_exists: bool) -> bool:
         """Durably define an index; whether it was new."""
@@ -385,6 +442,13 @@ class Node:
             self._numbers[table_uuid] = (first + count, end)
             return first
 
+    def gateway(self) -> Gateway | None:
+        """The way of requests to other nodes; None for a node alone."""
+        if self.member is None:
+            return None
+        routing = self.config.cluster.write_routing
+        return Gateway(self.metadata, self.member.cluster, self.member.replication, routing)
+
     def describe_settings(self) -> Mapping[str, Any]:
         """Effective settings by `section.key`; there are no secrets among their values."""
         return system_tables.effective_settings(self.config)
@@ -402,6 +466,8 @@ class Node:
                 return
             self._closed = True
             self.scrubber.close()
+            if self.member is not None:
+                self.member.close()
             self.copies.close()
             self._session.close()
             self._context.index_builder.close()

@@ -44,7 +44,7 @@ def serve(config: Config, listener: socket.socket) -> int:
     gc.enable()
     try:
         access = AccessLayer(node, config) if config.auth.mode == "required" else None
-        app = create_app(node, config, access)
+        app = create_app(node, config, access, gateway=node.gateway())
         server = _AnnouncingServer(uvicorn_config(app, config), config.advertise_url)
         server.run(sockets=[listener])
         return 0 if server.started else 1

@@ -105,7 +105,10 @@ class FollowedMetadata:
             Unavailable: no voter, or none that lets this node in, within the time.
         """
         deadline = time.monotonic() + timeout_s
-        if not self._copy.first.wait(timeout_s):
+        while not self._copy.first.wait(_RETRY_S) and not self.fatal:
+            if time.monotonic() > deadline:
+                break
+        if not self._copy.first.is_set():
             reason = self.fatal or "none can be reached"
             raise Unavailable(f"No voter tells this node the metadata: {reason}.", code="no_leader")
         self.barrier(timeout_ms=max(1, int((deadline - time.monotonic()) * 1000)))
@@ -168,7 +171,7 @@ class FollowedMetadata:
         except (OSError, InvalidRequest, Refused):
             return (Outcome.UNKNOWN if sent else Outcome.REFUSED), None, 0
         if answer[0] == "refused":
-            self.fatal = f"{voter} refuses it: {answer[1]}"
+            self.fatal = str(answer[1])
             return Outcome.REFUSED, None, 0
         return Outcome(answer[1]), answer[2], answer[3]
 
@@ -224,7 +227,7 @@ class FollowedMetadata:
             self._heard_at = time.monotonic()
 
     def _on_status(self, status: dict[str, Any]) -> None:
-        self.status = status
+        self.status, self.fatal = status, ""
 
     def _on_refused(self, word: str) -> None:
         self.fatal = word

@@ -13,7 +13,7 @@ import pytest
 
 from nearql.cluster.cluster import Cluster, LeaderInfo
 from nearql.cluster.controller import Controller
-from nearql.cluster.heartbeats import BEAT, ECHO, ECHO_S, Beats, Ear, Voice
+from nearql.cluster.heartbeats import BEAT, ECHO, ECHO_S, Beats, Ear, Hearing, Voice
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
@@ -185,6 +185,16 @@ def test_what_is_no_heartbeat_is_ignored(world: World) -> None:
         world.network.tell("b", "a", BEAT, payload)
     world.network.tell("a", "b", ECHO, msgpack.packb("x"))
     assert world.pass_s(5) == []
+
+
+def test_whom_nobody_hears_any_more_was_still_heard_before() -> None:
+    network = Network()
+    hearing = Hearing(Wire(network, "a"), lambda: network.now)
+    network.last["a", "b"] = network.now
+    assert hearing.heard() == {"b": 0.0}
+    network.last.clear()  # the connection has ended
+    network.now += 2
+    assert hearing.heard() == {"b": 2.0}
 
 
 def test_the_longer_log_is_told_once_it_matters(world: World) -> None:

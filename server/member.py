@@ -1,0 +1,212 @@
+"""What a node of a cluster has besides a node alone, and the order in which it comes to life.
+
+begin    the sidecar runs, and the metadata here is recent
+start    the tables on this disk are open -> registered: a new incarnation -> links to the
+         others -> heartbeats -> the controller, should this node lead
+close    the controller and the heartbeats end -> primaries are handed over -> links end; the
+         caller closes the tables, then calls `end`
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from nearql.cluster.cluster import Cluster
+from nearql.cluster.controller import Controller
+from nearql.cluster.heartbeats import Ear, Hearing, Voice
+from nearql.cluster.metadata.commands import Command, CreateTable, DropTable, TableReady
+from nearql.cluster.metadata.log import MetadataLog
+from nearql.cluster.metadata.state import Metadata, Result, TableRow
+from nearql.cluster.placement import place, placeable
+from nearql.cluster.replication.node import Replication, ReplicationConfig
+from nearql.engine.errors import InvalidRequest, Unavailable
+from nearql.engine.schema import TableDef
+from nearql.engine.shard.meta import new_meta
+from nearql.engine.storage.files import FileSystem
+from nearql.server.cluster_settings import cluster_config
+from nearql.server.config import Config
+from nearql.server.copies import Copies
+from nearql.server.keeper import Keeper
+
+PREPARE_S = 5.0  # for placed nodes to prepare the copies of a new table
+HAND_OVER_S = 20.0
+_LOOK_S = 0.02
+
+Commit = Callable[[Command], Result]
+
+
+class Member:
+    """Thread-safe once started."""
+
+    def __init__(self, config: Config, cluster: Cluster) -> None:
+        self._config = config
+        self.cluster = cluster
+        self.replication: Replication
+        self.keeper: Keeper
+        self.controller: Controller
+        self._voice: Voice
+        self._started = False
+
+    @classmethod
+    def begin(cls, config: Config, directory: Path, fs: FileSystem) -> Member:
+        """Start the sidecar and wait until the metadata here is recent, however long that takes.
+
+        directory: of the metadata.
+
+        Raises:
+            InvalidRequest: code `not_of_a_cluster`: this disk belongs to a node alone.
+            Unavailable: the sidecar can't start.
+        """
+        if fs.exists(directory / "journal"):
+            raise InvalidRequest(
+                f"{directory.parent} holds the data of a node alone, which can't become one of a "
+                "cluster: choose an empty data directory, and copy the tables with `nearql load`.",
+                code="not_of_a_cluster",
+            )
+        cluster = Cluster(cluster_config(config), directory, fs)
+        try:
+            cluster.open()
+        except BaseException:
+            cluster.close()
+            raise
+        return cls(config, cluster)
+
+    @property
+    def metadata(self) -> MetadataLog:
+        """What all nodes agree on."""
+        return self.cluster.metadata
+
+    def start(self, copies: Copies, on_change: Callable[[], None]) -> None:
+        """Open this disk's copies and take part.
+
+        on_change: called when what can be read from the tables here has changed.
+        """
+        cluster, metadata = self.cluster, self.cluster.metadata
+        config = cluster.config
+        self.replication = Replication(
+            ReplicationConfig(config.name, cluster.node_id, config.replication_listen, config.tls),
+            cluster_id=lambda: metadata.state.cluster_id,
+            incarnation=lambda: cluster.incarnation,
+            propose=metadata.propose,
+            renew=lambda table, shard, _alloc_id: self.keeper.renew(table, shard),
+        )
+        beats, ends = Hearing(self.replication.notices), self.replication.positions
+        cluster.hears = beats.heard
+        self.keeper = Keeper(cluster.node_id, copies, self.replication, metadata, on_change)
+        self.controller = Controller(cluster, Ear(beats), ends)
+        self._voice = Voice(cluster, beats, ends)
+        self._started = True
+        self.keeper.start()
+        cluster.register()
+        self.replication.start()
+        metadata.watch(self.replication.push)
+        metadata.watch(self.keeper.see)
+        self.replication.push(metadata.state)
+        self.keeper.see(metadata.state)
+        self._voice.start()
+        self.controller.start()
+
+    def close(self) -> None:
+        """Hand over what this node orders, and end its links; the tables stay open."""
+        if self._started:
+            if self.cluster.leader() is not None:  # else nobody could agree on it
+                self.replication.hand_over_all(HAND_OVER_S)
+            self.controller.close()
+            self._voice.close()
+            self.keeper.close()
+            self.replication.close()
+
+    # ---- tables ---------------------------------------------------------------------------------
+
+    def create_table(self, definition: TableDef, commit: Commit) -> None:
+        """Create a table with copies on several nodes, which prepare them.
+
+        Raises:
+            Unavailable: code `not_enough_replicas`: too few nodes are alive, or prepared theirs.
+        """
+        nodes = self._placed(definition.replicas)
+        commit(self._creation(definition, nodes))
+        try:
+            self._wait(lambda state: _is_prepared(state, definition.uuid), PREPARE_S)
+            commit(TableReady(request_id=_new_id(), table_uuid=definition.uuid, alloc_ids={}))
+        except BaseException:
+            commit(DropTable(request_id=_new_id(), table_uuid=definition.uuid))
+            raise
+
+        self.keeper.wait_done(lambda state: _is_ready(state, definition.uuid), PREPARE_S)
+        self._wait(lambda state: self._is_writable(state.tables.get(definition.uuid)), PREPARE_S)
+
+    def _is_writable(self, row: TableRow | None) -> bool:
+        """Whether its primaries here take writes; those elsewhere are their nodes' affair."""
+        own = [s.uuid for s in row.shards if s.primary == self.cluster.node_id] if row else []
+        handles = [self.replication.shard(uuid) for uuid in own]
+        try:
+            for handle in handles:
+                if handle is not None:
+                    handle.check_writable("majority")
+        except Unavailable:
+            return False
+        return None not in handles
+
+    def _placed(self, copies: int) -> tuple[str, ...]:
+        """Node ids for the copies. Nodes that started a moment ago are waited for."""
+        found: list[tuple[str, ...]] = []
+
+        def enough(state: Metadata) -> bool:
+            found[:] = [place(state, self.cluster.alive(), copies, self.cluster.node_id)]
+            return bool(found[0])
+
+        if not self._wait(enough, PREPARE_S):
+            there = len(placeable(self.metadata.state, self.cluster.alive()))
+            raise Unavailable(
+                f"{copies} copies of each shard are wanted, and {there} nodes can take one now; "
+                "start more, or ask for fewer: WITH (replicas = ...).",
+                code="not_enough_replicas",
+            )
+        return found[0]
+
+    def dropped(self, table_uuid: str) -> None:
+        """Return once a dropped table is no longer kept here, or soon."""
+        self.keeper.wait_done(lambda state: table_uuid not in state.tables, PREPARE_S)
+
+    def _creation(self, definition: TableDef, nodes: tuple[str, ...]) -> CreateTable:
+        """With the shards' uuids that copies on disk have, so that both agree on names."""
+        cluster_id = uuid.UUID(self.metadata.state.cluster_id).bytes
+        metas = [
+            new_meta(cluster_id, definition.uuid, number) for number in range(definition.shards)
+        ]
+        return CreateTable(
+            request_id=_new_id(),
+            table=definition,
+            shard_uuids=tuple(str(uuid.UUID(bytes=meta.shard_uuid)) for meta in metas),
+            nodes=nodes,
+        )
+
+    def _wait(self, is_so: Callable[[Metadata], bool], timeout_s: float) -> bool:
+        """Wait for the metadata; whether it came to be so."""
+        deadline, pause = time.monotonic() + timeout_s, threading.Event()
+        while not is_so(self.metadata.state):
+            if time.monotonic() > deadline:
+                return False
+            pause.wait(_LOOK_S)
+        return True
+
+
+def _is_prepared(state: Metadata, table_uuid: str) -> bool:
+    row = state.tables.get(table_uuid)
+    return row is not None and all(
+        alloc_id for shard in row.shards for alloc_id in shard.replicas.values()
+    )
+
+
+def _is_ready(state: Metadata, table_uuid: str) -> bool:
+    row = state.tables.get(table_uuid)
+    return row is None or row.ready
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
