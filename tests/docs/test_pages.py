@@ -96,7 +96,7 @@ def test_log_events_are_listed() -> None:
         event for row in tables_below(page, "### Logs") for event in re.findall(r"`(\w+)`", row[0])
     }
     found: set[str] = set()
-    for path in (ROOT / "server").rglob("*.py"):
+    for path in (*(ROOT / "server").rglob("*.py"), *(ROOT / "cluster").rglob("*.py")):
         found |= set(re.findall(r'\blog\.\w+\(\s*"(\w+)"', path.read_text()))
     assert listed == found - {"notice", "request"}  # never used yet; told as `log.requests`
 
