@@ -74,6 +74,14 @@ class Checks:
             for member in self.world.shard.isr:
                 if not self._has(self.world.nodes[member], lsn):
                     raise Broken(f"LSN {lsn} was committed, but in-sync {member} does not have it")
+            self._is_safe(lsn)
+
+    def _is_safe(self, lsn: int) -> None:
+        """What is committed lies on min_isr disks, those included that were lost since."""
+        shard, nodes = self.world.shard, self.world.nodes
+        copies = sum(self._has(nodes[name], lsn) for name in shard.replicas)
+        if copies < shard.min_isr:
+            raise Broken(f"LSN {lsn} was committed on {copies} disks only")
 
     def _has(self, node: Node, lsn: int) -> bool:
         """Whether an undamaged disk has what is committed up to `lsn`."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from support.shard_node import Node
     from support.shard_world import World
 
-LENGTHS = (60, 250, 600, 1500)  # ms that a fault lasts
+LENGTHS = (15, 60, 250, 600, 1500)  # ms that a fault lasts
 
 
 @dataclass
@@ -46,10 +46,11 @@ class Nemesis:
             (0.20, self.kill), (0.10, self.power), (0.03, self.power_all), (0.04, self.wipe),
             (0.03, self.damage), (0.12, self.pause), (0.10, self.isolate), (0.08, self.mute),
             (0.05, self.deafen), (0.06, self.from_metadata), (0.10, self.pair), (0.08, self.data),
-            (0.10, self.hand_off), (0.05, self.promote), (0.20, self.checkpoint),
+            (0.10, self.hand_off), (0.05, self.promote), (0.10, self.depose), (0.06, self.move),
+            (0.20, self.checkpoint),
         ]  # fmt: skip
         self.harms = [(weight * chance.choice((0, 1, 1, 3)), harm) for weight, harm in harms]
-        self.most_lost = (len(world.names) - 1) // 2  # copies that a run may lose for good
+        self.most_lost = (len(world.holders) - 1) // 2  # copies that a run may lose for good
         self.lost: set[str] = set()
 
     def start(self) -> None:
@@ -163,6 +164,20 @@ class Nemesis:
         """The controller errs: another primary without need."""
         alive = [n for n in self.world.shard.isr if not self.world.metadata.nodes[n].fenced]
         self.world.promote([name for name in alive if name != self.world.shard.primary])
+
+    def depose(self, _node: Node) -> None:
+        """The primary hears nothing of metadata, and another one reigns."""
+        primary = self.world.shard.primary
+        if primary is not None:
+            self.from_metadata(self.world.nodes[primary])
+            self.promote(self.world.nodes[primary])
+
+    def move(self, _node: Node) -> None:
+        """A copy moves to a node that has none."""
+        world, shard = self.world, self.world.shard
+        spare = [name for name in world.names if name not in shard.replicas]
+        if spare and shard.adding is None:
+            world.move(world.chance.choice(spare), world.chance.choice(sorted(shard.replicas)))
 
 
 def _both(node: str, others: list[str]) -> set[tuple[str, str]]:

@@ -22,7 +22,7 @@ from nearql.cluster.replication.core.log import Log
 from nearql.cluster.replication.core.peers import Peer
 from nearql.cluster.replication.core.primary import Primary
 from nearql.cluster.replication.core.replica import Replica
-from support.shard_node import _EFFECTS, Node
+from support.shard_node import _EFFECTS
 from support.shard_world import World
 
 Patch = tuple[Any, str, Any]
@@ -102,8 +102,22 @@ def _goes_on_reigning(core: Core, event: Any) -> None:
     _ON_MESSAGE(core, event)
 
 
-def _forgets(_node: Node, _effect: ef.PersistPromise) -> None:
-    """What was promised is not on the disk."""
+def _forgets(core: Core, epoch: int) -> None:
+    core.copy.promise.epoch = max(core.copy.promise.epoch, epoch)
+
+
+def _trusts_metadata(core: Core, row: shards.ShardRow) -> None:
+    """Whatever it says is the newest."""
+
+
+def _cuts_anything(replica: Replica, answer: msg.SyncOk) -> str | None:
+    replica.copy.log.commit_lsn = min(replica.copy.log.commit_lsn, answer.cut_lsn)
+    replica.copy.log.base_lsn = replica.copy.log.applied_lsn = replica.copy.log.commit_lsn
+    return _ON_SYNC_OK(replica, answer)
+
+
+def _lost_or_not(primary: Primary, sync: msg.Sync) -> bool:
+    return True
 
 
 # ---- Synchronising -------------------------------------------------------------------------
@@ -130,6 +144,7 @@ def _any_answer(replica: Replica, epoch: int, session: msg.Session) -> bool:
 
 
 def _session_of_any(replica: Replica, message: msg.Append) -> None:
+    replica.synced = True
     _ON_APPEND(replica, replace(message, session=replica.session))
 
 
@@ -333,7 +348,7 @@ MUTANTS: dict[str, list[Patch]] = {
     "a flush from before a cut counts": [(Log, "note_durable", _any_generation)],
     "a copy joins before it has all that is committed": [(InSyncSet, "_may_join", _joins_early)],
     "a copy commits what it has not synced": [(Log, "commit", _beyond_the_log)],
-    "a promise is not persisted": [(Node, "_promise", _forgets)],
+    "a promise is not persisted": [(Core, "_see_epoch", _forgets)],
     "a restarted copy has promised nothing": [(Promise, "__init__", _boots_free)],
     "a release frees from later promises": [(Promise, "release", _released_for_ever)],
     "a released lease is relied on": [(Primary, "release_lease", _keeps_the_lease)],
@@ -344,8 +359,35 @@ MUTANTS: dict[str, list[Patch]] = {
     ],
     "a copy that is not listed is served": [(Primary, "_is_current", _any_copy)],
     "records of any session are taken": [(Replica, "on_append", _session_of_any)],
+    "a primary reigns on beside a later one": [(Core, "_on_message", _goes_on_reigning)],
+    "commits with too few in sync": [(Primary, "advance", _too_few)],
+    "metadata may go back": [(Core, "_went_back", _trusts_metadata)],
+    "a committed record is cut": [(Replica, "on_sync_ok", _cuts_anything)],
+    "a primary need not have what others committed": [(Primary, "_lost_knowingly", _lost_or_not)],
     "writers of an ended reign are told yes": [(Primary, "end", _says_yes)],
 }
+
+# Those that schedules seldom or never notice, since another rule stands behind them: each has a
+# scene of its own in tests/cluster/replication/test_rules.py.
+DIRECTED = frozenset(
+    {
+        "an earlier life is taken into the set",
+        "any acknowledgement counts",
+        "acknowledgements of older sessions count",
+        "a promise is not persisted",
+        "a restarted copy has promised nothing",
+        "a release frees from later promises",
+        "a released lease is relied on",
+        "records of any session are taken",
+        "an in-sync copy takes a snapshot",
+        "a copy that is not listed is served",
+        "a primary reigns on beside a later one",
+        "commits with too few in sync",
+        "metadata may go back",
+        "a committed record is cut",
+        "a primary need not have what others committed",
+    }
+)
 
 
 @contextmanager

@@ -23,7 +23,13 @@ from typing import Any
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata import state as s
 from nearql.cluster.metadata.nodes import FenceNode
-from nearql.cluster.metadata.shards import IsrChange, Promote, ShardRow
+from nearql.cluster.metadata.shards import (
+    IsrChange,
+    MoveCommit,
+    MoveStart,
+    Promote,
+    ShardRow,
+)
 from nearql.cluster.replication.core import effects as ef
 from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core.core import Core
@@ -31,6 +37,7 @@ from nearql.cluster.replication.core.messages import Message, Record
 from nearql.cluster.replication.core.timing import Timing
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
 from support.shard_checks import Broken, Checks
+from support.shard_disk import Disk
 from support.shard_faults import Faults, Nemesis
 from support.shard_node import Node
 
@@ -87,7 +94,9 @@ class World:
         self._numbers = itertools.count(1)
         self.cuts: Counter[tuple[str, str]] = Counter()
         copies = copies or chance.choice((3, 3, 3, 3, 2, 5))
-        self.names = [f"n{number}" for number in range(1, copies + 1)]
+        spare = chance.random() < 0.3  # a node without a copy, to move one to
+        self.names = [f"n{number}" for number in range(1, copies + 1 + spare)]
+        self.holders = tuple(self.names[:copies])
         self.nodes = {name: Node(self, name, f"{name}-1") for name in self.names}
         self.metadata = s.Metadata()
         self.heard: dict[str, float] = {}  # when metadata's controller last heard a node
@@ -137,9 +146,11 @@ class World:
         for name in self.names:
             register = c.RegisterNode(request_id=f"first-{name}", node_id=name, name=name, url=name)
             self.apply(register)
-        table = replace(TABLE, replicas=len(self.names))
-        names = tuple(self.names)
-        self.apply(c.CreateTable(request_id="t", table=table, shard_uuids=("s",), nodes=names))
+        create = c.CreateTable(
+            request_id="t", table=replace(TABLE, replicas=len(self.holders)), shard_uuids=("s",),
+            nodes=self.holders,
+        )  # fmt: skip
+        self.apply(create)
         alloc = {name: node.disk.alloc_id for name, node in self.nodes.items()}
         self.apply(c.TableReady(request_id="r", table_uuid="t", alloc_ids=alloc))
         for node in self.nodes.values():
@@ -170,9 +181,9 @@ class World:
                 raise Broken(f"{record} was acknowledged, and is lost")
 
     def is_settled(self) -> bool:
-        cores = [node.core for node in self.nodes.values()]
+        cores = [self.nodes[name].core for name in self.shard.replicas]
         commits = {core.copy.log.commit_lsn if core else -1 for core in cores}
-        complete = set(self.shard.isr) == set(self.names)
+        complete = set(self.shard.isr) == set(self.shard.replicas) and not self.shard.adding
         enough = min(commits) >= max([0, *self.acknowledged]) and min(commits) > 0
         return complete and enough and max(commits) - min(commits) < 20
 
@@ -267,7 +278,34 @@ class World:
                 )  # fmt: skip
         if shard.primary not in alive:
             self.promote([name for name in alive if name in shard.isr])
+        elif shard.adding in shard.isr:
+            self._end_move(shard)
         self.at(30, self.control)
+
+    def _end_move(self, shard: ShardRow) -> None:
+        """The new copy is in sync: the old one is given up, as a primary by another first."""
+        if shard.primary == shard.removing:
+            self.promote([name for name in shard.isr if name == shard.adding])
+            return
+        commit = MoveCommit(
+            request_id=f"move-{self.number()}", shard_uuid="s", expected_version=shard.version
+        )
+        self.counts["moved"] += self.change(commit).ok
+
+    def move(self, name: str, removing: str) -> None:
+        """Begin to build a copy on this node, where there is none."""
+        node = self.nodes[name]
+        if node.up:
+            node.stop(0)
+        node.disk = Disk(self.new_alloc(name))
+        node.damaged = False
+        node.start()
+        start = MoveStart(
+            request_id=f"move-{self.number()}", shard_uuid="s",
+            expected_version=self.shard.version, adding=name, alloc_id=node.disk.alloc_id,
+            removing=removing,
+        )  # fmt: skip
+        self.change(start)
 
     def promote(self, candidates: list[str]) -> None:
         """One of these becomes primary."""

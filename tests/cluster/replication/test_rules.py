@@ -204,10 +204,10 @@ def a_release_frees_from_what_was_before() -> None:
     copy = following()
     heartbeat(copy, 500)
     copy.row(epoch=2, primary="b", version=2)
-    assert copy.state is State.PRIMARY_WAIT
+    assert not copy.wanted(ef.Lead)
     copy.hear("a", msg.LeaseRelease(1, 500))
-    assert copy.state is State.SUSPENDED  # active, and nobody has answered yet
     assert copy.wanted(ef.Lead)
+    assert copy.state is State.SUSPENDED  # active, and nobody has answered yet
 
 
 def nothing_is_read_on_a_released_lease() -> None:
@@ -223,6 +223,15 @@ def nothing_is_read_on_a_released_lease() -> None:
     for node in ("b", "c"):
         copy.hear(node, ack(1, 1, 1, hb_id=copy.now))
     assert copy.core.lease_valid(copy.now)
+
+
+def records_belong_to_a_session() -> None:
+    """Node b asks anew where its log leaves a's: what was sent before does not say."""
+    copy = Copy("b", log=ev.LogState(((1, 1),), 5, 1, 0), promised=1)
+    copy.row()
+    record = msg.Record(6, 1, 10)
+    copy.hear("a", msg.Append(1, msg.Session(1, 0), 5, 1, (record,), 0, 1, True))
+    assert not copy.wanted(ef.AppendRecords)
 
 
 def an_in_sync_copy_keeps_its_log() -> None:
@@ -300,6 +309,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "a restarted copy has promised nothing": a_restart_waits_for_what_it_may_have_promised,
     "a release frees from later promises": a_release_frees_from_nothing_later,
     "a released lease is relied on": nothing_is_read_on_a_released_lease,
+    "records of any session are taken": records_belong_to_a_session,
     "an in-sync copy takes a snapshot": an_in_sync_copy_keeps_its_log,
     "a copy that is not listed is served": a_strange_copy_is_not_served,
     "a primary reigns on beside a later one": a_primary_that_hears_of_a_later_one_stops,
