@@ -31,8 +31,8 @@ from nearql.engine.types import Metric
 
 M = 16
 EF_CONSTRUCTION = 64
-# Added at once at most (`rows` prepares fewer of long rows), before a build looks whether to end.
-# Fewer cost recall: FAISS inserts a call's rows from the highest level down, in random order.
+# Added at once at most (96 MiB), before a build looks whether to end. Fewer cost a hundredth or two
+# of recall: FAISS inserts a call's rows from the highest level down, in random order.
 _STEP_ELEMENTS = 24 << 20
 _STEP_ROWS = 65_536
 UNIT_TOLERANCE = 2e-3  # how far from 1 the length of rows may be that pass as unit length

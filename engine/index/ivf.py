@@ -17,7 +17,8 @@ from nearql.engine.types import Metric
 METRICS = frozenset({Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE})
 _TRAIN_PER_LIST = 64  # rows per centroid that k-means looks at
 _LEAST_PER_LIST = 16
-_STEP_ROWS = 16_384
+_STEP_ROWS = 16_384  # added at once at most ...
+_STEP_ELEMENTS = 1 << 22  # ... of float32: 16 MiB
 
 
 def list_count(rows: int, options: Options) -> int:
@@ -69,7 +70,7 @@ def trained(
 
 def filled(native: Any, rows: Prepared, watch: BuildWatch) -> Any:
     """The trained index with all rows."""
-    add_rows(native, rows, watch, _STEP_ROWS)
+    add_rows(native, rows, watch, max(1, min(_STEP_ROWS, _STEP_ELEMENTS // rows.width)))
     return native
 
 

@@ -59,10 +59,10 @@ def threads(count: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def add_rows(index: Any, rows: Prepared, watch: BuildWatch, most: int) -> None:
-    """Add all rows, block by block of at most `most` rows."""
+def add_rows(index: Any, rows: Prepared, watch: BuildWatch, step: int) -> None:
+    """Add all rows, so many at once."""
     with threads(watch.threads):
-        for done, block in rows.blocks(most):
+        for done, block in rows.blocks(step):
             watch.step("building", done)
             index.add(block)
     watch.step("building", rows.count)

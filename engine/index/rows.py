@@ -12,8 +12,6 @@ from nearql.engine.distance import widen
 from nearql.engine.index.base import Source
 from nearql.engine.types import Metric
 
-_STEP_ELEMENTS = 1 << 22  # of float32 that are prepared at once: 16 MiB
-
 
 def coverable(
     norms: NDArray[np.float32], valid: NDArray[np.bool_] | None, metric: Metric
@@ -68,10 +66,8 @@ class Prepared:
         chosen = np.linspace(0, self.count - 1, min(count, self.count)).astype(np.int64)
         return self._shaped(chosen if self.labels is None else self.labels[chosen])
 
-    def blocks(self, most: int | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(rows before it, rows) of blocks that follow each other, of at most `most` rows."""
-        step = max(1, _STEP_ELEMENTS // self.width)
-        step = step if most is None else min(step, most)
+    def blocks(self, step: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(rows before it, rows) of blocks of so many rows that follow each other."""
         for low in range(0, self.count, step):
             yield low, self.block(low, min(low + step, self.count))
 
