@@ -73,8 +73,10 @@ class Core:
         timing: Timing | None = None,
     ) -> None:
         timing = timing or Timing()
-        # A promise is not persisted: one may have been given just before the process started.
-        promise = Promise(promised_epoch, now_ms + timing.lease_ms)
+        # Heartbeats that were answered are not persisted: the last one may be a moment ago. A copy
+        # without an epoch has answered none.
+        assumed_ms = now_ms + timing.lease_ms if promised_epoch else now_ms
+        promise = Promise(promised_epoch, assumed_ms)
         self.copy = Copy(node_id, alloc_id, Log(log), promise, timing)
         self.copy.incarnation = incarnation
         self.copy.now_ms = now_ms

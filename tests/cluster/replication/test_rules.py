@@ -98,7 +98,6 @@ def primary(epoch: int = 1, **row: Any) -> Copy:
     """A primary of a, b and c whose own promises are over; EPOCH_START is durable."""
     copy = Copy("a")
     copy.row(epoch=epoch, **row)
-    copy.wait(TIMING.lease_ms)
     assert copy.wanted(ef.Lead)
     copy.durable()
     return copy
