@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -88,15 +89,22 @@ class Table:
     # ---- Life ------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, directory: Path, definition: TableDef, context: EngineContext) -> Table:
+    def create(
+        cls, directory: Path, definition: TableDef, context: EngineContext,
+        *, alloc_ids: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> Table:  # fmt: skip
         """Make the table's directory with empty shards; durable when this returns.
 
         Repeating one that was broken off completes it; data that is there stays.
+        alloc_ids: 16 bytes by which the copy of that shard is to be known; else something new.
         """
         key = _key_of(definition)
         for number in range(definition.shards):
             folder = _folder(directory, number)
-            Shard.create(folder, definition.uuid, number, key, context=context).close()
+            Shard.create(
+                folder, definition.uuid, number, key,
+                context=context, alloc_id=alloc_ids.get(number),
+            ).close()  # fmt: skip
         return cls.open(directory, definition, context)
 
     @classmethod

@@ -161,9 +161,23 @@ class ShardCopy(Protocol):
         The last 16 MiB are served from memory; what is older may block.
 
         Raises:
-            NotFound: code `log_trimmed`; below `first_lsn`.
+            NotFound: code `log_trimmed`; below `first_lsn`, and not in memory either.
             Corruption: the copy's log is bad there; names file, offset and LSN.
         """
+        ...
+
+    def remembers(self, lsn: int) -> bool:
+        """Whether `read` from there is answered from memory, and so does not block."""
+        ...
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the log's files, pre-allocated room included."""
+        ...
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of the last checkpoint's segments; 0 before the first."""
         ...
 
     def retain(self, lsn: int | None) -> None:

@@ -160,6 +160,20 @@ class LocalCopy:
         """See `ShardCopy.read`."""
         return self._wal.read_raw(from_lsn, max_bytes)
 
+    def remembers(self, lsn: int) -> bool:
+        """See `ShardCopy.remembers`."""
+        return self._wal.remembers(lsn)
+
+    @property
+    def log_bytes(self) -> int:
+        """See `ShardCopy.log_bytes`."""
+        return self._wal.size_bytes
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """See `ShardCopy.snapshot_bytes`."""
+        return self._shard.store.bytes
+
     def retain(self, lsn: int | None) -> None:
         """See `ShardCopy.retain`."""
         self._retained = lsn

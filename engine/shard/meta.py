@@ -44,11 +44,13 @@ class ShardMeta:
         return LogIdentity(self.cluster_id, self.shard_uuid, self.alloc_id)
 
 
-def new_meta(cluster_id: bytes, table_uuid: str, shard: int) -> ShardMeta:
-    """The identity of a new copy."""
+def new_meta(
+    cluster_id: bytes, table_uuid: str, shard: int, alloc_id: bytes | None = None
+) -> ShardMeta:
+    """The identity of a new copy, which was never called before what `alloc_id` says."""
     name = f"{table_uuid}/{shard}".encode()
     shard_uuid = hashlib.blake2b(name, digest_size=16).digest()
-    return ShardMeta(cluster_id, shard_uuid, uuid.uuid4().bytes, shard)
+    return ShardMeta(cluster_id, shard_uuid, alloc_id or uuid.uuid4().bytes, shard)
 
 
 def write_meta(fs: FileSystem, directory: Path, meta: ShardMeta) -> None:

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from nearql.engine.context import EngineContext
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import (
-    Corruption,
     StatementTimeout,
     StorageFull,
     WriteUnknown,
@@ -44,7 +43,15 @@ from nearql.engine.segment.data import SegmentData
 from nearql.engine.shard.checkpoint import WAL_DIRECTORIES, CheckpointStore, FoundDamage, Image
 from nearql.engine.shard.dedup import Recorded
 from nearql.engine.shard.gate import CommitGate, DurableGate, Gate, Waited
-from nearql.engine.shard.meta import ShardMeta, new_meta, read_meta, write_meta
+from nearql.engine.shard.meta import ShardMeta
+from nearql.engine.shard.opening import (
+    check_log_exists,
+    check_log_joins,
+    epochs_of,
+    find_copy,
+    make_copy,
+    wal_of,
+)
 from nearql.engine.shard.plan import InsertPlan, plan_insert
 from nearql.engine.shard.records import (
     Payload,
@@ -55,7 +62,6 @@ from nearql.engine.shard.records import (
 from nearql.engine.shard.state import ShardState, ShardView, is_sparse
 from nearql.engine.shard.tail import Pending, Tail
 from nearql.engine.shard.watcher import Watcher
-from nearql.engine.storage.manifest import Manifest
 from nearql.engine.storage.wal import RecordKind, Wal
 from nearql.engine.storage.wal_shared import SharedWal
 from nearql.engine.types import SHARD_SHIFT, OnConflict
@@ -100,21 +106,13 @@ class Shard:
     @classmethod
     def create(
         cls, directory: Path, table_uuid: str, number: int, key: tuple[int, pa.DataType],
-        *, context: EngineContext,
+        *, context: EngineContext, alloc_id: bytes | None = None,
     ) -> Shard:  # fmt: skip
-        """Make a new, empty copy; one that is complete already is opened as it is."""
-        fs = context.fs
-        fs.make_directory(directory)
-        if read_meta(fs, directory) is None:
-            log = directory / WAL_DIRECTORIES[0]
-            for name in fs.names(log):  # of a making that was broken off
-                fs.unlink(log / name)
-            meta = new_meta(context.cluster_id, table_uuid, number)
-            _wal_of(context).open(
-                log, meta.identity, context.settings,
-                fs=fs, flusher=context.flusher, on_fatal=context.on_fatal,
-            ).close()  # fmt: skip
-            write_meta(fs, directory, meta)  # last: with it the copy is complete
+        """Make a new, empty copy; one that is complete already is opened as it is.
+
+        alloc_id: 16 bytes, what to call it; None = something new.
+        """
+        make_copy(directory, table_uuid, number, context, alloc_id)
         return cls.open(directory, table_uuid, number, key, context=context)
 
     @classmethod
@@ -127,18 +125,7 @@ class Shard:
         Raises:
             Corruption: names the file and the place; nothing was changed.
         """
-        meta = read_meta(context.fs, directory)
-        if meta is None:
-            raise Corruption(
-                f"{directory} holds no copy of shard {number}: the file shard.meta is missing; "
-                "restore this copy from a backup or another node.",
-                file=str(directory),
-            )
-        if meta.shard_uuid != new_meta(context.cluster_id, table_uuid, number).shard_uuid:
-            raise Corruption(
-                f"{directory} holds a copy of another table's shard; it was put there by mistake.",
-                file=str(directory),
-            )
+        meta = find_copy(directory, table_uuid, number, context)
         return cls(directory, meta, key, context)
 
     def _recover(self) -> None:
@@ -149,13 +136,14 @@ class Shard:
             self.log_name = manifest.extra.get("log", self.log_name)
         self.store.remove_orphans()
         flushed = self.flushed_lsn = self._state.applied_lsn
-        self._check_log_exists()
-        self.wal = _wal_of(self._context).open(
-            self.directory / self.log_name, self.meta.identity, self._settings,
+        log = self.directory / self.log_name
+        check_log_exists(log, self._context)
+        self.wal = wal_of(self._context).open(
+            log, self.meta.identity, self._settings,
             fs=self._context.fs, start_lsn=flushed + 1, flusher=self._context.flusher,
             on_fatal=self._context.on_fatal,
         )  # fmt: skip
-        self._check_log_joins(flushed)
+        check_log_joins(log, self.wal, flushed)
         if isinstance(self.wal, SharedWal):
             self.wal.learn_epochs(epochs_of(manifest), flushed)
             self._replay(flushed + 1, self.wal.first_shared_lsn - 1)
@@ -174,26 +162,6 @@ class Shard:
             statement = reader.feed(record)
             if statement is not None:
                 self._state.apply(statement)
-
-    def _check_log_exists(self) -> None:
-        """A copy has a log from its making on: a missing one is never replaced by an empty one."""
-        directory = self.directory / self.log_name
-        if not self._context.fs.names(directory):
-            raise Corruption(
-                f"The log in {directory} is missing; restore this copy from a backup or another "
-                "node.",
-                file=str(directory),
-            )
-
-    def _check_log_joins(self, flushed: int) -> None:
-        """The log must begin where the checkpoint ends, or before, and not end earlier."""
-        if self.wal.first_lsn > flushed + 1 or self.wal.last_lsn < flushed:
-            raise Corruption(
-                f"The log in {self.directory / self.log_name} holds LSN {self.wal.first_lsn} to "
-                f"{self.wal.last_lsn}, but the checkpoint ends at {flushed}: files are missing. "
-                "Restore this copy from a backup or another node.",
-                file=str(self.directory / self.log_name),
-            )
 
     # ---- Reading ---------------------------------------------------------------------------
 
@@ -583,18 +551,6 @@ class Shard:
             self._view.check_invariants()
             self.tail.check_invariants(self._state.applied_lsn)
             assert self._state.applied_lsn <= self.wal.durable_lsn <= self.wal.last_lsn
-
-
-def epochs_of(manifest: Manifest | None) -> tuple[tuple[int, int], ...]:
-    """(epoch, first LSN) of what a checkpoint holds; one that a node made alone has one epoch."""
-    if manifest is None or not manifest.flushed_lsn:
-        return ()
-    known = manifest.extra.get("epochs", [[manifest.epoch, 1]])
-    return tuple((int(epoch), int(lsn)) for epoch, lsn in known)
-
-
-def _wal_of(context: EngineContext) -> type[Wal]:
-    return SharedWal if context.replicated else Wal
 
 
 def _as_it_is(lsn: int) -> int:

@@ -18,7 +18,8 @@ from crc32c import crc32c
 
 from nearql.engine.errors import Unavailable
 from nearql.engine.shard.checkpoint import FoundDamage
-from nearql.engine.shard.shard import Shard, epochs_of
+from nearql.engine.shard.opening import epochs_of
+from nearql.engine.shard.shard import Shard
 from nearql.engine.shard.snapshot import PIECE_BYTES, SnapshotFile, SnapshotManifest
 from nearql.engine.storage.blobs import open_blob
 from nearql.engine.storage.files import FileSystem

@@ -233,6 +233,11 @@ class SharedWal(Wal):
             if cuts == self._cuts and found is not None:
                 return found  # otherwise the log was cut meanwhile: look again
 
+    def remembers(self, lsn: int) -> bool:
+        """Whether `read_raw` from there needs no file."""
+        with self._lock:
+            return lsn in self._recent or lsn > self._end.lsn
+
     def _from_memory(self, from_lsn: int, max_bytes: int) -> list[RawRecord] | None:
         """None where the first one is in a file only."""
         if from_lsn > self._end.lsn:

@@ -78,11 +78,12 @@ class HandCopy:
 
     def __init__(
         self, fs: FileSystem | None = None, settings: EngineSettings = SETTINGS,
-        directory: Path = Path("/data/table"),
+        directory: Path = Path("/data/table"), alloc_id: bytes | None = None,
     ) -> None:  # fmt: skip
         self.fs = fs or SimulatedDisk()
         self.settings = settings
         self.directory = directory
+        self.alloc_ids = {} if alloc_id is None else {0: alloc_id}
         self.open()
 
     def open(self) -> None:
@@ -94,7 +95,7 @@ class HandCopy:
         )
         context.background = Inline(1)
         context.appliers = self.steps
-        self.table = Table.create(self.directory, definition(), context)
+        self.table = Table.create(self.directory, definition(), context, alloc_ids=self.alloc_ids)
         self.copy: LocalCopy = self.table.copies[0]
 
     def settle(self) -> None:

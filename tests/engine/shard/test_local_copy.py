@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def test_a_write_may_wait_for_the_primarys_disk_only(pair: tuple[HandCopy, HandC
 def test_a_following_copy_refuses_writers_and_logs_nothing(pair: tuple[HandCopy, HandCopy]) -> None:
     _, replica = pair
     end = replica.copy.end
-    writes = [
+    writes: list[Callable[[], object]] = [
         lambda: insert(replica.table, [1]),
         lambda: replica.table.modify(lambda view: delete(view, 1)),
         lambda: replica.table.truncate(),
@@ -397,6 +398,28 @@ def test_after_a_restart_only_the_checkpoint_is_applied_until_told_more(
     replica.copy.advance(end.lsn)
     replica.settle()
     assert keys(replica.table) == {1, 2, 3}
+
+
+def test_a_copy_may_be_called_as_its_table_says() -> None:
+    one = HandCopy(alloc_id=b"a" * 16)
+    assert one.copy.alloc_id == b"a" * 16
+    assert one.copy.shard_uuid == HandCopy().copy.shard_uuid
+    assert one.copy.alloc_id != HandCopy().copy.alloc_id
+
+
+def test_sizes_of_what_can_be_sent(pair: tuple[HandCopy, HandCopy]) -> None:
+    primary, _ = pair
+    assert primary.copy.snapshot_bytes == 0
+    primary.log(range(40))
+    commit(primary)
+    assert primary.copy.remembers(1)
+    primary.table.checkpoint()
+    assert primary.copy.snapshot_bytes > 1000
+    end = primary.copy.end.lsn
+    primary.restart()
+    assert primary.copy.log_bytes > 0
+    assert not primary.copy.remembers(end)
+    assert primary.copy.remembers(end + 1)
 
 
 def test_a_promise_outlives_the_process() -> None:
