@@ -73,6 +73,7 @@ class Node:
         assert self.up
         self.life += 1
         self.core = None
+        self.registering = ""
         self.events.clear()
         self.disk.lose_unsynced(kept)
 

@@ -6,8 +6,8 @@ answer at one time. Each side measures on its own clock from a moment of its own
 it answers, the primary from when it had asked, which is earlier. Only the *rates* of the clocks
 must agree, within 100 - `lease_percent`.
 
-A promise is not persisted: a process that starts assumes that it gave one just before it died, unless its
-copy has never followed an epoch.
+A promise is not persisted: a process that starts assumes that it gave one just before it died,
+unless its copy has never followed an epoch.
 """
 
 from __future__ import annotations
