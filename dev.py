@@ -174,8 +174,10 @@ def job_demo(args: list[str]) -> None:
 
 
 def job_bench(args: list[str]) -> None:
-    """Run a benchmark by name; without one, list them."""
+    """Run a benchmark by name; options alone go to `compare`; without anything, list them."""
     found = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("[a-z]*.py"))}
+    if args and args[0].startswith("--"):
+        args = ["compare", *args]
     if not args or args[0] not in found:
         sys.exit(f"usage: python3 dev.py bench {{{'|'.join(found)}}} [arguments]")
     become("python", str(found[args[0]]), *args[1:])

@@ -18,8 +18,6 @@ import base64
 import http.client
 import io
 import json
-import os
-import platform
 import signal
 import socket
 import statistics
@@ -37,6 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lean_http import LeanConnection, post_request
 from postgres import column_types
+from provenance import commit, machine
 
 from nearql import connect
 
@@ -128,29 +127,6 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"{figures['commit']}.json"
         path.write_text(json.dumps(figures, indent=1, default=asdict) + "\n")
-
-
-def machine() -> str:
-    """Processor and cores, as a reader needs them."""
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    """The checkout's commit, with a mark where files were changed."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
-    )
-    return name.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
 def read_rows(path: Path, *, wide: bool) -> pa.Table:

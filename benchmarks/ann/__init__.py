@@ -1,0 +1,1 @@
+"""The comparison with other systems: data sets, algorithms (one folder per system), a runner."""
