@@ -184,7 +184,7 @@ class Replication:
         self._statuses[shard_uuid] = ShardStatus()
         self._runners[shard_uuid], self._handles[shard_uuid] = runner, handle
         runner.published = lambda: self._publish(runner)
-        runner.look_after_log(0, 0)
+        runner.look_after_log()
         if self._metadata is not None:
             self._tell(runner, self._metadata)
         return handle
@@ -357,7 +357,7 @@ class Replication:
 
     def _look_after(self) -> None:
         for runner in list(self._runners.values()):
-            runner.look_after_log(0, 0)
+            runner.look_after_log()
         self.disk.submit(self.source.sweep)
 
     def _publish(self, runner: CopyRunner) -> None:

@@ -327,8 +327,7 @@ class CopyRunner:
         """Read records and send them; the core asks again where nothing was sent."""
         if not self._around.has_room(effect.node):
             return
-        first = effect.append.prev_lsn + 1
-        if first > self.copy.durable_lsn:  # just logged, hence in memory
+        if self.copy.remembers(effect.append.prev_lsn + 1):
             self._shipped(effect, self._read(effect))
             return
         future = self._around.disk.submit(self._read, effect)
@@ -369,15 +368,25 @@ class CopyRunner:
 
     # ---- Now and then ----------------------------------------------------------------------
 
-    def look_after_log(self, log_bytes: int, snapshot_bytes: int) -> None:
+    def look_after_log(self) -> None:
         """Tell the core where the log begins, and the copy what others still need of it."""
         first, base = self.copy.first_lsn, self.copy.base_lsn
         if (first, base) != self._kept:
             self._kept = first, base
-            self.feed(ev.Trimmed(first, base, log_bytes, snapshot_bytes))
+            sizes = self.copy.log_bytes, self.copy.snapshot_bytes
+            self.feed(ev.Trimmed(first, base, *sizes))
+        self.copy.retain(self._needed_by_others())
+
+    def _needed_by_others(self) -> int | None:
+        """The first record that a replica lacks which is there; one that is silent waits in vain,
+        and takes a snapshot when it comes back late.
+        """
         role = self.core.role
-        needed = [p.durable_lsn for p in role.peers.values()] if isinstance(role, Primary) else []
-        self.copy.retain(min(needed) + 1 if needed else None)
+        if not isinstance(role, Primary):
+            return None
+        heard_ms = self._around.clock() - self.core.copy.timing.behind_ms
+        needed = [p.durable_lsn + 1 for p in role.peers.values() if p.heard_ms > heard_ms]
+        return min(needed, default=None)
 
     def replaced(self, copy: ShardCopy) -> None:
         """After `renew`: this copy is in the place of the old one."""
