@@ -22,7 +22,8 @@ class Prepared:
     for.
 
     checked: the catalog version for which the guard passed each statement.
-    nature: what the statements do, with the catalog version that says so.
+    nature: what the statements do, with the catalog version that says so. weights: of each
+    statement, whether it is light, likewise.
     """
 
     statements: tuple[Statement, ...]
@@ -30,6 +31,7 @@ class Prepared:
     plans: dict[tuple[int, str], tuple[int, Plan]] = field(default_factory=dict)
     checked: dict[int, int] = field(default_factory=dict)
     nature: tuple[int, Nature] | None = None
+    weights: dict[int, tuple[int, bool]] = field(default_factory=dict)
 
     def plan(self, place: int, part: str, version: int, make: Callable[[], Plan]) -> Plan:
         """The plan of a part of a statement for this catalog version, made on first use."""
@@ -39,6 +41,13 @@ class Prepared:
         plan = make()
         self.plans[place, part] = version, plan
         return plan
+
+    def light(self, place: int, version: int, weigh: Callable[[], bool]) -> bool:
+        """Whether a statement is light for this catalog version, weighed on first use."""
+        kept = self.weights.get(place)
+        if kept is None or kept[0] != version:
+            kept = self.weights[place] = version, weigh()
+        return kept[1]
 
 
 class PlanCache:

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from nearql.engine.errors import Conflict, NearQLError, NotFound, StatementTimeout
 from nearql.query.watchdog import Stop
+from nearql.query.weight import Deferred
 
 if TYPE_CHECKING:
     from nearql.query.trace import Trace
@@ -112,6 +113,9 @@ class Statements:
             self._running[statement.id] = statement
         try:
             yield statement
+        except Deferred:
+            statement.state = "deferred"
+            raise
         except StatementTimeout as error:
             if statement.state == "running" or not error.definite:
                 statement.error = error.code
@@ -130,6 +134,8 @@ class Statements:
     def _end(self, statement: RunningStatement) -> None:
         with self._lock:
             del self._running[statement.id]
+            if statement.state == "deferred":  # it has not begun
+                return
             statement.elapsed_s = time.monotonic() - statement.begun
             was_killed = statement.error == "statement_killed"
             ended = "failed" if statement.error else "done"

@@ -79,6 +79,7 @@ from nearql.query.statements import (
     Wait,
 )
 from nearql.query.watchdog import WATCHDOG, Stop
+from nearql.query.weight import Deferred, is_light, may_begin
 from nearql.query.writes import Write
 
 _DDL = (
@@ -175,6 +176,9 @@ class Session:
         stop: Stop | None = None,
         user: str | None = None,
         reads: Reads | None = None,
+        waited_s: float = 0.0,
+        light_only: bool = False,
+        prepared: Prepared | None = None,
     ) -> Result:
         """Run every statement of `text`, in order, and answer the last one's result.
 
@@ -185,13 +189,20 @@ class Session:
             stop: ends the request from another thread; a write that is logged already stands.
             user: who asks, for nearql.queries.
             reads: what a read must wait for; None = every level reads what is visible here.
+            waited_s: seconds that the request waited before; they count against its time.
+            light_only: raise Deferred, having done nothing, where a statement is heavy.
+            prepared: what Deferred held, so that the text is not parsed again.
 
         Raises:
             NearQLError: with the position in `text` where there is one. Earlier statements stand.
         """
         request = self._request(params, settings, request_id)
         request.stop, request.user, request.reads = stop, user, reads
-        prepared = self._plans.get(text, lambda new: request.prepared(new))
+        request.waited_s, request.light_only = waited_s, light_only
+        if prepared is None:
+            prepared = self._plans.get(text, lambda new: request.prepared(new))
+        if light_only and not may_begin(prepared.statements):
+            raise Deferred(prepared)
         request.parameters.check_used(prepared.parameters)
         result = empty("utility")
         for place, statement in enumerate(prepared.statements):
@@ -296,6 +307,8 @@ class _Request:
     authorise: Authorise | None = None
     replicas: Replicas = ALONE
     reads: Reads | None = None
+    waited_s: float = 0.0
+    light_only: bool = False
     written: list[Position] = field(default_factory=list)
     _deadline: float = 0.0
     _running: Execution | None = None
@@ -309,6 +322,7 @@ class _Request:
             else:
                 result = self._once(statement, place, prepared)
             running.rows = result.row_count
+            self.waited_s = 0.0  # the next one's time begins now
             return result
 
     def _once(self, statement: Statement, place: int, prepared: Prepared) -> Result:
@@ -323,6 +337,8 @@ class _Request:
                     guard.GuardLimits(self.settings.call_length, self.settings.sql_joins),
                 )
                 prepared.checked[place] = catalog.version
+            if self.light_only:
+                self._weigh(statement, place, prepared, catalog)
             return self._dispatch(statement, place, prepared, catalog)
         except NearQLError as error:
             told = in_words_of(error, statement.text, statement.offset, _columns(catalog))
@@ -347,14 +363,23 @@ class _Request:
             )
         return self._utility(statement, catalog)
 
+    def _weigh(
+        self, statement: Statement, place: int, prepared: Prepared, catalog: CatalogView
+    ) -> None:
+        """Raise Deferred for a heavy statement."""
+        if not prepared.light(
+            place,
+            catalog.version,
+            lambda: is_light(statement, lambda: _planned(statement, place, prepared, catalog)),
+        ):
+            raise Deferred(prepared)
+
     # ---- the kinds of statements ------------------------------------------------------
 
     def _select(
         self, statement: Select, place: int, prepared: Prepared, catalog: CatalogView
     ) -> Result:
-        plan = prepared.plan(
-            place, "select", catalog.version, lambda: plan_query(statement.tree, catalog)
-        )
+        plan = _planned(statement, place, prepared, catalog)
         confirm = self._entered(plan)
         with self.execution() as run:
             result = with_stats(run.run(plan), run, plan)
@@ -475,7 +500,7 @@ class _Request:
     def _from_now(self) -> float:
         """The deadline of a statement that starts now; a node's 0 means none."""
         timeout_ms = self.variables.get("statement_timeout_ms")
-        return time.monotonic() + (timeout_ms / 1000 or _NO_TIMEOUT_S)
+        return time.monotonic() + (timeout_ms / 1000 or _NO_TIMEOUT_S) - self.waited_s
 
     def prepared(self, text: str) -> Prepared:
         """The text parsed, within the time of one statement."""
@@ -493,6 +518,13 @@ class _Request:
     def _interrupt(self) -> None:
         if self._running is not None:
             self._running.interrupt()
+
+
+def _planned(statement: Statement, place: int, prepared: Prepared, catalog: CatalogView) -> Plan:
+    assert isinstance(statement, Select)
+    return prepared.plan(
+        place, "select", catalog.version, lambda: plan_query(statement.tree, catalog)
+    )
 
 
 def _nothing() -> None:

@@ -68,7 +68,13 @@ def create_app(
         metrics,
         SpoolMemory(config.share_of_memory(config.limits.spool_memory, 8)),
         bulk_workers=Workers(bulk_threads(http), http.bulk_queue, "http.bulk_workers + bulk_queue"),
+        heavy_workers=Workers(
+            heavy_threads(http), http.heavy_queue, "http.heavy_workers + heavy_queue"
+        ),
         json_memory=SpoolMemory(config.share_of_memory(config.limits.json_memory, 8)),
+        answer_memory=SpoolMemory(
+            config.share_of_memory(max(config.limits.answer_memory, config.limits.result_bytes), 4)
+        ),
         access=access,
         certificates=Certificates(http) if http.tls_cert_file else None,
         gateway=gateway,
@@ -77,6 +83,7 @@ def create_app(
         attach(gateway, edge)
     metrics.pending.set_function(lambda: edge.workers.pending)
     metrics.bulk_pending.set_function(lambda: edge.bulk_workers.pending)
+    metrics.heavy_pending.set_function(lambda: edge.heavy_workers.pending)
     app = Starlette(
         routes=[bound(endpoint, edge) for endpoint in ROUTES],
         middleware=[
@@ -116,6 +123,11 @@ def bulk_threads(http: HttpSection) -> int:
     return http.bulk_workers or max(1, (os.cpu_count() or 1) // 4)
 
 
+def heavy_threads(http: HttpSection) -> int:
+    """`http.heavy_workers`, or as many as keep every core busy: DuckDB uses several for one."""
+    return http.heavy_workers or max(2, (os.cpu_count() or 1) // 2)
+
+
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     edge: Edge = app.state.edge
@@ -126,6 +138,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         watching.cancel()
     edge.workers.close()
     edge.bulk_workers.close()
+    edge.heavy_workers.close()
 
 
 class Server(uvicorn.Server):

@@ -57,8 +57,8 @@ class HttpSection:
         "127.0.0.1", "Address to listen on. Others than loopback need `auth` or --insecure."
     )
     port: int = _key(8470, "Port of the API, the dashboard and the metrics; 0 takes a free one.")
-    workers: int = _key(8, "Threads that run statements beside the event loop.", low=1, high=256)
-    queue: int = _key(512, "Statements waiting for a thread before 429 is answered.", low=1)
+    workers: int = _key(8, "Threads that run searches and writes.", low=1, high=256)
+    queue: int = _key(512, "Requests waiting for such a thread before 429 is answered.", low=1)
     keep_alive_ms: int = _key(75_000, "Idle time after which a connection is closed.", low=1000)
     shutdown_timeout_ms: int = _key(30_000, "How long a stop waits for requests in flight.", low=0)
     tls_cert_file: str = _key(
@@ -69,6 +69,13 @@ class HttpSection:
         0, "Threads for bulk rows, beside statements; 0 = one per four cores.", low=0, high=64
     )
     bulk_queue: int = _key(32, "Bulk requests waiting for a thread before 429 is answered.", low=1)
+    heavy_workers: int = _key(
+        0,
+        "Threads for statements that are more than a search: joins, groups, scans. 0 = one per two "
+        "cores, at least 2.",
+        low=0, high=64,
+    )  # fmt: skip
+    heavy_queue: int = _key(128, "Such statements waiting for a thread before 429.", low=1)
     small_body: int = _key(
         1 << 20, "A /v1/sql body above it runs among the bulk rows, not before searches.", size=True
     )
@@ -200,6 +207,9 @@ class LimitsSection:
     max_views: int = _key(1_000, "Views.", low=1)
     result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)
     result_bytes: int = _key(1 << 30, "Bytes of one answer (413 beyond).", size=True)
+    answer_memory: int = _key(
+        1 << 30, "Memory of all large answers on their way to clients; 429 beyond.", size=True
+    )
     latency_budget_ms: int = _key(
         10,
         "How long a search waits at most for others, to be answered together; 0 = never.",

@@ -38,8 +38,11 @@ class Edge:
     metrics: Metrics
     spool_memory: SpoolMemory
     bulk_workers: Workers
+    heavy_workers: Workers
     json_memory: SpoolMemory
+    answer_memory: SpoolMemory
     quotas: Quotas = field(init=False)
+    result_bytes: int = field(init=False)
     draining: bool = False
     access: AccessLayer | None = None
     certificates: Certificates | None = None
@@ -47,6 +50,7 @@ class Edge:
 
     def __post_init__(self) -> None:
         limits = self.config.limits
+        self.result_bytes = self.config.share_of_memory(limits.result_bytes, 4)
         self.quotas = Quotas(limits.key_rate, limits.key_concurrency)
 
     def node_of(self, request: Request) -> NodePort:
@@ -64,14 +68,14 @@ class Edge:
 
     async def run(
         self, work: Callable[[], T], request: Request | None = None,
-        cancel: Callable[[], None] | None = None, *, bulk: bool = False,
+        cancel: Callable[[], None] | None = None, *, bulk: bool = False, heavy: bool = False,
     ) -> T:  # fmt: skip
         """`work()` in a worker thread; `cancel()` is called when the client goes away meanwhile.
 
-        bulk: among the loads, which have threads and a queue of their own, so that searches never
-        wait for them.
+        bulk, heavy: among the loads, or the heavy statements; both have threads and a queue of
+        their own, so that searches never wait for them.
         """
-        workers = self.bulk_workers if bulk else self.workers
+        workers = self.heavy_workers if heavy else self.bulk_workers if bulk else self.workers
         if request is None or cancel is None:
             return await workers.run(work)
         async with _Watch(request, cancel):

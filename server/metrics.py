@@ -49,6 +49,11 @@ class Metrics:
         self.bulk_pending = Gauge(
             "nearql_bulk_pending", "Bulk requests running or waiting.", registry=self.registry
         )
+        self.heavy_pending = Gauge(
+            "nearql_heavy_pending",
+            "Statements beyond searches running or waiting.",
+            registry=self.registry,
+        )
         self.connections = Gauge(
             "nearql_http_connections", "Open connections.", registry=self.registry
         )

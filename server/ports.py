@@ -104,8 +104,15 @@ class SessionPort(Stores, Protocol):
         stop: Stop | None = None,
         user: str | None = None,
         reads: Reads | None = None,
+        waited_s: float = 0.0,
+        light_only: bool = False,
+        prepared: Any = None,
     ) -> ResultPort:
-        """Run every statement of `text` and answer the last one's result; `user` asks for it."""
+        """Run every statement of `text` and answer the last one's result; `user` asks for it.
+
+        light_only: raise `query.weight.Deferred` where it is more than a search; it holds the text
+        as `prepared`.
+        """
 
     def nature(self, text: str) -> Nature:
         """What the statements of a text would do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -20,12 +20,22 @@ def json_reply(
     return Response(encoded, status, dict(headers or {}), "application/json")
 
 
+def _nothing() -> None:
+    return
+
+
 class PiecesResponse(Response):
     """A body that is known wholly, sent in parts, so that a slow client costs no extra copy."""
 
     def __init__(
-        self, pieces: Sequence[Any], media_type: str, headers: Mapping[str, str] | None = None
+        self,
+        pieces: Sequence[Any],
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        sent: Callable[[], None] = _nothing,
     ) -> None:
+        """sent: called when the last part is sent, or cannot be any more."""
+        self.sent = sent
         self.pieces = [memoryview(piece) for piece in pieces]
         self.media_type = media_type
         self.status_code = 200
@@ -35,6 +45,13 @@ class PiecesResponse(Response):
         self.init_headers({**(headers or {}), "Content-Length": length})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._send(send)
+        finally:
+            self.pieces = []
+            self.sent()
+
+    async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         for piece in self.pieces:
             for start in range(0, piece.nbytes, SEND_BYTES):

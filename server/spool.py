@@ -39,6 +39,11 @@ class SpoolMemory:
             self._free -= size
             return True
 
+    def overdraw(self, size: int) -> None:
+        """Take what is not left: for what cannot be refused any more."""
+        with self._lock:
+            self._free -= size
+
     def give(self, size: int) -> None:
         """Back what was taken."""
         with self._lock:

@@ -45,7 +45,7 @@ async def table_map(request: Request, edge: Edge) -> Response:
         with acting_as(principal):
             return _drawn(node, asked)
 
-    return json_reply(await edge.run(draw))
+    return json_reply(await edge.run(draw, heavy=True))
 
 
 def _asked(request: Request, edge: Edge, node: NodePort) -> _Asked:

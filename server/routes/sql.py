@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nearql.engine.errors import Overloaded, StatementTimeout
+from nearql.engine.errors import Overloaded, StatementTimeout, TooLarge
+from nearql.engine.memory import release_unused
 from nearql.query.watchdog import Stop
+from nearql.query.weight import Deferred
 from nearql.server import wire
 from nearql.server.access.principal import Principal, acting_as
 from nearql.server.body import BodyLimit, JsonRoom, is_small, read_body
@@ -53,6 +56,24 @@ async def sql(request: Request, edge: Edge) -> Response:
         return await _answered(request, edge, body, started)
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An answer. wrote: something was written for it, so it may not be refused any more."""
+
+    pieces: list[Any]
+    kind: str
+    rows: int
+    wrote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """A request that is more than a search; nothing of it was done yet."""
+
+    asked: SqlRequest
+    prepared: Any
+
+
 async def _answered(request: Request, edge: Edge, body: bytes, started: float) -> Response:
     question = _Question(
         started=started,
@@ -65,30 +86,60 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
         node=edge.node_of(request),
         principal=principal_of(request),
     )
-    pieces, kind, rows = await edge.run(
-        partial(answer, edge, question), request, question.stop.stop,
-        bulk=len(body) > edge.config.http.small_body,
-    )  # fmt: skip
-    edge.metrics.rows_returned.inc(rows)
+    bulk, stop = len(body) > edge.config.http.small_body, question.stop.stop
+    light = partial(answer, edge, question, light_only=not bulk)
+    made = await edge.run(light, request, stop, bulk=bulk)
+    if isinstance(made, _Later):
+        made = await edge.run(partial(answer, edge, question, made), request, stop, heavy=True)
+        assert isinstance(made, _Made)
+    edge.metrics.rows_returned.inc(made.rows)
     headers = {} if edge.gateway is None else {NODES_HEADER: edge.gateway.node_urls()}
-    if len(pieces) == 1 and isinstance(pieces[0], bytes):
-        return Response(pieces[0], media_type=kind, headers=headers)
-    return PiecesResponse(pieces, kind, headers)
+    if len(made.pieces) == 1 and isinstance(made.pieces[0], bytes):
+        return Response(made.pieces[0], media_type=made.kind, headers=headers)
+    return _large(edge, made, headers)
 
 
-def answer(edge: Edge, question: _Question) -> Answer:
-    """Parse, execute here or where it belongs, encode; in a worker thread."""
+def _large(edge: Edge, made: _Made, headers: Mapping[str, str]) -> Response:
+    """An answer in pieces; its bytes count among those of all such answers until it is sent."""
+    size = sum(memoryview(piece).nbytes for piece in made.pieces)
+    if not edge.answer_memory.take(size):
+        if not made.wrote:
+            raise Overloaded(
+                f"An answer of {size} bytes finds no room among those that are being sent "
+                "(limits.answer_memory); retry later, or ask for less."
+            )
+        edge.answer_memory.overdraw(size)
+    return PiecesResponse(
+        made.pieces, made.kind, headers, sent=partial(edge.answer_memory.give, size)
+    )
+
+
+def answer(
+    edge: Edge, question: _Question, later: _Later | None = None, *, light_only: bool = False
+) -> _Made | _Later:
+    """Parse, execute here or where it belongs, encode; in a worker thread.
+
+    light_only: where the request is more than a search, do nothing and say so. later: what it said.
+    """
     _check_awaited(edge, question)
-    asked = parse_sql_request(question.body, question.content_type)
-    if edge.gateway is not None:
+    asked = later.asked if later else parse_sql_request(question.body, question.content_type)
+    if edge.gateway is not None and later is None:
         nature = question.node.session().nature(asked.sql)
         node = edge.gateway.place(nature)
         if node is not None:
             timeout_ms = _timeout_ms(edge, asked)
-            return forward(
+            relayed = forward(
                 edge.gateway, node, _as_asked(question), timeout_ms, writes=nature.writes
             )
-    return _executed(edge, question, asked)
+            return _Made(*relayed, nature.writes)
+    how = {"light_only": light_only, "prepared": later.prepared if later else None}
+    try:
+        return _executed(edge, question, asked, how)
+    except Deferred as deferred:
+        return _Later(asked, deferred.prepared)
+    except TooLarge:  # what was gathered of it goes back to the system at once
+        release_unused()
+        raise
 
 
 def answer_forwarded(edge: Edge, asked: Asked) -> Answer:
@@ -98,7 +149,8 @@ def answer_forwarded(edge: Edge, asked: Asked) -> Answer:
         session=asked.session, arrow=asked.arrow, started=time.perf_counter(), stop=Stop(),
         node=edge.node_as(asked.principal), principal=asked.principal,
     )  # fmt: skip
-    return _executed(edge, question, parse_sql_request(asked.body, asked.content_type))
+    made = _executed(edge, question, parse_sql_request(asked.body, asked.content_type), {})
+    return made.pieces, made.kind, made.rows
 
 
 def _as_asked(question: _Question) -> Asked:
@@ -116,7 +168,7 @@ def _timeout_ms(edge: Edge, asked: SqlRequest) -> int:
     return edge.config.limits.statement_timeout_ms or _NO_TIMEOUT_MS
 
 
-def _executed(edge: Edge, question: _Question, asked: SqlRequest) -> Answer:
+def _executed(edge: Edge, question: _Question, asked: SqlRequest, how: Mapping[str, Any]) -> _Made:
     gateway = edge.gateway
     if gateway is None:
         since, reads = check_token(edge.node, question.session), None
@@ -132,14 +184,17 @@ def _executed(edge: Edge, question: _Question, asked: SqlRequest) -> Answer:
             stop=question.stop,
             user=question.principal.user,
             reads=reads,
+            waited_s=time.perf_counter() - question.started,
+            **how,
         )
     elapsed_ms = (time.perf_counter() - question.started) * 1000
     token = session_token(edge.node, since, result.stats.get("shards") or ())
     stats = wire.statistics(edge.config.node.name, elapsed_ms, result.stats, {"session": token})
-    limit = edge.config.limits.result_bytes
+    rows, wrote = result.table.num_rows, "write" in result.stats
     if question.arrow:
-        return wire.arrow_answer(result, stats, limit), wire.ARROW_STREAM, result.table.num_rows
-    return wire.json_answer(result, stats, limit), wire.JSON, result.table.num_rows
+        pieces = wire.arrow_answer(result, stats, edge.result_bytes)
+        return _Made(pieces, wire.ARROW_STREAM, rows, wrote)
+    return _Made(wire.json_answer(result, stats, edge.result_bytes), wire.JSON, rows, wrote)
 
 
 def _check_awaited(edge: Edge, question: _Question) -> None:

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from nearql.engine.errors import Overloaded, StatementTimeout
 from nearql.query.watchdog import Stop
 from nearql.server.routes import rows
-from support.http_node import FakeNode, FakeOutcome, Served, make_config, serve
+from support.http_node import (
+    FakeNode,
+    FakeOutcome,
+    FakeResult,
+    Served,
+    make_config,
+    rows_result,
+    serve,
+)
 from support.waiting import wait_for
 
 ROWS = b'{"id": 1, "title": "x", "vec": [1, 2, 3, 4]}\n'
@@ -24,9 +33,14 @@ ROWS = b'{"id": 1, "title": "x", "vec": [1, 2, 3, 4]}\n'
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """One thread for loads and one place in their queue; small bodies are those up to 1 KiB."""
-    config = make_config(tmp_path, json_memory=1 << 20, statement_timeout_ms=30_000)
-    http = replace(config.http, bulk_workers=1, bulk_queue=1, small_body=1024)
+    """One thread for loads, two for heavy statements, one place in their queues; small limits."""
+    config = make_config(
+        tmp_path, json_memory=1 << 20, statement_timeout_ms=30_000,
+        result_bytes=1 << 20, answer_memory=1 << 20,
+    )  # fmt: skip
+    http = replace(
+        config.http, bulk_workers=1, bulk_queue=1, heavy_workers=2, heavy_queue=1, small_body=1024
+    )
     config = replace(config, http=http)
     with serve(FakeNode(config), config) as running:
         yield running
@@ -66,6 +80,85 @@ def test_searches_are_answered_while_loads_are_refused(served: Served) -> None:
         finally:
             gate.set()
         assert [one.result().status_code for one in held] == [200, 200]
+
+
+def test_searches_are_answered_while_heavy_statements_are_refused(served: Served) -> None:
+    gate, begun = threading.Event(), threading.Semaphore(0)
+
+    def hold(call: Any) -> FakeResult:
+        begun.release()
+        gate.wait(60)
+        return FakeResult()
+
+    served.session.heavy = {"JOIN"}
+    served.session.answers["JOIN"] = hold
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            ask = lambda: httpx.post(f"{served.url}/v1/sql", json={"sql": "JOIN"}, timeout=60)  # noqa: E731
+            held = [pool.submit(ask) for _ in range(3)]
+            assert begun.acquire(timeout=60)
+            assert begun.acquire(timeout=60)
+            wait_for(lambda: edge.heavy_workers.pending == 3, "two run, one waits", 60)
+            refused = served.sql("JOIN")
+            assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+            assert "http.heavy_workers" in refused.json()["detail"]
+            for _ in range(20):
+                assert served.sql("SELECT 1").status_code == 200
+            assert "nearql_heavy_pending 3.0" in served.client.get("/metrics").text
+        finally:
+            gate.set()
+        assert [one.result().status_code for one in held] == [200, 200, 200]
+    waited = [call.waited_s for call in served.session.calls if call.text == "JOIN"]
+    assert len(waited) == 3
+    assert min(waited) > 0
+
+
+def test_large_answers_share_a_memory(served: Served) -> None:
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    rows = pa.table({"x": pa.array(range(100_000))})
+    served.session.answers["READ"] = lambda call: rows_result(rows, "BIGINT")
+    served.session.answers["WRITE"] = lambda call: rows_result(rows, "BIGINT", write={"copies": 1})
+    assert served.sql("READ").status_code == 200
+    total = 1 << 20  # limits.answer_memory of this server
+    assert edge.answer_memory.take(total)  # everything was given back
+    refused = served.sql("READ")
+    assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+    assert "limits.answer_memory" in refused.json()["detail"]
+    assert served.sql("SELECT 1").status_code == 200
+    assert served.sql("WRITE").status_code == 200  # what is written is not refused any more
+    edge.answer_memory.give(total)
+    assert served.sql("READ").status_code == 200
+    wait_for(lambda: edge.answer_memory.take(total), "everything was given back", 60)
+    edge.answer_memory.give(total)
+
+
+def test_an_answer_that_nobody_takes_gives_its_memory_back(served: Served) -> None:
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    rows = pa.table({"x": pa.array(["y" * 1000] * 700)})
+    gate, begun = threading.Event(), threading.Event()
+
+    def hold(call: Any) -> FakeResult:
+        begun.set()
+        gate.wait(60)
+        return rows_result(rows, "TEXT")
+
+    served.session.answers["READ"] = hold
+    body = b'{"sql": "READ"}'
+    head = f"POST /v1/sql HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), 60) as connection:
+        connection.sendall(head.encode() + body)
+        assert begun.wait(60)
+    gate.set()
+    wait_for(lambda: edge.workers.pending == 0, "the statement has ended", 60)
+
+    def is_free() -> bool:
+        taken: bool = edge.answer_memory.take(1 << 20)
+        if taken:
+            edge.answer_memory.give(1 << 20)
+        return taken
+
+    wait_for(is_free, "the answer's memory is given back", 60)
 
 
 def test_large_json_bodies_share_a_memory(served: Served) -> None:

@@ -28,6 +28,7 @@ from nearql.query.ports import CatalogView
 from nearql.query.replicas import ALONE, Reads, Replicas
 from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
+from nearql.query.weight import Deferred
 from nearql.server.app import Server, create_app, make_server
 from nearql.server.config import Config, HttpSection, LimitsSection, NodeSection
 from nearql.server.counts import Count
@@ -84,6 +85,7 @@ class Call:
     on_conflict: OnConflict | None = None
     stop: Stop | None = None
     reads: Reads | None = None
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class FakeSession:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.answers: dict[str, Answer] = {}
+        self.heavy: set[str] = set()  # texts that are more than a search
         self.statements = Statements(1_000, 10)
         self.replicas: Replicas = ALONE
         self.on_insert: Answer = lambda call: FakeOutcome(inserted=call.rows.num_rows)  # type: ignore[union-attr]
@@ -118,8 +121,13 @@ class FakeSession:
         stop: Stop | None = None,
         user: str | None = None,
         reads: Reads | None = None,
+        waited_s: float = 0.0,
+        light_only: bool = False,
+        prepared: Any = None,
     ) -> Any:
-        call = Call(text, params, settings, request_id, stop=stop, reads=reads)
+        if light_only and text in self.heavy:
+            raise Deferred(None)
+        call = Call(text, params, settings, request_id, stop=stop, reads=reads, waited_s=waited_s)
         self.calls.append(call)
         answer = self.answers.get(text)
         return FakeResult() if answer is None else answer(call)
