@@ -333,16 +333,12 @@ MUTANTS: dict[str, list[Patch]] = {
     "any acknowledgement counts": [(Core, "_on_message", _ack_of_any_epoch)],
     "acknowledgements of older sessions count": [(Primary, "on_ack", _any_ack)],
     "no lease is needed": [(Primary, "lease_valid", _property(_always))],
-    "a shrunken set counts before metadata has it": [
-        (InSyncSet, "maximal", _property(_only_proposed))
-    ],
+    "a shrunken set counts before metadata has it": [(InSyncSet, "_counted", _only_proposed)],
     "acknowledged before it is synced": [(Replica, "_acknowledge", _unsynced_acknowledge)],
     "an answer to an older SYNC is taken": [(Replica, "_is_answer", _any_answer)],
     "acknowledged beyond what was compared": [(Replica, "_ask", _asks_and_acknowledges)],
     # Ours.
-    "a joining member counts only once metadata has it": [
-        (InSyncSet, "maximal", _property(_only_recorded))
-    ],
+    "a joining member counts only once metadata has it": [(InSyncSet, "_counted", _only_recorded)],
     "received counts as durable": [(Peer, "on_ack", _received_counts)],
     "appended counts as durable": [(Log, "note_durable", _appended_is_durable)],
     "a flush from before a cut counts": [(Log, "note_durable", _any_generation)],

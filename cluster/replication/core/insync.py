@@ -33,26 +33,23 @@ class InSyncSet:
         self._count = 0
         self._dropped_ms: dict[str, int] = {}  # members that this reign has dropped, and when
         self._began_ms = copy.now_ms
+        self._note()
 
-    @property
-    def recorded(self) -> frozenset[str]:
-        """What metadata has."""
+    def _note(self) -> None:
+        """After each change. recorded: what metadata has. others: the maximal set without us."""
         assert self._copy.row is not None
-        return frozenset(self._copy.row.isr)
+        self.recorded = frozenset(self._copy.row.isr)
+        self.maximal = self._counted()
+        self.others = sorted(self.maximal - {self._copy.node_id})
 
-    @property
-    def maximal(self) -> frozenset[str]:
+    def _counted(self) -> frozenset[str]:
         """Whose durability counts; see the module."""
         proposed = frozenset(self.proposal.isr) if self.proposal else frozenset()
         return self.recorded | proposed
 
-    @property
-    def others(self) -> list[str]:
-        """The maximal set without this copy, sorted."""
-        return sorted(self.maximal - {self._copy.node_id})
-
     def on_row(self) -> None:
         """The row was read anew."""
+        self._note()
         assert self._copy.row is not None
         if self.proposal and self._copy.row.version > self.proposal.expected_version:
             self._settle()
@@ -65,6 +62,7 @@ class InSyncSet:
     def _settle(self) -> None:
         self.proposal = None
         self._settled_ms = self._copy.now_ms
+        self._note()
 
     # ---- Changes ---------------------------------------------------------------------------
 
@@ -138,6 +136,7 @@ class InSyncSet:
     def _propose(self, change: IsrChange) -> None:
         self.proposal = change
         self._proposed_ms = self._copy.now_ms
+        self._note()
         self._copy.out.append(Propose(change))
 
     def check_invariants(self) -> None:

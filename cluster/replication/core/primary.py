@@ -160,10 +160,9 @@ class Primary:
         if not self.active or row is None or len(row.isr) < row.min_isr:
             return
         lsn = self.copy.log.durable_lsn
-        for node in self.in_sync.maximal:
-            if node != self.copy.node_id:
-                peer = self.peers.get(node)
-                lsn = min(lsn, peer.durable_lsn if peer else 0)
+        for node in self.in_sync.others:
+            peer = self.peers.get(node)
+            lsn = min(lsn, peer.durable_lsn if peer else 0)
         self.copy.commit(lsn)
         while self._uncommitted and self._uncommitted[0][0] <= self.copy.log.commit_lsn:
             self._uncommitted.popleft()
@@ -181,11 +180,10 @@ class Primary:
         if self.hand_over is not None and self.hand_over.released:
             return False
         oldest = self.copy.now_ms - self.copy.timing.lease_counted_ms
-        for node in self.in_sync.maximal:
-            if node != self.copy.node_id:
-                peer = self.peers.get(node)
-                if peer is None or peer.promised_ms <= oldest:
-                    return False
+        for node in self.in_sync.others:
+            peer = self.peers.get(node)
+            if peer is None or peer.promised_ms <= oldest:
+                return False
         return True
 
     def release_lease(self) -> None:
