@@ -9,11 +9,15 @@ close    the controller and the heartbeats end -> primaries are handed over -> l
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import structlog
 
 from nearql.cluster.cluster import Cluster
 from nearql.cluster.controller import Controller
@@ -22,8 +26,9 @@ from nearql.cluster.metadata.commands import Command, CreateTable, DropTable, Ta
 from nearql.cluster.metadata.log import MetadataLog
 from nearql.cluster.metadata.state import Metadata, Result, TableRow
 from nearql.cluster.placement import place, placeable
+from nearql.cluster.replication.link.serving import Request
 from nearql.cluster.replication.node import Replication, ReplicationConfig
-from nearql.engine.errors import InvalidRequest, Unavailable
+from nearql.engine.errors import InvalidRequest, NearQLError, Unavailable
 from nearql.engine.schema import TableDef
 from nearql.engine.shard.meta import new_meta
 from nearql.engine.storage.files import FileSystem
@@ -32,11 +37,33 @@ from nearql.server.config import Config
 from nearql.server.copies import Copies
 from nearql.server.keeper import Keeper
 
+log = structlog.get_logger("nearql.node")
+
 PREPARE_S = 5.0  # for placed nodes to prepare the copies of a new table
 HAND_OVER_S = 20.0
+SETTLE_S = 2.0  # a change of metadata is answered when all living nodes have it, or after this
+_APPLIED = "metadata_applied"
 _LOOK_S = 0.02
 
 Commit = Callable[[Command], Result]
+
+
+class Settled:
+    """Metadata whose changes every living node knows when they are answered; for `AccessStore`."""
+
+    def __init__(self, metadata: MetadataLog, settle: Callable[[], None]) -> None:
+        self._metadata, self._settle = metadata, settle
+
+    @property
+    def state(self) -> Metadata:
+        """The newest applied state."""
+        return self._metadata.state
+
+    def propose(self, command: Command) -> Result:
+        """Commit, apply, tell."""
+        result = self._metadata.propose(command)
+        self._settle()
+        return result
 
 
 class Member:
@@ -50,6 +77,7 @@ class Member:
         self.controller: Controller
         self._voice: Voice
         self._started = False
+        self._settling = ThreadPoolExecutor(8, thread_name_prefix="settling")
 
     @classmethod
     def begin(cls, config: Config, directory: Path, fs: FileSystem) -> Member:
@@ -80,6 +108,11 @@ class Member:
         """What all nodes agree on."""
         return self.cluster.metadata
 
+    @property
+    def settled(self) -> Settled:
+        """Metadata for those whose changes are answered when all living nodes know them."""
+        return Settled(self.metadata, self.settle)
+
     def start(self, copies: Copies, on_change: Callable[[], None]) -> None:
         """Open this disk's copies and take part.
 
@@ -107,6 +140,7 @@ class Member:
         metadata.watch(self.keeper.see)
         self.replication.push(metadata.state)
         self.keeper.see(metadata.state)
+        self.replication.calls.serve(_APPLIED, self._tell_applied)
         self._voice.start()
         self.controller.start()
 
@@ -119,6 +153,29 @@ class Member:
             self._voice.close()
             self.keeper.close()
             self.replication.close()
+            self._settling.shutdown(cancel_futures=True)
+
+    # ---- what others know -----------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Return once every living node knows what this one knows, or after SETTLE_S: who asks
+        another node next then finds what he was told here.
+        """
+        wanted = struct.pack("<Q", self.metadata.state.applied_index)
+        others = self.cluster.alive() - {self.cluster.node_id}
+        list(self._settling.map(lambda node_id: self._settled(node_id, wanted), others))
+
+    def _settled(self, node_id: str, wanted: bytes) -> None:
+        milliseconds = int(SETTLE_S * 1000)
+        try:
+            self.replication.calls.call(node_id, _APPLIED, wanted, timeout_ms=milliseconds)
+        except NearQLError as error:
+            log.info("node_not_settled", node=node_id, reason=error.detail)
+
+    def _tell_applied(self, request: Request) -> Iterator[bytes]:
+        (wanted,) = struct.unpack("<Q", request.payload)
+        self._wait(lambda state: state.applied_index >= wanted, SETTLE_S)
+        yield b""
 
     # ---- tables ---------------------------------------------------------------------------------
 

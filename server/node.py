@@ -164,7 +164,8 @@ class Node:
             self.tables, report_damage,
             rate_bytes=settings.scrub_rate_bytes, interval_s=settings.scrub_interval_s,
         )  # fmt: skip
-        self._access = AccessStore(metadata, config.auth.max_keys)
+        settled = member.settled if member else metadata
+        self._access = AccessStore(settled, config.auth.max_keys)
 
     @classmethod
     def open(cls, config: Config, open_metadata: OpenMetadata = _alone) -> Node:
@@ -485,6 +486,8 @@ class Node:
         result = self.metadata.propose(command)
         if not result.ok:
             raise _STATUS_OF.get(result.code, InternalError)(result.detail, code=result.code)
+        if self.member is not None and not isinstance(command, c.AllocateNumbers | c.CreateTable):
+            self.member.settle()
         return result
 
     def _row(self, name: str) -> TableRow:

@@ -21,6 +21,7 @@ from support.raft_processes import free_ports
 from support.waiting import wait_for
 
 PATIENCE_S = 120.0
+ADMIN_KEY = "of-the-tests-administrator-and-of-nobody-else"
 # What `nearql serve` is, with clusters permitted.
 SERVE = """
 import sys
@@ -84,7 +85,19 @@ class Process:
 
     def get(self, path: str, timeout_s: float = 10.0) -> tuple[int, Any]:
         """(status, JSON) of a route; (0, None) where nothing answers."""
-        return answer_of(urllib.request.Request(self.url + path), timeout_s)
+        return self.request("GET", path, timeout_s=timeout_s)
+
+    def request(
+        self, method: str, path: str, body: Any = None, *,
+        headers: Mapping[str, str] | None = None, timeout_s: float = 40.0,
+    ) -> tuple[int, Any]:  # fmt: skip
+        """(status, JSON) of this very node, asked as the administrator."""
+        data = None if body is None else json.dumps(body).encode()
+        given = {"Authorization": f"Bearer {ADMIN_KEY}", **(headers or {})}
+        if data is not None:
+            given["Content-Type"] = "application/json"
+        request = urllib.request.Request(self.url + path, data, given, method=method)
+        return answer_of(request, timeout_s)
 
     def sql(
         self,
@@ -95,12 +108,9 @@ class Process:
         timeout_s: float = 40.0,
     ) -> tuple[int, Any]:
         """(status, JSON) of a statement sent to this very node; redirects are not followed."""
-        body = json.dumps({"sql": text, "settings": dict(settings or {})}).encode()
-        headers = {"Content-Type": "application/json"}
-        if request_id:
-            headers["NearQL-Request-Id"] = request_id
-        request = urllib.request.Request(self.url + "/v1/sql", body, headers, method="POST")
-        return answer_of(request, timeout_s)
+        body = {"sql": text, "settings": dict(settings or {})}
+        headers = {"NearQL-Request-Id": request_id} if request_id else {}
+        return self.request("POST", "/v1/sql", body, headers=headers, timeout_s=timeout_s)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -137,6 +147,8 @@ class Processes:
         self.folder = folder
         names = [f"n{number}" for number in range(1, size + 1)]
         make_certificates(folder / "certificates", names)
+        (folder / "key").write_text(ADMIN_KEY)
+        (folder / "key").chmod(0o600)
         ports = free_ports(3 * size)
         self.voters = [f"{name}@127.0.0.1:{ports[3 * at + 1]}" for at, name in enumerate(names)]
         self.nodes: dict[str, Process] = {}
@@ -150,6 +162,7 @@ class Processes:
         config: dict[str, dict[str, Any]] = {
             "node": {"name": name, "data_dir": str(self.folder / f"{name}-data")},
             "http": {"port": ports[0]},
+            "auth": {"mode": "required", "bootstrap_admin_key_file": str(self.folder / "key")},
             "cluster": {
                 "enabled": True, "voters": self.voters, "bootstrap": True,
                 "write_routing": "proxy",
@@ -189,10 +202,11 @@ class Processes:
         wait_for(ready, f"{name} ready", PATIENCE_S)
 
     def stop(self) -> None:
-        """End all of them."""
+        """End all of them, whatever they do."""
         for node in self.nodes.values():
             if node.runs:
                 node.send(signal.SIGCONT)
+                node.send(signal.SIGTERM)
         for node in self.nodes.values():
             node.stop()
 

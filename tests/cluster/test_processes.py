@@ -1,0 +1,141 @@
+"""Three real processes from empty disks: whoever dies, nothing acknowledged is lost; every change
+of metadata is an entry in all three logs.
+"""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from nearql.cluster.metadata.codec import decode_command
+from nearql.cluster.metadata.raft.journal import RaftJournal
+from nearql.cluster.metadata.raft.member import BARRIER
+from nearql.cluster.metadata.raft.messages import REGULAR
+from nearql.engine.storage.files import LocalFileSystem
+from support.cluster_processes import PATIENCE_S, Process, Processes, cluster
+from support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+RAFT = {"election_timeout_ms": [1000, 2500]}
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    with cluster(tmp_path_factory.mktemp("cluster"), raft=RAFT) as started:
+        yield started
+
+
+def rows_on(node: Process, table: str) -> list[Any] | None:
+    """What this very node shows; None where it does not answer."""
+    status, answer = node.sql(
+        f"SELECT id, t, vec FROM {table} ORDER BY id", settings={"read_level": "any"}
+    )
+    return list(answer["rows"]) if status == 200 else None
+
+
+def all_show(nodes: Processes, table: str, expected: list[Any]) -> None:
+    """Wait until each node that runs shows exactly these rows."""
+    for node in nodes.running():
+        shown = lambda node=node: rows_on(node, table) == expected  # noqa: E731
+        wait_for(shown, f"{node.name} shows all {len(expected)} rows", PATIENCE_S)
+
+
+def insert(nodes: Processes, table: str, ids: range) -> list[Any]:
+    """Rows that a majority has when this returns; each is sent under one request id."""
+    made = []
+    for number in ids:
+        made.append([number, f"t{number}", [float(number), 1.0]])
+        request_id = f"{uuid.uuid4()}:1"
+        statement = f"INSERT INTO {table} VALUES ({number}, 't{number}', '[{number},1]')"
+        assert nodes.write(statement, request_id)["row_count"] == 1
+    return made
+
+
+def test_what_a_majority_has_survives_the_primary_the_leader_and_all(nodes: Processes) -> None:
+    nodes.write("CREATE TABLE docs (id BIGINT PRIMARY KEY, t TEXT, vec VECTOR(2))")
+    rows = insert(nodes, "docs", range(10))
+    all_show(nodes, "docs", rows)
+    dead = {nodes.leader(), nodes.primary("docs")}
+    assert None not in dead
+    for name in sorted(dead, key=str)[:1]:
+        nodes[str(name)].kill()
+        rows += insert(nodes, "docs", range(10, 20))
+        assert nodes.primary("docs") != name
+        nodes.start(str(name))
+    all_show(nodes, "docs", rows)
+    for node in nodes.nodes.values():
+        node.send(signal.SIGKILL)
+    for node in nodes.nodes.values():
+        node.stop()
+    nodes.start()
+    rows += insert(nodes, "docs", range(20, 25))
+    all_show(nodes, "docs", rows)
+    found = nodes["n1"].sql("SELECT id FROM docs ORDER BY vec <-> '[7,1]' LIMIT 1")
+    assert found[1]["rows"] == [[7]]
+
+
+# What is asked of one node, and the commands that it is.
+STATEMENTS = [
+    (
+        """CREATE TABLE d (
+            id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t TEXT, vec VECTOR(2))""",
+        ["CreateTable", "CopyReady", "TableReady"],
+    ),
+    ("INSERT INTO d (t, vec) VALUES ('a', '[1,2]')", ["AllocateNumbers"]),
+    ("ALTER TABLE d ADD COLUMN n INTEGER", ["ReplaceSchema"]),
+    ("CREATE INDEX near ON d USING hnsw (vec vector_l2_ops)", ["CreateIndex"]),
+    ("DROP INDEX near", ["DropIndex"]),
+    ("CREATE VIEW v AS SELECT id, t FROM d", ["CreateView"]),
+    ("DROP VIEW v", ["DropView"]),
+    ("CREATE USER ann WITH (role = reader)", ["CreateUser"]),
+    ("GRANT INSERT ON d TO ann", ["ChangeGrants"]),
+    ("DROP USER ann", ["DropUser"]),
+    ("DROP TABLE d", ["DropTable"]),
+]
+
+
+def test_every_change_of_metadata_is_in_all_three_logs(nodes: Processes) -> None:
+    wanted = {"Initialise", "RegisterNode"}
+    for statement, commands in STATEMENTS:
+        nodes.write(statement)
+        wanted |= set(commands)
+    status, made = nodes["n2"].request("POST", "/v1/keys", {"user": "bob", "role": "reader"})
+    assert status in (200, 201), made
+    assert nodes["n3"].request("POST", f"/v1/keys/{made['id']}/rotate", {})[0] == 200
+    assert nodes["n1"].request("DELETE", f"/v1/keys/{made['id']}")[0] in (200, 204)
+    wanted |= {"CreateKey", "RotateKey", "RevokeKey"}
+    settled(nodes)
+    nodes.stop()
+    logs = {name: operations(nodes.folder / f"{name}-data" / "metadata" / "log") for name in NAMES}
+    for name, found in logs.items():
+        assert wanted <= set(found), (name, wanted - set(found))
+    shortest = min(map(len, logs.values()))
+    assert len({tuple(found[:shortest]) for found in logs.values()}) == 1
+
+
+NAMES = ("n1", "n2", "n3")
+
+
+def settled(nodes: Processes) -> None:
+    """Wait until a change that is made now is known to every node: so are all before it."""
+    nodes.write("CREATE VIEW last AS SELECT 1 AS one")
+    for node in nodes.running():
+        knows = lambda node=node: node.sql("SELECT one FROM last")[0] == 200  # noqa: E731
+        wait_for(knows, f"{node.name} knows the last view", PATIENCE_S)
+
+
+def operations(path: Path) -> list[str]:
+    """The commands in a log, by name and in order."""
+    journal = RaftJournal(path, LocalFileSystem(), _fail)
+    commands = [entry.command for entry in journal.entries if entry.command[0] == REGULAR]
+    journal.close()
+    return [type(decode_command(c[1:])).__name__ for c in commands if c[1:] != BARRIER]
+
+
+def _fail(reason: str) -> NoReturn:
+    pytest.fail(reason)
