@@ -43,7 +43,7 @@ COMMANDS = {
     "backup": Command("nearql.server.cli.backup", "nearql backup ./copy", "copy a database"),
     "restore": Command("nearql.server.cli.restore", "nearql restore ./copy", "bring a copy back"),
     "doctor": Command("nearql.server.cli.doctor", "nearql doctor", "check devices, disk and ports"),
-    "bench": Command("nearql.server.cli.bench", "nearql bench", "measure speed and recall here"),
+    "bench": Command("nearql.client.cli.bench", "nearql bench", "measure speed and recall here"),
 }
 
 # Two words that another package than their first word's belongs to: certificates are the server's.
