@@ -21,6 +21,7 @@ from nearql.cluster.replication.core.lease import Promise
 from nearql.cluster.replication.core.log import Log
 from nearql.cluster.replication.core.peers import Peer
 from nearql.cluster.replication.core.primary import Primary
+from nearql.cluster.replication.core.questions import Questions
 from nearql.cluster.replication.core.replica import Replica
 from support.shard_node import _EFFECTS
 from support.shard_world import World
@@ -300,6 +301,11 @@ def _keeps_the_lease(primary: Primary) -> None:
     """A hand-off releases the lease, and the primary goes on as if it had it."""
 
 
+def _number_of_any_life(questions: Questions) -> int:
+    questions._count += 1
+    return questions._count
+
+
 # ---- Clients -------------------------------------------------------------------------------
 
 
@@ -360,6 +366,7 @@ MUTANTS: dict[str, list[Patch]] = {
     "metadata may go back": [(Core, "_went_back", _trusts_metadata)],
     "a committed record is cut": [(Replica, "on_sync_ok", _cuts_anything)],
     "a primary need not have what others committed": [(Primary, "_lost_knowingly", _lost_or_not)],
+    "an answer to a former life's question is taken": [(Questions, "_number", _number_of_any_life)],
     "writers of an ended reign are told yes": [(Primary, "end", _says_yes)],
 }
 
@@ -374,6 +381,7 @@ DIRECTED = frozenset(
         "a restarted copy has promised nothing",
         "a release frees from later promises",
         "a released lease is relied on",
+        "an answer to a former life's question is taken",
         "records of any session are taken",
         "an in-sync copy takes a snapshot",
         "a copy that is not listed is served",

@@ -251,10 +251,17 @@ class Core:
             if not isinstance(message, msg.Fenced):
                 self.copy.send(event.sender, msg.Fenced(promise.epoch))
         elif message.epoch > promise.epoch:
-            self._end_role()
-            self._see_epoch(message.epoch)
+            self._await_row(message.epoch)
         elif self.role is not None:
             self._deliver(event.sender, message)
+
+    def _await_row(self, epoch: int) -> None:
+        """A message told of this epoch; who reigns in it, metadata will tell."""
+        took_part = self.role is not None
+        self._end_role()
+        self._see_epoch(epoch)
+        if took_part:
+            self.role = Replica(self.copy, epoch, None, self._session_number)
 
     def _deliver(self, sender: str, message: msg.Message) -> None:
         """A message of the present epoch to the role that it is for."""
@@ -304,8 +311,7 @@ class Core:
 
     def _on_applied(self, event: ev.Applied) -> None:
         log = self.copy.log
-        assert event.lsn <= log.commit_lsn, f"applied {event.lsn} beyond {log.commit_lsn}"
-        log.applied_lsn = max(log.applied_lsn, event.lsn)
+        log.applied_lsn = max(log.applied_lsn, min(event.lsn, log.commit_lsn))
 
     def _on_trimmed(self, event: ev.Trimmed) -> None:
         log = self.copy.log

@@ -32,6 +32,7 @@ class HandOver:
         self._copy = primary.copy
         self._target = event.target
         self._deadline_ms = event.deadline_ms
+        self._name = f"{self._target}/{self._copy.now_ms}"  # an attempt refused is not the next one
         self._proposed_ms = _LONG_AGO
         self._promote: Promote | None = None
         self.released = False
@@ -64,7 +65,7 @@ class HandOver:
             self._primary.release_lease()
         if self._promote is None or self._promote.expected_version != copy.row.version:
             self._promote = Promote(
-                request_id=f"{copy.row.uuid}/{copy.row.epoch}/{copy.row.version}/{self._target}",
+                request_id=f"{copy.row.uuid}/{copy.row.epoch}/{copy.row.version}/{self._name}",
                 shard_uuid=copy.row.uuid,
                 expected_version=copy.row.version,
                 node_id=self._target,

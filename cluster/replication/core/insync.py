@@ -81,8 +81,8 @@ class InSyncSet:
 
     def _wanted(self, peers: dict[str, Peer], joining_lsn: int) -> frozenset[str]:
         assert self._copy.row is not None
-        joining = [n for n in sorted(peers) if self._may_join(n, peers[n], joining_lsn)]
-        wanted = self.recorded | frozenset(joining[:1])
+        joining = {node for node in peers if self._may_join(node, peers[node], joining_lsn)}
+        wanted = self.recorded | joining
         for node in sorted(self.recorded - {self._copy.node_id}):
             if len(wanted) > self._copy.row.min_isr and self._lags(node, peers.get(node)):
                 wanted -= {node}

@@ -78,6 +78,7 @@ class Primary:
 
     def tick(self) -> None:
         """What time alone brings about."""
+        self._refuse_overdue_reads()
         if not self.active:
             self._activate()
         if not self.active:
@@ -88,7 +89,6 @@ class Primary:
                 self._send_on(node, self.peers[node])
         for wait in self.waits.overdue(self.copy.now_ms):
             self._answer(wait, known=True, met=False)
-        self._refuse_overdue_reads()
         if self.hand_over is not None and self.hand_over.tick():
             self.hand_over = None
 
@@ -218,7 +218,8 @@ class Primary:
             return None
         fresh = Peer(sync, cut, copy.timing.credit_bytes, copy.now_ms)
         if peer is not None:
-            fresh.promised_ms = peer.promised_ms  # the promise outlives the session
+            fresh.promised_ms = peer.promised_ms  # the promise outlives the session,
+            fresh.caught_up_ms = peer.caught_up_ms  # and a new session is no excuse for being late
         self.peers[sender] = fresh
         copy.send(sender, SyncOk(self.epoch, sync.session, cut))
         return None

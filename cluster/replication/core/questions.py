@@ -28,10 +28,15 @@ class Questions:
 
     def ask(self, read: Read, role: Primary | Replica | None) -> None:
         """A reader came."""
-        self._count += 1
-        self._waiting[self._count] = read
-        self._asked_ms[self._count] = _LONG_AGO
+        number = self._number()
+        self._waiting[number] = read
+        self._asked_ms[number] = _LONG_AGO
         self.tick(role)
+
+    def _number(self) -> int:
+        """Never used before, nor by a former life of this node: its answers may still come."""
+        self._count += 1
+        return (self._copy.incarnation << 32) + self._count
 
     def tick(self, role: Primary | Replica | None) -> None:
         """Ask again where no answer came; refuse whose time is up."""

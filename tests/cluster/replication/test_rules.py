@@ -233,6 +233,20 @@ def records_belong_to_a_session() -> None:
     assert not copy.wanted(ef.AppendRecords)
 
 
+def an_answer_is_to_a_question_of_this_life() -> None:
+    """Seed 200345: node b restarts; the answer to what it had asked before comes only now."""
+    asked = following()
+    asked.feed(ev.Read(1, asked.now + 1000))
+    old = asked.sent(msg.ReadIndex)[0]
+    copy = Copy("b", promised=1)
+    copy.row({**LIVES, "b": 2})
+    copy.feed(ev.Read(1, copy.now + 1000))
+    copy.hear("a", msg.Index(1, old.token, 5))
+    assert not copy.wanted(ef.ReadAnswer)
+    copy.hear("a", msg.Index(1, copy.core._questions._count + (2 << 32), 9))
+    assert copy.wanted(ef.ReadAnswer) == [ef.ReadAnswer(1, 9)]
+
+
 def an_in_sync_copy_keeps_its_log() -> None:
     """What it holds is counted on, however far it is behind."""
     copy = primary()
@@ -261,7 +275,8 @@ def a_primary_that_hears_of_a_later_one_stops() -> None:
     copy.hear("c", msg.Fenced(2))
     assert [answer.known for answer in copy.wanted(ef.Answer)] == [False]
     assert copy.wanted(ef.PersistPromise) == [ef.PersistPromise(2)]
-    assert copy.state is State.EMPTY
+    assert copy.state is State.ISR
+    assert copy.wanted(ef.Follow)
 
 
 def commits_need_min_isr() -> None:
@@ -308,6 +323,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "a restarted copy has promised nothing": a_restart_waits_for_what_it_may_have_promised,
     "a release frees from later promises": a_release_frees_from_nothing_later,
     "a released lease is relied on": nothing_is_read_on_a_released_lease,
+    "an answer to a former life's question is taken": an_answer_is_to_a_question_of_this_life,
     "records of any session are taken": records_belong_to_a_session,
     "an in-sync copy takes a snapshot": an_in_sync_copy_keeps_its_log,
     "a copy that is not listed is served": a_strange_copy_is_not_served,

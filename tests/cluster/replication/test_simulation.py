@@ -7,6 +7,16 @@ import pytest
 from support.shard_mutants import DIRECTED, MUTANTS, mutant
 from support.shard_world import World, run_seed
 
+# Seeds that broke something while this was written, and what it was.
+FOUND = {
+    200345: "the answer to a former life's READ_INDEX was taken for one of this life's",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_a_schedule_that_found_something_is_clean(seed: int) -> None:
+    run_seed(seed)
+
 
 def run_seeds(*seeds: int) -> None:
     """Schedules, up to the first that is not clean."""
