@@ -204,25 +204,28 @@ class Session:
         if light_only and not may_begin(prepared.statements):
             raise Deferred(prepared)
         request.parameters.check_used(prepared.parameters)
-        result = empty("utility")
+        result, touched = empty("utility"), list[Position]()
         for place, statement in enumerate(prepared.statements):
             try:
                 request.notices += result.notices
                 result = request.run(statement, place, prepared)
+                touched += result.stats.get("shards") or ()
             except RecursionError as error:  # found while planning, so nothing was done
                 raise SqlError(
                     "The statement can't be planned: it is nested too deeply or malformed.",
                     code="statement_too_complex",
                     position=statement.offset + 1,
                 ) from error
+        if len(prepared.statements) > 1 and touched:
+            result = replace(result, stats={**result.stats, "shards": _furthest(touched)})
         return (
             replace(result, notices=(*request.notices, *result.notices))
             if request.notices
             else result
         )
 
-    def nature(self, text: str) -> Nature:
-        """What the statements of a text would do, parsed once and kept with their plans.
+    def nature(self, text: str) -> tuple[Nature, Prepared]:
+        """What the statements of a text would do, and what `execute` takes as `prepared`.
 
         Raises:
             SqlError: with the position in `text`.
@@ -232,7 +235,7 @@ class Session:
         catalog = self._database.catalog()
         if prepared.nature is None or prepared.nature[0] != catalog.version:
             prepared.nature = catalog.version, nature_of(prepared.statements, catalog)
-        return prepared.nature[1]
+        return prepared.nature[1], prepared
 
     def insert_rows(
         self,
@@ -525,6 +528,16 @@ def _planned(statement: Statement, place: int, prepared: Prepared, catalog: Cata
     return prepared.plan(
         place, "select", catalog.version, lambda: plan_query(statement.tree, catalog)
     )
+
+
+def _furthest(touched: Sequence[Position]) -> list[Position]:
+    """The last position of each shard among those that a request's statements read or wrote."""
+    last: dict[tuple[str, int], Position] = {}
+    for at in touched:
+        known = last.get((at["table"], at["shard"]), at)
+        newer = (at["epoch"], at["lsn"]) >= (known["epoch"], known["lsn"])
+        last[at["table"], at["shard"]] = at if newer else known
+    return list(last.values())
 
 
 def _nothing() -> None:

@@ -25,6 +25,7 @@ class SessionSettings:
     sql_tokens: int = 20_000  # longest statement in words, numbers and signs; see `dialect.depth`
     sql_joins: int = 100  # most joins of a statement
     statement_timeout_ms: int = 30_000
+    write_concern: str = "majority"
     write_timeout_ms: int = 5_000
     latency_budget_ms: int = 10
     max_limit: int = 16_384  # largest LIMIT + OFFSET of a search
@@ -157,7 +158,9 @@ VARIABLES: Mapping[str, Variable] = {
     "max_parallel_workers": _accepted(_integer(0, 1_024), _CORES),
     "max_parallel_workers_per_gather": _accepted(_integer(0, 1_024), _CORES),
     "min_parallel_table_scan_size": _accepted(_size, _CORES),
-    "write_concern": Variable(_concern, "copies on which a write must be durable", "majority"),
+    "write_concern": Variable(
+        _concern, "copies on which a write must be durable", node="write_concern"
+    ),
     "write_timeout_ms": Variable(_integer(1, _DAY_MS), "wait for a write", node="write_timeout_ms"),
     "read_level": Variable(
         _choice("any", "session", "bounded", "linearizable"), "which copies may answer", "any"

@@ -275,6 +275,8 @@ class Config:
             sql_tokens=limits.sql_tokens,
             sql_joins=limits.sql_joins,
             statement_timeout_ms=limits.statement_timeout_ms,
+            write_concern=self.replication.write_concern,
+            write_timeout_ms=self.replication.write_timeout_ms,
             latency_budget_ms=limits.latency_budget_ms,
             max_limit=limits.max_limit,
             call_length=limits.call_length,

@@ -114,8 +114,8 @@ class SessionPort(Stores, Protocol):
         as `prepared`.
         """
 
-    def nature(self, text: str) -> Nature:
-        """What the statements of a text would do."""
+    def nature(self, text: str) -> tuple[Nature, Any]:
+        """What the statements of a text would do; and the text prepared for `execute`."""
 
 
 class NodePort(Protocol):

@@ -123,8 +123,9 @@ def answer(
     """
     _check_awaited(edge, question)
     asked = later.asked if later else parse_sql_request(question.body, question.content_type)
+    prepared = later.prepared if later else None
     if edge.gateway is not None and later is None:
-        nature = question.node.session().nature(asked.sql)
+        nature, prepared = question.node.session().nature(asked.sql)
         node = edge.gateway.place(nature)
         if node is not None:
             timeout_ms = _timeout_ms(edge, asked)
@@ -132,7 +133,7 @@ def answer(
                 edge.gateway, node, _as_asked(question), timeout_ms, writes=nature.writes
             )
             return _Made(*relayed, nature.writes)
-    how = {"light_only": light_only, "prepared": later.prepared if later else None}
+    how = {"light_only": light_only, "prepared": prepared}
     try:
         return _executed(edge, question, asked, how)
     except Deferred as deferred:

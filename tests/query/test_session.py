@@ -391,3 +391,10 @@ def test_a_node_without_a_timeout_has_none() -> None:
     made = Sql(SessionSettings(statement_timeout_ms=0))
     assert made.run("SELECT count(*) FROM range(1000)").table.column(0).to_pylist() == [1000]
     made.database.close()
+
+
+def test_a_requests_positions_are_those_of_all_its_statements(docs: Sql) -> None:
+    text = "INSERT INTO docs (id) VALUES (900); SELECT 1; WAIT 1 TIMEOUT 1"
+    [shard] = docs.run(text).stats["shards"]
+    [alone] = docs.run("SELECT count(*) FROM docs").stats["shards"]
+    assert shard == alone

@@ -132,8 +132,8 @@ class FakeSession:
         answer = self.answers.get(text)
         return FakeResult() if answer is None else answer(call)
 
-    def nature(self, text: str) -> Nature:
-        return nature_of(parse(text), CatalogView(1, {"docs": DOCS}))
+    def nature(self, text: str) -> tuple[Nature, Any]:
+        return nature_of(parse(text), CatalogView(1, {"docs": DOCS})), None
 
     def insert_rows(
         self,
