@@ -13,7 +13,7 @@ import pytest
 import nearql
 from support.cluster_processes import ADMIN_KEY, Process, Processes, cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 IDENTITY = "6f1c2f0e-6f0c-4c5e-9d0e-2f6a1b3c4d5e"
 ROWS = 40  # written before the kill, and after it
 
