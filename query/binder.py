@@ -11,7 +11,7 @@ by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
 
@@ -25,6 +25,7 @@ from nearql.query.plan import INTERNAL
 from nearql.query.ports import CatalogView
 
 META = "nearql_source"  # in the meta of a table's node: its source's name
+MADE = "nearql_made"  # in the meta of a table's node: the function that is asked about it
 TEXT = "nearql_text"  # in the meta of a SELECT or a condition: how it was written
 _NO_SCHEMA = TableSchema((), 0)  # a system table is known when it is read
 
@@ -100,7 +101,27 @@ class PendingWithin:
     radius: PendingValue
 
 
-PendingAccess = PendingScan | PendingNearest | PendingKnnJoin | PendingWithin
+@dataclass(eq=False)
+class PendingMade:
+    """See `plan.Made`."""
+
+    function: str
+    column: str
+    metric: Metric
+    names: tuple[str, str]
+    count: PendingValue
+    query: PendingValue | None = None
+    balance: PendingValue | None = None
+    fetch: PendingValue | None = None
+
+    @property
+    def values(self) -> list[PendingValue]:
+        """All that are given."""
+        every = (self.query, self.count, self.balance, self.fetch)
+        return [value for value in every if value is not None]
+
+
+PendingAccess = PendingScan | PendingNearest | PendingKnnJoin | PendingWithin | PendingMade
 
 
 @dataclass(eq=False)
@@ -144,6 +165,8 @@ class Source:
         names = [one.name for one in self.distances] + [one.name for one in self.texts]
         if isinstance(self.access, PendingKnnJoin):
             names += [self.access.name, self.access.left_name]
+        if isinstance(self.access, PendingMade):
+            names += self.access.names
         return names + [self.row] * self.wants_row + [self.key] * self.wants_key
 
     def refer(self, name: str) -> exp.Column:
@@ -223,6 +246,19 @@ class Binding:
                 source = self._source(node)
                 self.add(source)
                 node.meta[META] = source.name
+                if (made := node.meta.get(MADE)) is not None:
+                    source.access = self._made(made)
+
+    def _made(self, made: PendingMade) -> PendingMade:
+        """A copy of its own for a source, its values tied to their tables."""
+        own = {
+            name: replace(value, select=value.select.copy())
+            for name in ("count", "query", "balance", "fetch")
+            if (value := getattr(made, name)) is not None
+        }
+        for value in own.values():
+            self.rewrite(value.select)
+        return replace(made, **own)
 
     def source_of(self, node: exp.Expr) -> Source | None:
         """The source that a table node is tied to."""

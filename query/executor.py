@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nearql.engine import spans
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import Conflict, InvalidValue, NotFound, StatementTimeout, TooLarge
 from nearql.engine.schema import TableDef
@@ -37,10 +38,12 @@ from nearql.query.filters import FilterCache
 from nearql.query.found import dense, found_rows, nothing, renamed
 from nearql.query.guard import SYSTEM_TABLES, placed
 from nearql.query.knn import knn_rows
+from nearql.query.made import made_rows
 from nearql.query.parameters import Parameters, vector
 from nearql.query.plan import (
     Distance,
     KnnJoin,
+    Made,
     Materialized,
     Nearest,
     Output,
@@ -212,7 +215,10 @@ class Execution:
         self.check_time()
         started = time.perf_counter()
         try:
-            return work()
+            if spans.tracer is None:
+                return work()
+            with spans.span(what):
+                return work()
         except StatementTimeout:
             self.check_time()
             raise
@@ -255,6 +261,8 @@ class Execution:
             return self._timed("scan", lambda: self._scanned(step, access))
         if isinstance(access, KnnJoin):
             return self._timed("search", lambda: knn_rows(self, step, access))
+        if isinstance(access, Made):
+            return self._timed("search", lambda: made_rows(self, step, access))
         hits = self._timed("search", lambda: self._search(step, access))
         self.trace.add_search(step.name, hits.stats)
         rows, distances = found_rows(hits)

@@ -20,9 +20,10 @@ from sqlglot import exp
 from nearql.engine.types import Metric, SearchStats
 from nearql.query.changes import plan_change
 from nearql.query.plan import (
+    Access,
     KnnJoin,
+    Made,
     Materialized,
-    Nearest,
     Plan,
     Query,
     Relation,
@@ -178,7 +179,7 @@ def _relation(step: Relation, trace: Trace) -> Node:
         node.details["rows"] = trace.rows[step.name]
     if (stats := trace.searches.get(step.name)) is not None:
         node.details |= _measured(stats, trace.recalls.get(step.name))
-    if not isinstance(access, Within) and access.filter is not None:
+    if not isinstance(access, Within | Made) and access.filter is not None:
         node.children.append(_filter(step, access.filter, trace))
     if isinstance(access, KnnJoin):
         node.children.append(_query("Left", access.left, trace))
@@ -187,7 +188,7 @@ def _relation(step: Relation, trace: Trace) -> Node:
     return node
 
 
-def _access(step: Relation, access: Scan | Nearest | Within | KnnJoin) -> Node:
+def _access(step: Relation, access: Access) -> Node:
     table = step.table.name
     if isinstance(access, Scan):
         return Node("Scan", f"{table} ({', '.join(step.columns)})")
@@ -197,6 +198,8 @@ def _access(step: Relation, access: Scan | Nearest | Within | KnnJoin) -> Node:
             f"{table}.{access.column} ({access.metric}, k = {_count(access.limit, access.offset)})"
         )
         return Node("KnnJoin", f"{shown} as one batch{condition}")
+    if isinstance(access, Made):
+        return _made(table, access)
     distance = access.distance
     shown = f"{table}.{distance.column} {_OPERATOR[distance.metric]} {_shown(distance.query)}"
     if isinstance(access, Within):
@@ -204,6 +207,13 @@ def _access(step: Relation, access: Scan | Nearest | Within | KnnJoin) -> Node:
     until = ", more until the join gives as many" if access.survivors else ""
     count = _count(access.limit, access.offset)
     return Node("VectorSearch", f"{shown} ({distance.metric}, k = {count}{until})")
+
+
+def _made(table: str, access: Made) -> Node:
+    given = [_shown(value) for value in access.values]
+    operator = {"kmeans": "KMeans", "mmr": "Diversify"}[access.function]
+    shown = f"{table}.{access.column} ({access.metric}, {', '.join(given)})"
+    return Node(operator, f"{shown} by {access.function}()")
 
 
 def _computed(step: Relation) -> str:
@@ -238,6 +248,8 @@ def _filter(step: Relation, query: Query, trace: Trace) -> Node:
 
 def _queries(step: Relation) -> list[Query]:
     values = [one.query for one in step.distances] + [one.words for one in step.texts]
+    if isinstance(step.access, Made):
+        values += step.access.values
     return [value.query for value in values if value.query is not None]
 
 

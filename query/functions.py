@@ -99,7 +99,7 @@ l2_distance l2_norm l2_normalize subvector vector_dims vector_norm
 # Ours too; `query/rules/text_scores.py` replaces them.
 TEXT = _names("bm25 rrf")
 # Ours in FROM; `query/set_functions.py` replaces them.
-SETS = _names("knn_graph")
+SETS = _names("kmeans knn_graph mmr")
 # In FROM.
 TABLE = SETS | _names("""
 generate_series generate_subscripts json_each json_tree range regexp_split_to_table unnest

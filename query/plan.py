@@ -124,7 +124,31 @@ class KnnJoin:
     survivors: Query | None = None
 
 
-Access = Scan | Nearest | Within | KnnJoin
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What a function over the whole table gives: `kmeans` or `mmr`.
+
+    names: of its own two columns: cluster or rank, and distance.
+    count: of clusters or rows. query, balance, fetch: of mmr, the last two None where not given.
+    """
+
+    function: str
+    column: str
+    metric: Metric
+    names: tuple[str, str]
+    count: Value
+    query: Value | None = None
+    balance: Value | None = None
+    fetch: Value | None = None
+
+    @property
+    def values(self) -> list[Value]:
+        """All that are given."""
+        every = (self.query, self.count, self.balance, self.fetch)
+        return [value for value in every if value is not None]
+
+
+Access = Scan | Nearest | Within | KnnJoin | Made
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +264,8 @@ def queries_of(step: Relation) -> list[Query]:
         found += [access.limit.query, access.offset.query if access.offset else None]
     if isinstance(access, Within):
         found.append(access.radius.query)
+    elif isinstance(access, Made):
+        found += [value.query for value in access.values]
     else:
         found.append(access.filter)
     if isinstance(access, Nearest | KnnJoin):

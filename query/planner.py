@@ -22,6 +22,7 @@ from nearql.query.binder import (
     Binding,
     PendingDistance,
     PendingKnnJoin,
+    PendingMade,
     PendingNearest,
     PendingScan,
     PendingValue,
@@ -42,6 +43,7 @@ from nearql.query.plan import (
     Access,
     Distance,
     KnnJoin,
+    Made,
     Materialized,
     Nearest,
     Plan,
@@ -402,7 +404,16 @@ class Lowering:
                 filter=self._filter(access.filter),
                 survivors=self._survivors(source, access.survivors),
             )  # fmt: skip
+        if isinstance(access, PendingMade):
+            return self._made(access)
         return Scan(self._filter(access.filter))
+
+    def _made(self, access: PendingMade) -> Made:
+        query = None if access.query is None else self._value(access.query, is_vector=True)
+        return Made(
+            access.function, access.column, access.metric, access.names, self._value(access.count),
+            query, self._optional(access.balance), self._optional(access.fetch),
+        )  # fmt: skip
 
     def _survivors(self, source: Source, tree: exp.Select | None) -> Query | None:
         """Its SQL names the relation that is being made, which therefore is no step of it."""
@@ -484,6 +495,8 @@ def _parts(source: Source) -> Iterator[exp.Expr]:
         yield access.radius.select
     if isinstance(access, PendingKnnJoin):
         yield access.left
+    if isinstance(access, PendingMade):
+        yield from (value.select for value in access.values)
     if isinstance(access, PendingNearest | PendingKnnJoin) and access.survivors is not None:
         yield access.survivors
 
