@@ -156,7 +156,8 @@ class ShardCopy(Protocol):
         ...
 
     def read(self, from_lsn: int, max_bytes: int) -> list[RawRecord]:
-        """Records from there on, at least one if there is one, else as many as fit; durable or not.
+        """Records from there on, durable or not: one at least, if there is one, and more as far as
+        they fit and are in the same file.
 
         The last 16 MiB are served from memory; what is older may block.
 

@@ -73,7 +73,10 @@ def test_requests_are_remembered_by_who_takes_a_snapshot() -> None:
     fetch(one.copy.export(), two)
     one.copy.follow()
     lead(two, epoch=2)
-    again = insert(two.table, range(20), on_conflict=OnConflict.REPLACE, request_id=bytes([1]) * 16)
+    again = insert(
+        two.table, range(20), on_conflict=OnConflict.REPLACE, request_id=bytes([1]) * 16,
+        timeout_ms=0,
+    )  # fmt: skip
     assert again.repeated
 
 
