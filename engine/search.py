@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from nearql.engine import strategy
 from nearql.engine.backends.base import LENGTH_MAX, LENGTH_MIN, Backend, Block, Candidates
+from nearql.engine.backends.traced import traced
 from nearql.engine.codes import Coder, Codes, Rows, Tile
 from nearql.engine.costs import Machine
 from nearql.engine.distance import (
@@ -112,7 +113,7 @@ class Searcher:
     """Answers searches over vector slices. Safe for use from several threads at once."""
 
     def __init__(self, backend: Backend, settings: EngineSettings) -> None:
-        self.backend = backend
+        self.backend = traced(backend)
         self.team = Team(settings.search_threads or cpu_count() or 1)
         self.machine = Machine()
         self.coder = Coder(backend.encode, settings.scan_codes_bytes, backend.tiling)

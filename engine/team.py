@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import TypeVar
 
+from nearql.engine import spans
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -60,7 +62,8 @@ class Team:
             while (number := next(numbers)) < len(items):
                 results[number] = function(items[number])
 
-        futures = [self._pool.submit(work) for _ in range(helpers)]
+        helping = work if spans.tracer is None else spans.tracer.helping(work)
+        futures = [self._pool.submit(helping) for _ in range(helpers)]
         try:
             work()
         finally:

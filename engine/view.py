@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nearql.engine import strategy
+from nearql.engine import spans, strategy
 from nearql.engine.context import EngineContext
 from nearql.engine.defaults import literal_default
 from nearql.engine.distance import canonical_distances
@@ -217,11 +217,24 @@ class TableView:
         column = self._check_vector(request.column, request.queries)
         key = id(self), column.number, request.metric, id(request.rows), request.tuning
         return self._context.batcher.search(
-            key, request, self._search, pays=partial(self._pays, request.metric)
+            key,
+            request,
+            self._search if spans.tracer is None else self._traced,
+            pays=partial(self._pays, request.metric),
         )
 
     def _pays(self, metric: Metric, waiting: int) -> bool:
         return strategy.shares(waiting) and self._context.searcher.backend.batches(metric, waiting)
+
+    def _traced(self, request: SearchRequest) -> SearchHits:
+        with spans.span("segments", k=request.k, queries=len(request.queries)) as span:
+            hits = self._search(request)
+            stats = hits.stats
+            span.tell(
+                segments=len(self._parts), strategy=stats.label, device=stats.device,
+                candidates=stats.candidates, reranked=stats.reranked,
+            )  # fmt: skip
+            return hits
 
     def _search(self, request: SearchRequest) -> SearchHits:
         number = self._schema.column(request.column).number

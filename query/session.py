@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from nearql.engine import spans
 from nearql.engine.errors import (
     Conflict,
     NearQLError,
@@ -35,6 +36,7 @@ from nearql.query.create_as import run_create_as
 from nearql.query.create_view import run_create_view
 from nearql.query.ddl import run_ddl
 from nearql.query.dialect import Limits, parse
+from nearql.query.dialect.redact import without_values
 from nearql.query.dml import run_insert, run_truncate
 from nearql.query.duck_errors import in_words_of
 from nearql.query.executor import Execution
@@ -94,6 +96,7 @@ _WRITES = (Insert, Update, Delete, Truncate)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
 _STALE = ("schema_changed", "wrong_columns")  # what was planned for a table's schema before
 _TRIES = 10
+_SHOWN = 1_000  # characters of a statement in its span
 _NO_TIMEOUT_S = 365 * 86_400
 _Answer = TypeVar("_Answer")
 Authorise = Callable[[Statement, CatalogView], None]
@@ -319,6 +322,14 @@ class _Request:
 
     def run(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         """One statement, within its time, its errors with their place in the text."""
+        if spans.tracer is None:
+            return self._run(statement, place, prepared)
+        with spans.span("statement", text=without_values(statement.text)[:_SHOWN]) as span:
+            result = self._run(statement, place, prepared)
+            span.tell(strategy=result.stats.get("strategy"), rows=result.row_count)
+            return result
+
+    def _run(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         with self.statements.running(statement.text, self.user) as running, self.timed(running):
             if isinstance(statement, _AGAIN):
                 result = settled(self.database, lambda: self._once(statement, place, prepared))
@@ -508,7 +519,7 @@ class _Request:
     def prepared(self, text: str) -> Prepared:
         """The text parsed, within the time of one statement."""
         until = self._from_now()
-        with patience.until(lambda: until):
+        with patience.until(lambda: until), spans.span("parse", characters=len(text)):
             return _prepare(text, self.settings)
 
     def _expire(self) -> None:
@@ -525,9 +536,12 @@ class _Request:
 
 def _planned(statement: Statement, place: int, prepared: Prepared, catalog: CatalogView) -> Plan:
     assert isinstance(statement, Select)
-    return prepared.plan(
-        place, "select", catalog.version, lambda: plan_query(statement.tree, catalog)
-    )
+    return prepared.plan(place, "select", catalog.version, lambda: _plan(statement, catalog))
+
+
+def _plan(statement: Select, catalog: CatalogView) -> Plan:
+    with spans.span("plan"):
+        return plan_query(statement.tree, catalog)
 
 
 def _furthest(touched: Sequence[Position]) -> list[Position]:

@@ -23,6 +23,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nearql.engine import spans
 from nearql.server.access.layer import AccessLayer
 from nearql.server.config import Config, ConfigError, HttpSection
 from nearql.server.edge import Edge
@@ -39,6 +40,7 @@ from nearql.server.routes import allowed_methods, bound, open_paths
 from nearql.server.routes.all import ROUTES
 from nearql.server.spool import SpoolMemory
 from nearql.server.tls import Certificates
+from nearql.server.tracing import OpenTelemetry, TracedRequests
 from nearql.server.workers import Workers
 
 
@@ -87,6 +89,7 @@ def create_app(
     app = Starlette(
         routes=[bound(endpoint, edge) for endpoint in ROUTES],
         middleware=[
+            *_traced(),
             Middleware(
                 RequestContext,
                 observe=metrics.observe,
@@ -107,6 +110,12 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.edge = edge
     return app
+
+
+def _traced() -> list[Middleware]:
+    """The outermost layer, where spans are asked for."""
+    tracer = spans.tracer
+    return [Middleware(TracedRequests, tracer)] if isinstance(tracer, OpenTelemetry) else []
 
 
 async def _refused_by_router(request: Request, error: Exception) -> Response:

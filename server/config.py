@@ -245,6 +245,19 @@ class LogSection:
 
 
 @dataclass(frozen=True)
+class TraceSection:
+    """Spans to OpenTelemetry (pip install 'nearql[otel]')."""
+
+    exporter: str = _key("none", "none or otlp: whether spans are sent.")
+    endpoint: str = _key(
+        "http://127.0.0.1:4318/v1/traces", "Where spans go: OTLP over HTTP, with its path."
+    )
+    sample_percent: int = _key(
+        100, "Share of requests that are traced, where the sender does not say.", low=0, high=100
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one node, validated."""
 
@@ -257,6 +270,7 @@ class Config:
     raft: RaftSection = field(default_factory=RaftSection)
     replication: ReplicationSection = field(default_factory=ReplicationSection)
     log: LogSection = field(default_factory=LogSection)
+    trace: TraceSection = field(default_factory=TraceSection)
     insecure: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -326,7 +340,7 @@ class Config:
 SECTIONS: dict[str, type[Any]] = {
     "node": NodeSection, "http": HttpSection, "auth": AuthSection, "engine": EngineSection,
     "limits": LimitsSection, "cluster": ClusterSection, "raft": RaftSection,
-    "replication": ReplicationSection, "log": LogSection,
+    "replication": ReplicationSection, "log": LogSection, "trace": TraceSection,
 }  # fmt: skip
 CLUSTERS_OFFERED = False  # until three processes have shown that they lose nothing
 
@@ -337,6 +351,7 @@ _CHOICES = {
     "log.format": ("console", "json"),
     "log.level": ("debug", "info", "warning", "error"),
     "log.requests": ("none", "all"),
+    "trace.exporter": ("none", "otlp"),
     **cluster_settings.CHOICES,
 }
 _TRUTH = {

@@ -17,6 +17,7 @@ from nearql.server.app import Server, create_app, uvicorn_config
 from nearql.server.config import LOOPBACK, Config
 from nearql.server.logs import configure_logs
 from nearql.server.node import Node
+from nearql.server.tracing import begin as begin_tracing
 
 log = structlog.get_logger("nearql.server")
 
@@ -39,6 +40,7 @@ def serve(config: Config, listener: socket.socket) -> int:
         )
     keep_pandas_out()
     use_one_blas_thread()  # this process is ours: batches are cut over the search team instead
+    tracing = begin_tracing(config)  # before the node: it looks at once whether somebody asks
     node = Node.open(config)
     gc.freeze()  # what lives as long as the process need not be looked through again
     gc.enable()
@@ -50,6 +52,8 @@ def serve(config: Config, listener: socket.socket) -> int:
         return 0 if server.started else 1
     finally:
         node.close()
+        if tracing is not None:
+            tracing.end()
         log.info("stopped")
 
 

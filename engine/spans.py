@@ -1,0 +1,54 @@
+"""Spans: which part of a request took how long, for whoever asked to see it.
+
+    request -> statement -> parse, plan, scan, search, duckdb
+                                              search -> segments -> device
+
+Off unless `tracer` is set, at a process's start: then a place that has something to tell looks at
+one variable of this module and goes on. What a tracer does with spans is its own affair; NearQL's
+is `server.tracing`, which sends them to OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class Span(Protocol):
+    """A part of a request, while it lasts."""
+
+    def tell(self, **attributes: Any) -> None:
+        """What is known of it by now; None is left out."""
+
+
+class Tracer(Protocol):
+    """Takes note of spans. Thread-safe."""
+
+    def span(self, name: str, **attributes: Any) -> AbstractContextManager[Span]:
+        """A part of what this thread is doing now, for as long as the block lasts."""
+
+    def helping(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The work, to be done in other threads as a part of what this one is doing."""
+
+
+class _Nothing:
+    """The span of nobody."""
+
+    def __enter__(self) -> _Nothing:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def tell(self, **attributes: Any) -> None:
+        pass
+
+
+tracer: Tracer | None = None
+_NOTHING = _Nothing()
+
+
+def span(name: str, **attributes: Any) -> AbstractContextManager[Span]:
+    """A span of the tracer's, where there is one."""
+    return _NOTHING if tracer is None else tracer.span(name, **attributes)
