@@ -12,11 +12,12 @@ as soon as half a lease has passed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from nearql.cluster.config import parse_address
@@ -37,7 +38,7 @@ from nearql.cluster.replication.link.frames import Frame, Kind, Malformed
 from nearql.cluster.replication.link.link import Channel, Link, LinkConfig, Patience, Peer, Source
 from nearql.cluster.replication.link.loop import LoopThread
 from nearql.cluster.replication.link.notices import Notices
-from nearql.cluster.replication.runner import CopyRunner, log_state
+from nearql.cluster.replication.runner import CopyRunner, log_state, until_durable
 from nearql.cluster.replication.status import (
     ReplicationStatus,
     ShardStatus,
@@ -56,6 +57,7 @@ logger = logging.getLogger(__name__)
 ROOM_BYTES = 16 << 20  # that may wait to be sent to one node before more records are read
 PUBLISH_MS = 20
 _LOOK_AFTER_S = 1.0
+_SESSIONS_BITS = 32  # of each core's sessions: no two cores of one process share a session
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ class Replication:
         self._fetches: dict[str, Fetch] = {}
         self._proposals: set[str] = set()  # request ids under way
         self._metadata: Metadata | None = None
+        self._attached = itertools.count()
         self._turned_ms = clock()
         self._closed = threading.Event()
 
@@ -146,6 +149,8 @@ class Replication:
             fetch.given_up.set()
         self.thread.run(self._stop())
         self.thread.close()
+        for runner in self._runners.values():
+            runner.copy.follow()  # whoever waits learns that nobody can say
         for pool in (self._asking, self._fetching, self.disk):
             pool.shutdown(wait=True, cancel_futures=True)
         self.source.close()
@@ -165,6 +170,7 @@ class Replication:
 
     def attach(self, table_uuid: str, shard: ShardRow, copy: ShardCopy) -> ShardHandle:
         """A copy on this disk is open: from now on it takes part."""
+        until_durable(copy)
         return self.thread.run(self._attach(table_uuid, shard.uuid, copy))
 
     async def _attach(self, table_uuid: str, shard_uuid: str, copy: ShardCopy) -> ShardHandle:
@@ -174,6 +180,7 @@ class Replication:
             log=log_state(copy), promised_epoch=copy.promised_epoch, now_ms=self.clock(),
             timing=self.config.timing,
         )  # fmt: skip
+        core._session_number = next(self._attached) << _SESSIONS_BITS
         runner = CopyRunner(shard_uuid, table_uuid, copy, core, self)
         handle = ShardHandle(
             runner, self.thread, self.clock,
@@ -193,10 +200,11 @@ class Replication:
         """The copy takes no part any more; when this returns, nothing of replication uses it."""
         runner = self.thread.run(self._detach(shard_uuid))
         if runner is not None:
-            fetch = self._fetches.get(shard_uuid)
-            if fetch is not None:
+            if (fetch := self._fetches.get(shard_uuid)) is not None:
                 fetch.given_up.set()
-            self.disk.submit(runner.copy.follow).result()
+                fetch.ended.wait()
+            wait(list(runner.busy))
+            runner.copy.follow()
 
     async def _detach(self, shard_uuid: str) -> CopyRunner | None:
         runner = self._runners.pop(shard_uuid, None)
@@ -314,6 +322,7 @@ class Replication:
                 self.counts["snapshots_failed"] += 1
                 logger.exception("fetching a snapshot of shard %s failed", uuid)
             finally:
+                fetch.ended.set()
                 self.thread.soon(ended, event)
 
         def ended(event: ev.Event) -> None:
@@ -323,7 +332,7 @@ class Replication:
             else:
                 runner.feed(event)
 
-        self._fetching.submit(work)
+        self._fetching.submit(work).add_done_callback(lambda _: fetch.ended.set())
 
     def renew(self, runner: CopyRunner, alloc_id: str | None) -> None:
         """See `runner.Surroundings`."""
@@ -374,7 +383,7 @@ class Replication:
         fetch = self._fetches.get(uuid)
         self._published_ms[uuid] = now_ms
         self._statuses[uuid] = status_of(
-            core, now_ms, alarm=runner.alarm, was_complete=before.complete,
+            core, now_ms, alarm=runner.alarm, stopped=runner.ended, was_complete=before.complete,
             sync=fetch.progress if fetch else _partial(core),
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -35,10 +36,14 @@ from nearql.cluster.replication.core.messages import Message
 from nearql.cluster.replication.core.primary import Primary
 from nearql.cluster.replication.link.loop import LoopThread
 from nearql.cluster.replication.waiting import Questions
-from nearql.engine.errors import Corruption, NearQLError, NotFound, StorageFull, Unavailable
+from nearql.engine.errors import Corruption, NearQLError, NotFound, StorageFull
 from nearql.engine.shard.copy import ShardCopy
 
 logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0  # until an effect is tried again for which there was no room
+WAITING_EVENTS = 10_000  # beyond that, messages are lost, as they may be
+_LOSABLE = (ev.Received, ev.Tick)
 
 
 class Surroundings(Protocol):
@@ -97,9 +102,11 @@ class CopyRunner:
         self._around = around
         self._events: deque[ev.Event] = deque()
         self._effects: deque[ef.Effect] = deque()
-        self._waiting: Future[Any] | None = None  # an effect that runs in a thread
+        self._waiting = False  # an effect runs in a thread, or waits for room on the disk
         self._running = False
         self._ended = False
+        self.busy: set[Future[Any]] = set()  # what runs in threads
+        self.dropped_messages = 0  # that came while an effect waited for long
         self._generation = 0
         self._kept = (-1, -1)  # where log and checkpoint stood, as last told to the core
         self._woken = False  # a wake-up is on its way
@@ -130,9 +137,13 @@ class CopyRunner:
 
     def feed(self, event: ev.Event) -> None:
         """Something has happened. What the copy did before is told first."""
-        if not self._ended:
-            self._events.append(event)
-            self._run()
+        if self._ended:
+            return
+        if len(self._events) >= WAITING_EVENTS and isinstance(event, _LOSABLE):
+            self.dropped_messages += 1
+            return
+        self._events.append(event)
+        self._run()
 
     def _look(self) -> None:
         """See what the copy's threads have done."""
@@ -143,7 +154,7 @@ class CopyRunner:
             return
         self._running = True
         try:
-            while not self._ended and self._waiting is None and self._next():
+            while not self._ended and not self._waiting and self._next():
                 pass
         finally:
             self._running = False
@@ -205,12 +216,18 @@ class CopyRunner:
         committed = self.core.copy.log.commit_lsn >= role.start_lsn
         return Authority(role.epoch, role.active, role.active and committed, until)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it takes no part any more."""
+        return self._ended
+
     def stop(self, reason: str) -> None:
         """Take no further part: what this copy would do can't be trusted."""
         logger.error("shard %s: %s", self.shard_uuid, reason)
         self.alarm = reason
         self.end()
-        self._around.disk.submit(self.copy.follow)
+        self._submit(self.copy.follow)
+        self.published()
 
     def end(self) -> None:
         """The copy belongs to somebody else from now on."""
@@ -228,36 +245,66 @@ class CopyRunner:
     def _carry_out(self, effect: ef.Effect) -> None:
         _CARRY_OUT[type(effect)](self, effect)
 
-    def _in_thread(self, work: Callable[[], Any], then: Callable[[], None] | None = None) -> None:
-        """Carry out an effect that waits; what follows waits for it."""
+    def _submit(self, work: Callable[[], Any]) -> Future[Any]:
+        """Do it in a thread."""
         future = self._around.disk.submit(work)
-        self._waiting = future
-        future.add_done_callback(lambda done: self._around.thread.soon(self._finished, done, then))
+        self.busy.add(future)
+        future.add_done_callback(self.busy.discard)
+        return future
 
-    def _finished(self, future: Future[Any], then: Callable[[], None] | None) -> None:
-        self._waiting = None
+    def _in_thread(
+        self, effect: ef.Effect, work: Callable[[], Any], then: Callable[[], None] | None = None
+    ) -> None:
+        """Carry out an effect that waits; what follows waits for it."""
+        self._waiting = True
+        self._submit(work).add_done_callback(
+            lambda done: self._around.thread.soon(self._finished, effect, done, then)
+        )
+
+    def _finished(
+        self, effect: ef.Effect, future: Future[Any], then: Callable[[], None] | None
+    ) -> None:
+        self._waiting = False
         error = None if future.cancelled() else future.exception()
         if self._ended:
             return
         if error is not None:
-            self._broken(error)
+            self._broken(effect, error)
         elif then is not None:
             then()
         self._run()
 
-    def _broken(self, error: BaseException) -> None:
-        """An effect could not be carried out: the copy takes no further part."""
-        if isinstance(error, Corruption):
+    def _broken(self, effect: ef.Effect, error: BaseException) -> None:
+        """An effect could not be carried out."""
+        if isinstance(error, StorageFull):
+            self._try_again_later(effect, error)
+        elif isinstance(error, Corruption):
             self._effects.clear()
             self.feed(ev.Corrupted(error.detail, uuid.uuid4().hex))
         else:
             self.stop(f"its log can't be used: {error!r}")
 
+    def _try_again_later(self, effect: ef.Effect, error: StorageFull) -> None:
+        """Without room the copy stands still: it acknowledges nothing, and its primary goes on
+        without it.
+        """
+        if self.alarm is None:
+            logger.error("shard %s waits for room: %s", self.shard_uuid, error.detail)
+        self.alarm = error.detail
+        self._waiting = True
+        self._effects.appendleft(effect)
+        self._around.thread.loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._waiting = False
+        self.alarm = None
+        self._run()
+
     def _send(self, effect: ef.Send) -> None:
         self._around.send(effect.node, self.shard_uuid, effect.message)
 
     def _persist(self, effect: ef.PersistPromise) -> None:
-        self._in_thread(lambda: self.copy.promise(effect.epoch))
+        self._in_thread(effect, lambda: self.copy.promise(effect.epoch))
 
     def _lead(self, effect: ef.Lead) -> None:
         self._generation = effect.generation
@@ -266,7 +313,7 @@ class CopyRunner:
             lsn = self.copy.lead(effect.epoch)
             assert lsn == effect.lsn, f"EPOCH_START at {lsn}, not {effect.lsn}"
 
-        self._in_thread(lead)
+        self._in_thread(effect, lead)
 
     def _admit(self, effect: ef.Admit) -> None:
         self.copy.refuse_writes(effect.refusal and REFUSALS[effect.refusal])
@@ -275,14 +322,14 @@ class CopyRunner:
         def closed() -> None:
             self._events.appendleft(ev.WritesClosed(self.copy.end.lsn))
 
-        self._in_thread(self.copy.follow, closed)
+        self._in_thread(effect, self.copy.follow, closed)
 
     def _append(self, effect: ef.AppendRecords) -> None:
         self._generation = effect.generation
         try:
             done = self.copy.append([item.data for item in effect.records])
-        except (StorageFull, Unavailable) as error:
-            self.stop(f"records of the primary can't be logged: {error.detail}")
+        except NearQLError as error:
+            self._broken(effect, error)
             return
         if done.mismatch is not None or done.gap:
             where = done.mismatch or effect.records[0].lsn
@@ -291,7 +338,7 @@ class CopyRunner:
 
     def _truncate(self, effect: ef.Truncate) -> None:
         self._generation = effect.generation
-        self._in_thread(lambda: self.copy.truncate(effect.end_lsn))
+        self._in_thread(effect, lambda: self.copy.truncate(effect.end_lsn))
 
     def _commit(self, effect: ef.SetCommit) -> None:
         self.copy.advance(effect.lsn)
@@ -330,8 +377,7 @@ class CopyRunner:
         if self.copy.remembers(effect.append.prev_lsn + 1):
             self._shipped(effect, self._read(effect))
             return
-        future = self._around.disk.submit(self._read, effect)
-        future.add_done_callback(
+        self._submit(lambda: self._read(effect)).add_done_callback(
             lambda done: self._around.thread.soon(self._was_read, effect, done)
         )
 
@@ -405,8 +451,36 @@ class CopyRunner:
 
 
 def log_state(copy: ShardCopy) -> ev.LogState:
-    """A copy's log as it lies on the disk."""
-    return ev.LogState(copy.epochs, copy.end.lsn, copy.first_lsn, copy.base_lsn)
+    """A copy's log as it lies on the disk; what is known to be committed counts as its base."""
+    base_lsn = max(copy.base_lsn, copy.commit_lsn)
+    return ev.LogState(copy.epochs, copy.end.lsn, copy.first_lsn, base_lsn)
+
+
+class _Durability:
+    """A listener that waits."""
+
+    def __init__(self) -> None:
+        self.more = threading.Event()
+
+    def logged(self, lsn: int) -> None:
+        """Nobody writes."""
+
+    def durable(self, lsn: int) -> None:
+        """Look again."""
+        self.more.set()
+
+    def applied(self, lsn: int) -> None:
+        """Nobody asks."""
+
+
+def until_durable(copy: ShardCopy) -> None:
+    """Wait until the disk has the whole log; it has, when the copy has just been opened."""
+    listener = _Durability()
+    copy.listen(listener)
+    while copy.durable_lsn < copy.end.lsn:
+        listener.more.wait()
+        listener.more.clear()
+    copy.listen(None)
 
 
 REFUSALS = {

@@ -74,16 +74,17 @@ class ReplicationStatus:
 
 
 def status_of(
-    core: Core, now_ms: int, *, alarm: str | None, was_complete: bool, sync: SyncProgress | None
-) -> ShardStatus:
-    """What the core of a copy shows. In the loop."""
+    core: Core, now_ms: int,
+    *, alarm: str | None, stopped: bool, was_complete: bool, sync: SyncProgress | None,
+) -> ShardStatus:  # fmt: skip
+    """What the core of a copy shows. stopped: it takes no part any more. In the loop."""
     copy, log, role = core.copy, core.copy.log, core.role
     primary = role if isinstance(role, Primary) else None
     replica = role if isinstance(role, Replica) else None
     recorded = copy.row.primary if copy.row is not None else None
     following = replica.primary if replica is not None else recorded
     return ShardStatus(
-        role=core.state.value,
+        role="halted" if stopped else core.state.value,
         epoch=role.epoch if role is not None else copy.promise.epoch,
         primary=copy.node_id if primary is not None else following,
         isr=tuple(copy.row.isr) if copy.row else (),
@@ -98,7 +99,7 @@ def status_of(
         complete=was_complete or copy.in_sync,
         fresh_ms=replica.fresh_ms if replica else None,
         heard_commit_lsn=replica._heard_commit if replica else log.commit_lsn,
-        peers=_peers(primary, log.end_lsn, now_ms) if primary else {},
+        peers=_peers(primary, log.end_lsn, now_ms) if primary and not stopped else {},
         refusals=_refusals(core, now_ms) if primary else {},
         sync=sync,
     )

@@ -28,7 +28,7 @@ ROUNDS = 3  # pieces that arrive damaged are asked for again
 
 @dataclass(slots=True)
 class Fetch:
-    """One transfer. `progress` may be read meanwhile; `given_up` ends it."""
+    """One transfer. `progress` may be read meanwhile; `given_up` ends it, `ended` tells it."""
 
     calls: Calls
     copy: ShardCopy
@@ -36,6 +36,7 @@ class Fetch:
     source: str
     at_least_lsn: int
     given_up: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
     progress: SyncProgress = field(default_factory=lambda: SyncProgress("full", 0, 0))
 
     def run(self) -> None:
