@@ -25,6 +25,23 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* The pods that vote, by name: those that the StatefulSet has. */}}
+{{- define "nearql.voters" -}}
+{{- $names := list }}
+{{- range $number := until (int .Values.cluster.voters) }}
+{{- $names = append $names (printf "%s-%d" (include "nearql.fullname" $) $number) }}
+{{- end }}
+{{- join "," $names }}
+{{- end }}
+
+{{- define "nearql.domain" -}}
+{{ include "nearql.fullname" . }}-headless.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{- define "nearql.certificates" -}}
+{{- default (printf "%s-nodes" (include "nearql.fullname" .)) .Values.cluster.existingSecret }}
+{{- end }}
+
 {{- define "nearql.probe" -}}
 httpGet:
   path: {{ . }}
