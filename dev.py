@@ -194,6 +194,11 @@ def job_simulate(args: list[str]) -> None:
     become("python", "tests/simulation/shards.py", *args)
 
 
+def job_chaos(args: list[str]) -> None:
+    """Faults on three real processes (`--seed`, `--runs`, `--seconds`, `--faults`, `--record`)."""
+    become("python", "tests/chaos/cluster.py", *args)
+
+
 def job_fuzz(args: list[str]) -> None:
     """Compare random statements with a naive executor (`--seed`, `--statements`, `--record`)."""
     become("python", str(ROOT / "tests" / "fuzz.py"), *args)
@@ -286,6 +291,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     "lint": job_lint,
     "demo": job_demo,
     "bench": job_bench,
+    "chaos": job_chaos,
     "fuzz": job_fuzz,
     "fuzz-text": job_fuzz_text,
     "simulate": job_simulate,

@@ -20,7 +20,7 @@ from nearql.engine.storage.files import LocalFileSystem
 from support.cluster_processes import PATIENCE_S, Process, Processes, cluster
 from support.waiting import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 RAFT = {"election_timeout_ms": [1000, 2500]}
 
 

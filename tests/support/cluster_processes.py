@@ -10,13 +10,14 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nearql.cluster.certificates import make_certificates
+from support.chaos_network import Network
 from support.raft_processes import free_ports
 from support.waiting import wait_for
 
@@ -35,8 +36,10 @@ raise SystemExit(serve.main(sys.argv[1:]))
 class Process:
     """One node; `url` stays the same over its lives."""
 
-    def __init__(self, name: str, config: Path, url: str) -> None:
+    def __init__(self, name: str, config: Path, url: str, wrapper: Sequence[str] = ()) -> None:
+        """wrapper: a command that runs the node's, which follows as its arguments."""
         self.name, self.config, self.url = name, config, url
+        self._wrapper = list(wrapper)
         self.log = config.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -45,7 +48,7 @@ class Process:
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, "--config", str(self.config)],
+                [*self._wrapper, sys.executable, "-c", SERVE, "--config", str(self.config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
 
@@ -143,25 +146,38 @@ def _json(body: bytes) -> Any:
 class Processes:
     """n1, n2, ...; the first three (or one) vote."""
 
-    def __init__(self, folder: Path, size: int = 3, **settings: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        size: int = 3,
+        *,
+        network: Network | None = None,
+        **settings: Mapping[str, Any],
+    ) -> None:
+        """network: machines of their own; else all on loopback. settings: sections to override."""
+        self.folder, self._network = folder, network
         names = [f"n{number}" for number in range(1, size + 1)]
         make_certificates(folder / "certificates", names)
         (folder / "key").write_text(ADMIN_KEY)
         (folder / "key").chmod(0o600)
         ports = free_ports(3 * size)
-        self.voters = [f"{name}@127.0.0.1:{ports[3 * at + 1]}" for at, name in enumerate(names)]
+        self.voters = [
+            f"{name}@{self._host(name)}:{ports[3 * at + 1]}" for at, name in enumerate(names)
+        ]
         self.nodes: dict[str, Process] = {}
         for at, name in enumerate(names):
             self._write(name, ports[3 * at : 3 * at + 3], settings)
 
+    def _host(self, name: str) -> str:
+        return self._network.host(name) if self._network else "127.0.0.1"
+
     def _write(
         self, name: str, ports: list[int], settings: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        certificates = self.folder / "certificates"
+        certificates, host = self.folder / "certificates", self._host(name)
         config: dict[str, dict[str, Any]] = {
             "node": {"name": name, "data_dir": str(self.folder / f"{name}-data")},
-            "http": {"port": ports[0]},
+            "http": {"host": host, "port": ports[0]},
             "auth": {"mode": "required", "bootstrap_admin_key_file": str(self.folder / "key")},
             "cluster": {
                 "enabled": True, "voters": self.voters, "bootstrap": True,
@@ -170,8 +186,8 @@ class Processes:
                 "cert_file": str(certificates / f"{name}.pem"),
                 "key_file": str(certificates / f"{name}.key"),
             },
-            "raft": {"port": ports[1]},
-            "replication": {"port": ports[2]},
+            "raft": {"host": host, "port": ports[1]},
+            "replication": {"host": host, "port": ports[2]},
             "engine": {"memory_limit": "2GiB", "wal_file": "1MiB"},
             "log": {"format": "json"},
         }  # fmt: skip
@@ -179,7 +195,8 @@ class Processes:
             config.setdefault(section, {}).update(values)
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
-        self.nodes[name] = Process(name, path, f"http://127.0.0.1:{ports[0]}")
+        wrapper = self._network.wrapper(name) if self._network else ()
+        self.nodes[name] = Process(name, path, f"http://{host}:{ports[0]}", wrapper)
 
     def __getitem__(self, name: str) -> Process:
         return self.nodes[name]
@@ -256,9 +273,9 @@ class Processes:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, size: int = 3, **settings: Mapping[str, Any]) -> Iterator[Processes]:
-    """A started cluster, ended at the end."""
-    processes = Processes(folder, size, **settings)
+def cluster(folder: Path, **settings: Mapping[str, Any]) -> Iterator[Processes]:
+    """A started cluster of three, ended at the end."""
+    processes = Processes(folder, 3, network=None, **settings)
     try:
         processes.start()
         yield processes

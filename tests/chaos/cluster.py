@@ -1,0 +1,291 @@
+"""Faults on three real processes: `python3 dev.py chaos --seed N [--seconds S] [--faults a,b]`.
+
+Writers and readers (support/chaos_workload.py) go on while a node is killed, paused, cut off or
+short of disk; then everything is healed, and what was told is compared with what is there. The
+faults of a seed are always the same; when they strike is not. With --record a run adds its line to
+a file. Cuts need root and network namespaces, a full disk needs root; without, they are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.chaos_network import Network, network, possible
+from support.chaos_workload import HEAL_S, Workload
+from support.cluster_processes import Processes
+from support.waiting import wait_for
+
+NAMES = ("n1", "n2", "n3")
+DISK_BYTES = 512 << 20
+
+
+class Chaos:
+    """One run: the nodes, and a fault at a time."""
+
+    def __init__(self, nodes: Processes, net: Network | None, chance: random.Random) -> None:
+        self.nodes, self.net, self.chance = nodes, net, chance
+        self.done: list[str] = []
+
+    def faults(self) -> dict[str, Callable[[], None]]:
+        """Those that are possible here, by name."""
+        found: dict[str, Callable[[], None]] = {
+            "kill": lambda: self.kill(self.anybody()),
+            "kill_primary": lambda: self.kill(self.primary()),
+            "kill_leader": lambda: self.kill(self.nodes.leader()),
+            "kill_all": self.kill_all,
+            "kill_sidecar": self.kill_sidecar,
+            "stop": lambda: self.stop(self.anybody()),
+            "pause": lambda: self.pause(self.anybody()),
+            "pause_primary": lambda: self.pause(self.primary()),
+        }
+        if self.net is not None:
+            found |= {
+                "isolate": lambda: self.cut_off(self.anybody()),
+                "isolate_primary": lambda: self.cut_off(self.primary()),
+                "deaf": lambda: self.cut_one_way(hears=False),
+                "mute": lambda: self.cut_one_way(hears=True),
+                "bridge": self.cut_pair,
+                "loss": self.lose_packets,
+                "flap": self.flap,
+                "disk_full": lambda: self.fill_disk(self.anybody()),
+            }
+        return found
+
+    def anybody(self) -> str:
+        """A node."""
+        return self.chance.choice(NAMES)
+
+    def primary(self) -> str:
+        """The node that orders the log table's writes, if one does."""
+        return self.nodes.primary("log") or self.anybody()
+
+    def wait(self, low: float, high: float) -> None:
+        """Let a fault last."""
+        time.sleep(self.chance.uniform(low, high))
+
+    # ---- processes ------------------------------------------------------------------------------
+
+    def kill(self, name: str) -> None:
+        self.nodes[name].kill()
+        self.wait(0.1, 6.0)
+        self.nodes[name].start()
+
+    def kill_all(self) -> None:
+        for name in NAMES:
+            self.nodes[name].kill()
+        for name in NAMES:
+            self.nodes[name].start()
+
+    def kill_sidecar(self) -> None:
+        for child in children(self.nodes[self.anybody()].pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+    def stop(self, name: str) -> None:
+        self.nodes[name].stop()
+        self.wait(0.1, 4.0)
+        self.nodes[name].start()
+
+    def pause(self, name: str) -> None:
+        pids = [self.nodes[name].pid]
+        if self.chance.random() < 0.5:  # else its voter goes on
+            pids += children(pids[0])
+        send(pids, signal.SIGSTOP)
+        self.wait(0.2, 10.0)
+        send(pids, signal.SIGCONT)
+
+    # ---- the network ----------------------------------------------------------------------------
+
+    def cut_off(self, name: str) -> None:
+        self._cut([(name, other) for other in NAMES], both=True)
+
+    def cut_one_way(self, *, hears: bool) -> None:
+        name = self.anybody()
+        pairs = [(name, other) if hears else (other, name) for other in NAMES]
+        self._cut(pairs, both=False)
+
+    def cut_pair(self) -> None:
+        one, other = self.chance.sample(NAMES, 2)
+        self._cut([(one, other)], both=True)
+
+    def _cut(self, pairs: list[tuple[str, str]], *, both: bool) -> None:
+        assert self.net is not None
+        for sender, receiver in pairs:
+            if sender != receiver:
+                self.net.cut(sender, receiver)
+                if both:
+                    self.net.cut(receiver, sender)
+        self.wait(1.0, 12.0)
+        self.net.heal()
+
+    def lose_packets(self) -> None:
+        assert self.net is not None
+        for sender in NAMES:
+            for receiver in NAMES:
+                if sender != receiver:
+                    self.net.lose(sender, receiver, self.chance.uniform(0.02, 0.25))
+        self.wait(2.0, 10.0)
+        self.net.heal()
+
+    def flap(self) -> None:
+        assert self.net is not None
+        name = self.anybody()
+        for _ in range(4):
+            for other in NAMES:
+                if other != name:
+                    self.net.cut(other, name)
+                    self.net.cut(name, other)
+            self.wait(0.3, 2.0)
+            self.net.heal()
+            self.wait(0.3, 2.0)
+
+    # ---- the disk -------------------------------------------------------------------------------
+
+    def fill_disk(self, name: str) -> None:
+        ballast = self.nodes.folder / f"{name}-data" / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+        self.wait(2.0, 8.0)
+        ballast.unlink(missing_ok=True)
+
+    # ---- the run --------------------------------------------------------------------------------
+
+    def run(self, seconds: float, wanted: list[str]) -> None:
+        """Faults, one after the other, until the time is up."""
+        faults = self.faults()
+        names = [name for name in wanted if name in faults] or sorted(faults)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.wait(1.0, 4.0)
+            name = self.chance.choice(names)
+            print(f"  {name}", flush=True)
+            self.done.append(name)
+            faults[name]()
+            for node in self.nodes.nodes.values():
+                if not node.runs:  # ended by itself, as with a full disk
+                    node.start()
+
+    def heal(self) -> None:
+        """Everybody runs, and is ready."""
+        if self.net is not None:
+            self.net.heal()
+        for node in self.nodes.nodes.values():
+            if not node.runs:
+                node.start()
+        for name in NAMES:
+            self.nodes.wait_ready(name)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        texts = [(task / "children").read_text() for task in tasks]
+    except OSError:
+        return [int(child) for child in found.read_text().split()] if found.exists() else []
+    return [int(child) for text in texts for child in text.split()]
+
+
+def send(pids: list[int], number: int) -> None:
+    """A signal to each that is there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def disks(folder: Path, wanted: bool) -> Iterator[None]:
+    """A small disk for each node's data, where that is possible."""
+    homes = [folder / f"{name}-data" for name in NAMES] if wanted else []
+    try:
+        for home in homes:
+            home.mkdir()
+            options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(home)]
+            subprocess.run(["mount", *options], check=True)
+        yield
+    finally:
+        for home in homes:
+            subprocess.run(["umount", "-l", str(home)], check=False)
+
+
+def one_run(seed: int, seconds: float, wanted: list[str], cuts: bool) -> dict[str, object]:
+    """Run, heal, judge; the run's line of the record."""
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="nearql-chaos-"))
+        net = stack.enter_context(network(NAMES)) if cuts else None
+        stack.enter_context(disks(folder, cuts))
+        nodes = Processes(folder, network=net)
+        stack.callback(nodes.stop)
+        nodes.start()
+        work = Workload(nodes, seed)
+        work.prepare()
+        chaos = Chaos(nodes, net, random.Random(seed))
+        work.start()
+        try:
+            chaos.run(seconds, wanted)
+            chaos.heal()
+            before = len(work.history.acknowledged)
+            wait_for(
+                lambda: len(work.history.acknowledged) > before + 5, "writes after healing", HEAL_S
+            )
+        finally:
+            work.stop()
+        problems = work.problems()
+    history = work.history
+    line = {
+        "seed": seed, "faults": chaos.done, "seconds": round(time.monotonic() - began),
+        "acknowledged": len(history.acknowledged) + sum(history.added.values()),
+        "refused": len(history.refused), "unknown": len(history.unknown),
+        "linearizable_reads": history.reads, "longest_gap_s": round(history.longest_gap_s, 1),
+        "answers": dict(history.answers.most_common()), "problems": problems,
+    }  # fmt: skip
+    if problems:
+        print(f"  kept for a look: {folder}", flush=True)
+    else:
+        shutil.rmtree(folder)
+    return line
+
+
+def main() -> int:
+    """0 where every run was clean."""
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    p.add_argument("--seed", type=int, default=None, help="the first run's; else a fresh one")
+    p.add_argument("--runs", type=int, default=1)
+    p.add_argument("--seconds", type=float, default=60.0, help="of faults, per run")
+    p.add_argument("--faults", default="", help="names, with commas; else all that are possible")
+    p.add_argument("--no-cuts", action="store_true", help="without namespaces and small disks")
+    p.add_argument("--record", type=Path, default=None, metavar="FILE", help="add a line per run")
+    given = p.parse_args()
+    first = random.randrange(1 << 31) if given.seed is None else given.seed
+    wanted = [name for name in given.faults.split(",") if name]
+    cuts, clean = not given.no_cuts and possible(), True
+    for seed in range(first, first + given.runs):
+        print(f"seed {seed}", flush=True)
+        line = one_run(seed, given.seconds, wanted, cuts)
+        print(json.dumps(line), flush=True)
+        clean = clean and not line["problems"]
+        if given.record:
+            with given.record.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    return 0 if clean else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
