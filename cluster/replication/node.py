@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections import Counter
+from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -30,7 +30,6 @@ from nearql.cluster.replication.core import effects as ef
 from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core.core import Core
 from nearql.cluster.replication.core.messages import Append, Message
-from nearql.cluster.replication.core.primary import Primary
 from nearql.cluster.replication.core.timing import Timing
 from nearql.cluster.replication.handle import ShardHandle
 from nearql.cluster.replication.link.calls import Calls
@@ -42,7 +41,6 @@ from nearql.cluster.replication.runner import CopyRunner, log_state, until_durab
 from nearql.cluster.replication.status import (
     ReplicationStatus,
     ShardStatus,
-    SyncProgress,
     status_of,
 )
 from nearql.cluster.replication.transfer.pace import Pace
@@ -75,6 +73,7 @@ class ReplicationConfig:
 
 
 Propose = Callable[..., Result]
+Count = tuple[str, str, float, bool]  # name, help, value, whether it is a total
 Renew = Callable[[str, str, str | None], ShardCopy]
 
 
@@ -119,7 +118,7 @@ class Replication:
         self._asking = ThreadPoolExecutor(4, thread_name_prefix="replication-propose")
         self._fetching = ThreadPoolExecutor(2, thread_name_prefix="replication-fetch")
         self.source = SnapshotSource(self.calls, Pace(config.sync_bytes_per_s), self._fit_copy)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counts[str] = Counts()
         self._runners: dict[str, CopyRunner] = {}
         self._handles: dict[str, ShardHandle] = {}
         self._statuses: dict[str, ShardStatus] = {}
@@ -384,7 +383,7 @@ class Replication:
         self._published_ms[uuid] = now_ms
         self._statuses[uuid] = status_of(
             core, now_ms, alarm=runner.alarm, stopped=runner.ended, was_complete=before.complete,
-            sync=fetch.progress if fetch else _partial(core),
+            sync=fetch.progress if fetch else None,
         )  # fmt: skip
 
     # ---- Handing over --------------------------------------------------------------------------
@@ -428,8 +427,34 @@ class Replication:
 
     def status(self) -> ReplicationStatus:
         """All of it; cheap."""
-        shards = dict(self._statuses)
-        return ReplicationStatus(shards, tuple(counters(self, shards)))
+        counts = tuple(
+            (f"replication_{name}", text, value, is_total)
+            for name, text, value, is_total in self._counters()
+        )
+        return ReplicationStatus(dict(self._statuses), counts)
+
+    def _counters(self) -> list[Count]:
+        """What `/metrics` shows beside the shards; documented in docs/operating.md."""
+        link, calls = self.link.totals(), self.calls.servers[Channel.CALL]
+        runners = list(self._runners.values())
+        snapshots = self.counts
+        lag_s = max(0, self.clock() - self._turned_ms) / 1000
+        return [
+            ("connections", "Channels to other nodes that are up.", link.up, False),
+            ("connects", "Channels to other nodes that came up.", link.connects, True),
+            ("refused_connections", "Connections that were none of ours.", link.refused, True),
+            ("sent_bytes", "Sent to other nodes.", link.sent_bytes, True),
+            ("received_bytes", "Received from other nodes.", link.received_bytes, True),
+            ("calls", "Requests of other nodes.", calls.counts["calls"], True),
+            ("calls_refused", "Those that were refused.", calls.counts["refused"], True),
+            ("dropped_messages", "Messages that came while a copy waited for its disk.",
+             sum(runner.dropped_messages for runner in runners), True),
+            ("snapshot_sent_bytes", "Sent of snapshots.", self.source.sent_bytes, True),
+            ("snapshots_installed", "Snapshots that copies here took.",
+             snapshots["snapshots_installed"], True),
+            ("snapshots_failed", "Snapshots that broke off.", snapshots["snapshots_failed"], True),
+            ("loop_lag_seconds", "Since the thread of replication last turned.", lag_s, False),
+        ]  # fmt: skip
 
 
 def _successor(status: ShardStatus, me: str) -> str | None:
@@ -440,15 +465,6 @@ def _successor(status: ShardStatus, me: str) -> str | None:
     return max(fit, key=lambda node: (status.peers[node].durable_lsn, node), default=None)
 
 
-def _partial(core: Core) -> SyncProgress | None:
-    """A copy that is behind and is sent records; in LSNs, as bytes are not known here."""
-    role = core.role
-    if isinstance(role, Primary) or role is None or core.copy.in_sync:
-        return None
-    heard = role._heard_commit
-    return SyncProgress("partial", min(core.copy.log.durable_lsn, heard), heard) if heard else None
-
-
 def peers_of(state: Metadata) -> dict[str, Peer]:
     """The nodes that can be dialled, by node id."""
     found = {}
@@ -457,31 +473,3 @@ def peers_of(state: Metadata) -> dict[str, Peer]:
             host, port = parse_address(node.replication)
             found[node.node_id] = Peer(node.name, node.node_id, host, port)
     return found
-
-
-def counters(
-    node: Replication, shards: Mapping[str, ShardStatus]
-) -> list[tuple[str, str, float, bool]]:
-    """What `/metrics` shows of the link and of snapshots: (name, help, value, is a total)."""
-    link, calls = node.link, node.calls.servers[Channel.CALL]
-    refused = sum(n for name, n in link.refused().items() if not name.startswith("by_peer_"))
-    up = sum(len(channels) for channels in link.channels_up().values())
-    return [
-        ("replication_refused_connections", "Connections that were none of ours.", refused, True),
-        ("replication_connections", "Channels to other nodes that are up.", up, False),
-        ("replication_connects", "Channels that came up.", link.counts["connected"], True),
-        ("replication_sent_bytes", "Over connections that have ended.", link.counts["sent_bytes"],
-         True),
-        ("replication_received_bytes", "Over connections that have ended.",
-         link.counts["received_bytes"], True),
-        ("replication_calls", "Requests of other nodes.", calls.counts["calls"], True),
-        ("replication_calls_refused", "Those refused for want of room.", calls.counts["refused"],
-         True),
-        ("replication_fenced_messages", "Messages of an older epoch.",
-         sum(status.fenced for status in shards.values()), True),
-        ("replication_snapshot_bytes", "Sent of snapshots.", node.source.sent_bytes, True),
-        ("replication_snapshots_installed", "Full synchronisations of copies here.",
-         node.counts["snapshots_installed"], True),
-        ("replication_snapshots_failed", "Those that broke off.", node.counts["snapshots_failed"],
-         True),
-    ]  # fmt: skip

@@ -23,7 +23,9 @@ class PeerStatus:
 
 @dataclass(frozen=True, slots=True)
 class SyncProgress:
-    """A copy that is brought up to date. kind: partial or full; done, total: bytes."""
+    """A copy that takes a snapshot. kind: full; done, total: bytes. One that is sent records alone
+    is told of by its primary: `PeerStatus`.
+    """
 
     kind: str
     done: int

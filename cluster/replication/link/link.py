@@ -60,6 +60,17 @@ class Source:
     connection: Connection
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Since the start; up: channels now."""
+
+    up: int
+    connects: int
+    refused: int
+    sent_bytes: int
+    received_bytes: int
+
+
 class Link:
     """See the module. `send` and the callbacks run in the loop; the rest in any thread.
 
@@ -250,8 +261,9 @@ class Link:
                     connection.send(Kind.PING)
 
     def _connections(self) -> list[Connection]:
-        dialled = [d.connection for d in self._dialers.values() if d.connection is not None]
-        return dialled + [source.connection for source in self._incoming.values()]
+        dialled = [dialer.connection for dialer in list(self._dialers.values())]
+        incoming = [source.connection for source in list(self._incoming.values())]
+        return [connection for connection in dialled if connection is not None] + incoming
 
     def heard(self) -> dict[str, float]:
         """Seconds since each peer was last heard on his beat connection; absent: no connection."""
@@ -279,3 +291,14 @@ class Link:
             if dialer.up and node_id in up:
                 up[node_id].append(channel.value)
         return up
+
+    def totals(self) -> Totals:
+        """Of all connections since the start."""
+        present = self._connections()
+        return Totals(
+            up=sum(len(channels) for channels in self.channels_up().values()),
+            connects=self.counts["connected"],
+            refused=sum(self._listener.refused.copy().values()),
+            sent_bytes=self.counts["sent_bytes"] + sum(c.sent_bytes for c in present),
+            received_bytes=self.counts["received_bytes"] + sum(c.received_bytes for c in present),
+        )

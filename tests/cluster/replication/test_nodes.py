@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,11 +138,21 @@ def test_status_tells_how_far_every_copy_is(shared: Trio) -> None:
     status = shared["a"].replication.status()
     assert status.shards[SHARD].role == "primary_active"
     assert set(status.shards[SHARD].peers) == {"id-b", "id-c"}
-    assert {name for name, *_ in status.counts} >= {"replication_fenced_messages"}
+    counts = {name: value for name, _, value, _ in status.counts}
+    assert counts["replication_connections"] == 8
+    assert counts["replication_sent_bytes"] > 0
+    assert counts["replication_received_bytes"] > 0
     wait_for(lambda: shared["b"].handle.role == "isr", "b is in sync", 60)
     assert shared["b"].handle.readable
     assert shared["b"].handle.primary == "id-a"
     assert shared["a"].replication.positions()[SHARD] == (status.shards[SHARD].epoch, lsn)
+
+
+def test_the_metrics_of_replication_are_documented(shared: Trio) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operating.md").read_text()
+    listed = set(re.findall(r"`nearql_(replication_\w+)`", page))
+    counts = shared["a"].replication.status().counts
+    assert listed == {f"{name}_total" if total else name for name, _, _, total in counts}
 
 
 # ---- Failures ---------------------------------------------------------------------------------

@@ -18,6 +18,11 @@ def test_a_schedule_that_found_something_is_clean(seed: int) -> None:
     run_seed(seed)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_schedules_over_the_products_own_log_are_clean(seed: int) -> None:
+    World(seed, real_log=True).run()
+
+
 def run_seeds(*seeds: int) -> None:
     """Schedules, up to the first that is not clean."""
     for seed in seeds:
@@ -45,10 +50,11 @@ def test_schedules_notice_a_missing_rule(name: str) -> None:
         run_seeds(*range(hint, hint + 20), *range(600))
 
 
-def test_one_seed_is_one_run() -> None:
+@pytest.mark.parametrize("real_log", [False, True])
+def test_one_seed_is_one_run(real_log: bool) -> None:
     traces = []
     for _ in range(2):
-        world = World(11, strict=True)
+        world = World(11, strict=True, real_log=real_log)
         world.run()
         traces.append((world.trace.hexdigest(), world.steps, world.counts))
     assert traces[0] == traces[1]
@@ -56,6 +62,6 @@ def test_one_seed_is_one_run() -> None:
 
 def test_schedules_do_what_they_are_made_for() -> None:
     """A simulator in which nothing happens proves nothing."""
-    worlds = [run_seed(seed) for seed in range(20)]
+    worlds = [run_seed(seed) for seed in range(30)]
     for what in ("acknowledged", "read", "promoted", "handed off", "wiped", "power lost"):
         assert sum(world.counts[what] for world in worlds) >= 1, what
