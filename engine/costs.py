@@ -3,6 +3,8 @@
     exact             every row is read                      rows * bytes
     exact_filtered    the rows that qualify are read         qualifying * (visit + bytes)
     index             the index names candidates             as measured for this index and effort
+    bitmap            an index with lists names rows that    the same, without the others' distances
+                      qualify alone, in as many lists
     widening          the index names more than k, those     the same, for the count that the share
                       that qualify are kept; where fewer     of qualifying rows asks for
                       than k did, it names more of them
@@ -11,6 +13,11 @@ Pure: sizes and measurements in, a plan out. An index is asked for the nearest r
 filter, as many as should hold k qualifying ones. So what is measured once, how well it finds its
 nearest c rows, holds under any filter, however that is correlated with the vectors: if k of the c
 qualify they are the k nearest qualifying ones, and if fewer do we know it, and ask for more.
+
+With a bitmap we don't know it: k rows that qualify are found in whatever lists were looked into.
+So the lists must be as many as hold the nearest rows if only half as many qualified near the query
+as do on the whole; whether so many do is counted in the nearest of those lists, and where fewer do
+the query is asked again by widening. A graph has no lists to count in, and is never asked so.
 
 Example: 100,000 rows, a tenth qualifies, k = 10. Reading 10,000 rows: 0.7 ms. The index would name
 160 rows, of which about 16 qualify: 0.2 ms. So it is asked; with a hundredth it is not.
@@ -25,6 +32,9 @@ from dataclasses import dataclass
 CODE_COST = 1.25  # bytes read from vectors in the time that a code of one byte takes
 SURE = 2.5  # standard deviations of luck that a count allows for
 WIDENED = 4  # how many times more are asked for when too few qualified
+LOCAL = 0.5  # of the share of qualifying rows, that a bitmap relies on near each query
+BITMAP_US = 25.0  # to pack a bitmap and to count in lists
+RERANK_NS = 0.2  # a candidate's canonical distance, a byte of its vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """strategy: exact, exact_filtered, index or widening.
+    """strategy: exact, exact_filtered, index, bitmap or widening.
 
     effort, count: what the index is asked with; 0 where rows are read. nearest: how many of the
     rows that it names are relied on. us: what it should cost.
@@ -128,16 +138,30 @@ def exact_plan(sizes: Sizes, machine: Machine) -> SearchPlan:
     )
 
 
-def choose(sizes: Sizes, machine: Machine, best: Best) -> SearchPlan:
-    """The cheapest way that reaches the target; `best` knows what does."""
+def choose(sizes: Sizes, machine: Machine, best: Best, *, listed: int = 0) -> SearchPlan:
+    """The cheapest way that reaches the target; `best` knows what does.
+
+    listed: candidates among which an index with lists has the k nearest; 0 = it has no lists.
+    """
     exact = exact_plan(sizes, machine)
     if sizes.k >= sizes.qualifying:
         return exact
-    rung = best(wanted(sizes.k, sizes.share))
-    if rung is None or rung.us >= exact.us:
-        return exact
-    strategy = "index" if sizes.qualifying >= sizes.rows else "widening"
-    return SearchPlan(strategy, rung.effort, rung.count, rung.k, rung.us)
+    plans = [exact]
+    if (rung := best(wanted(sizes.k, sizes.share))) is not None:
+        strategy = "index" if sizes.qualifying >= sizes.rows else "widening"
+        plans.append(SearchPlan(strategy, rung.effort, rung.count, rung.k, rung.us))
+    if listed and sizes.qualifying < sizes.rows:
+        plans += _bitmap_plans(sizes, best, listed)
+    return min(plans, key=lambda plan: plan.us)
+
+
+def _bitmap_plans(sizes: Sizes, best: Best, listed: int) -> list[SearchPlan]:
+    rung = best(wanted(sizes.k, LOCAL * sizes.share))
+    if rung is None or not rung.us:  # an effort given by hand has no price
+        return []
+    fewer = max(0, rung.count - listed)
+    us = BITMAP_US + max(0.0, rung.us - fewer * sizes.row_bytes * RERANK_NS / 1000)
+    return [SearchPlan("bitmap", rung.effort, listed, rung.k, us)]
 
 
 def widen(sizes: Sizes, machine: Machine, best: Best, *, asked: int) -> SearchPlan:

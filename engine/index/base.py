@@ -94,6 +94,20 @@ class VectorIndex(Protocol):
         number. mask: bool, shape (rows,): rows that may be named; None = all that are covered.
         """
 
+    @property
+    def listed(self) -> bool:
+        """Whether it keeps rows in lists; asking another for a mask's rows costs recall."""
+
+    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """How many rows of a mask (as in `search`) lie in each of its lists, (lists,)."""
+
+    def shares(
+        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Of the rows in the first lists that it would look into for each query, as many as hold so
+        many rows, the part that is in the tally: (nq,).
+        """
+
     def candidates(self, k: int) -> int:
         """How many candidates to ask for, so that the k nearest are most likely among them."""
 

@@ -124,6 +124,21 @@ class CarriedIndex:
         found = [part.search(queries, count, effort, mask) for part in self._indexed]
         return np.concatenate(found, axis=1)
 
+    @property
+    def listed(self) -> bool:
+        """See `VectorIndex`; its parts have lists of their own."""
+        return False
+
+    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """See `VectorIndex.tally`."""
+        raise AssertionError("not listed")
+
+    def shares(
+        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """See `VectorIndex.shares`."""
+        raise AssertionError("not listed")
+
     def candidates(self, k: int) -> int:
         """See `VectorIndex.candidates`."""
         return self._first.candidates(k)

@@ -45,7 +45,7 @@ def _index(native: Any, source: Source, metric: Metric, holds: Any) -> NativeInd
     return NativeIndex.over(
         source, "ivfflat", metric, native,
         width=source.vectors.shape[1], row_bytes=native.d * 4 + 8, parameters=ivf.parameters,
-        ladder=ivf.ladder(native.nlist), slack=_slack, holds=holds,
+        ladder=ivf.ladder(native.nlist), slack=_slack, holds=holds, listed=True,
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def _index(native: Any, source: Source, metric: Metric, holds: Any) -> NativeInd
     return NativeIndex.over(
         source, "ivfpq", metric, native,
         width=native.d, row_bytes=native.code_size + 8, parameters=ivf.parameters,
-        ladder=ivf.ladder(native.nlist), slack=_slack, holds=holds,
+        ladder=ivf.ladder(native.nlist), slack=_slack, holds=holds, listed=True,
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def _index(
         source, "ivfrabitq", metric, native,
         width=native.d, row_bytes=native.code_size + 8, parameters=ivf.parameters,
         ladder=ivf.ladder(native.nlist), slack=_slack, turn=_turn(rotation),
-        holds=(rotation, holds),
+        holds=(rotation, holds), listed=True,
     )  # fmt: skip
 
 

@@ -11,9 +11,11 @@ Traps that this file keeps from everybody else (measured, see docs/decisions):
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,7 @@ FAISS_METRIC = {
     Metric.COSINE: faiss.METRIC_INNER_PRODUCT,  # of rows of unit length
     Metric.L1: faiss.METRIC_L1,
 }
+_TALLIES = 32  # filters whose rows by list are remembered
 _NOBODY = faiss.MaybeOwnedVectorUInt8()  # whose owner, a null pointer, borrowed arrays take
 
 
@@ -89,13 +92,22 @@ def lend_vectors(flat: Any, vectors: Vectors) -> None:
 
 
 @dataclass(frozen=True, eq=False)
+class _Tally:
+    """Rows of a filter by list. owner: the array that the filter's mask is of."""
+
+    owner: Callable[[], Any]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class NativeIndex:
     """A FAISS index over the covered rows of a segment. Implements `VectorIndex`.
 
     rows: of the segment. labels: int64, (m,): the position of each of its rows, None = the same.
     width: dimensions with padding. parameters: what FAISS takes for (effort, selector or None).
     ladder, slack: see `efforts` and `candidates`; at_least_count: efforts below the count are of no
-    use. turn: what is done to queries last. holds: what its memory lies in.
+    use. turn: what is done to queries last. holds: what its memory lies in. listed: whether it
+    keeps rows in lists.
     """
 
     kind: str
@@ -112,7 +124,9 @@ class NativeIndex:
     at_least_count: bool = False
     turn: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     holds: Any = None
+    listed: bool = False
     _kept: dict[int, Any] = field(default_factory=dict, repr=False)
+    _tallies: dict[int, _Tally] = field(default_factory=dict, repr=False)
 
     @classmethod
     def over(
@@ -129,6 +143,63 @@ class NativeIndex:
         """See `VectorIndex.efforts`."""
         enough = [effort for effort in self.ladder if not self.at_least_count or effort >= count]
         return tuple(enough) or self.ladder[-1:]
+
+    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """See `VectorIndex.tally`; remembered for as long as the filter is."""
+        owner = mask if mask.base is None else mask.base
+        kept = self._tallies.get(id(owner))
+        if kept is None or kept.owner() is not owner:
+            if len(self._tallies) >= _TALLIES:
+                self._tallies.clear()
+            kept = _Tally(weakref.ref(owner), self._tally(mask))
+            self._tallies[id(owner)] = kept
+        return kept.counts
+
+    def _tally(self, mask: NDArray[np.bool_] | slice) -> NDArray[np.int64]:
+        lists = int(self.native.nlist)
+        return np.bincount(self._list_of[mask], minlength=lists + 1)[:lists]
+
+    @cached_property
+    def _list_of(self) -> NDArray[np.int32]:
+        """The list of each of the segment's rows, one beyond the last for those not covered."""
+        lists = self.native.invlists
+        found = np.full(self.rows, self.native.nlist, np.int32)
+        for at in range(self.native.nlist):
+            if size := lists.list_size(at):
+                ids = faiss.rev_swig_ptr(lists.get_ids(at), size)
+                found[ids if self.labels is None else self.labels[ids]] = at
+        return found
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """Rows of each list."""
+        return self._tally(slice(None))
+
+    @cached_property
+    def _fewest(self) -> NDArray[np.int64]:
+        """How many rows 1, 2, ... lists hold at least."""
+        return np.sort(self._sizes).cumsum()
+
+    def shares(
+        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """See `VectorIndex.shares`."""
+        queries = self._shaped(queries)
+        count = min(len(tally), 1 + int(np.searchsorted(self._fewest, nearest)))
+        lists = np.empty((len(queries), count), np.int64)
+        distances = np.empty(lists.shape, np.float32)
+        with threads(1):
+            self.native.quantizer.search_c(
+                len(queries), faiss.swig_ptr(queries), count,
+                faiss.swig_ptr(distances), faiss.swig_ptr(lists),
+            )  # fmt: skip
+        rows = self._sizes[lists].cumsum(axis=1)
+        last = np.minimum((rows < nearest).sum(axis=1), count - 1)
+        each = np.arange(len(queries))
+        found: NDArray[np.float64] = tally[lists].cumsum(axis=1)[each, last] / np.maximum(
+            1, rows[each, last]
+        )
+        return found
 
     def candidates(self, k: int) -> int:
         """See `VectorIndex.candidates`."""

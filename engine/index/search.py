@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from nearql.engine.backends.base import is_tame as are_tame
 from nearql.engine.backends.base import lengths
-from nearql.engine.costs import CODE_COST, Best, SearchPlan, Sizes, choose, widen
+from nearql.engine.costs import CODE_COST, LOCAL, Best, SearchPlan, Sizes, choose, widen
 from nearql.engine.distance import candidate_distances
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.index.plan import Indexed, best_of
-from nearql.engine.index.single import Ready
+from nearql.engine.index.single import Ready, strategy_of
 from nearql.engine.ranking import KeysOf, Ranking
 from nearql.engine.search import Masks, Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
@@ -40,7 +40,7 @@ class Segment:
     """One slice of a search. mask: rows that qualify, bool (n,), None = all.
 
     qualifying: how many those are. sizes: where there is an index, of the rows that it covers.
-    best: how the index may be asked; without one, plan reads.
+    best: how the index may be asked; without one, plan reads. tally: of the filter's rows by list.
     """
 
     slice: VectorSlice
@@ -50,6 +50,14 @@ class Segment:
     plan: SearchPlan = field(default_factory=lambda: SearchPlan("exact"))
     index: VectorIndex | None = None
     best: Best | None = None
+    tally: NDArray[np.int64] | None = None
+
+    def sure(self, queries: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Of each query, whether a bitmap finds what it should: (nq,); see `costs`."""
+        assert self.index is not None
+        assert self.tally is not None
+        shares = self.index.shares(queries, self.plan.nearest, self.tally)
+        return shares >= LOCAL * self.sizes.share
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,7 @@ def _planned(
     found: Indexed | None,
     request: SearchRequest,
 ) -> Segment:
-    qualifying = one.live
+    qualifying, given = one.live, mask
     if mask is None:
         mask = one.valid
     else:
@@ -182,8 +190,14 @@ def _planned(
             sizes, rows=int(np.count_nonzero(covered)), qualifying=int(np.count_nonzero(nameable))
         )
     best = best_of(found, request.tuning)
-    plan = choose(sizes, searcher.machine, best)
-    return Segment(one, mask, qualifying, sizes, plan, found.index, best)
+    index = found.index
+    listed = index.candidates(request.k) if index.listed and mask is not None else 0
+    plan = choose(sizes, searcher.machine, best, listed=listed)
+    tally = None
+    if plan.strategy == "bitmap":
+        assert mask is not None
+        tally = index.tally(mask if given is None else given)
+    return Segment(one, mask, qualifying, sizes, plan, index, best, tally)
 
 
 @dataclass
@@ -290,7 +304,7 @@ class _Run:
         qualifying = sum(segment.qualifying for segment in self.segments)
         kinds = dict.fromkeys(s.index.kind for s in self.segments if s.index and s.plan.effort)
         return SearchStats(
-            strategy="widening" if self.filtered or self.widened else "index",
+            strategy=strategy_of(self.segments, filtered=self.filtered, widened=self.widened),
             backend="+".join(kinds),
             device="cpu",
             candidates=self.candidates,
@@ -317,16 +331,20 @@ class _Attempt:
 
     def ask(self, plan: SearchPlan) -> SearchPlan:
         """Ask the index; what to do next for the queries that it leaves pending."""
-        index, mask = self._segment.index, self._segment.mask
+        segment = self._segment
+        index, mask = segment.index, segment.mask
         assert index is not None
         queries = np.ascontiguousarray(self._queries[self.pending])
-        positions = index.search(queries, plan.count, effort=plan.effort, mask=None)
+        bitmap = plan.strategy == "bitmap"
+        positions = index.search(
+            queries, plan.count, effort=plan.effort, mask=mask if bitmap else None
+        )
         query_of, column = np.nonzero(positions >= 0)
         positions = positions[query_of, column]
         one, metric = self._segment.slice, self._run.request.metric
         distances = candidate_distances(one.vectors, positions, queries, query_of, metric)
         self.named += len(positions)
-        if mask is None:
+        if mask is None or bitmap:
             qualifies = np.ones(len(positions), np.bool_)
             relied = qualifies
         else:
@@ -334,6 +352,8 @@ class _Attempt:
             relied = qualifies & _nearest(query_of, distances, len(queries), plan.nearest)
         counts = np.bincount(query_of[relied], minlength=len(queries))
         short = counts < self._enough
+        if bitmap:
+            short |= ~segment.sure(queries)
         kept = qualifies & ~short[query_of]
         self.parts.append(
             _Named(self.pending[query_of[kept]], positions[kept] + one.first_row, distances[kept])
@@ -341,9 +361,11 @@ class _Attempt:
         self.pending = self.pending[short]
         if not len(self.pending):
             return plan
-        assert self._segment.best is not None
+        assert segment.best is not None
         machine = self._run.searcher.machine
-        return widen(self._segment.sizes, machine, self._segment.best, asked=plan.nearest)
+        if bitmap:
+            return choose(segment.sizes, machine, segment.best)
+        return widen(segment.sizes, machine, segment.best, asked=plan.nearest)
 
     def read(self) -> None:
         """Read the rows that the index would name, for the queries still pending."""

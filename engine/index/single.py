@@ -95,19 +95,25 @@ def _named(segment: Segment, queries: NDArray[np.float32], k: int, metric: Metri
     """What a segment's index names and qualifies; None = too few among those to rely on."""
     index, plan, one = segment.index, segment.plan, segment.slice
     assert index is not None
-    positions = index.search(queries, plan.count, effort=plan.effort, mask=None)[0]
+    bitmap = plan.strategy == "bitmap"
+    if bitmap and not segment.sure(queries).all():
+        return None
+    mask = None if bitmap else segment.mask  # what is left to be checked
+    positions = index.search(
+        queries, plan.count, effort=plan.effort, mask=segment.mask if bitmap else None
+    )[0]
     if positions.min(initial=0) < 0:
         positions = positions[positions >= 0]
     named, query = len(positions), queries[0]
     rows = one.vectors.take(positions, axis=0)
-    if segment.mask is None and named >= _MANY * k and metric is not Metric.L1:
+    if mask is None and named >= _MANY * k and metric is not Metric.L1:
         near = _contenders(rows, one.lengths[positions], query, k, metric)
         rows, positions = rows[near], positions[near]
     compute = near_distances if rows.size <= _FEW else canonical_distances
     distances = compute(rows, query, metric)
     relied = len(positions)
-    if segment.mask is not None:
-        qualifies = segment.mask[positions]
+    if mask is not None:
+        qualifies = mask[positions]
         near = qualifies
         if plan.nearest < named:
             near = qualifies & (
@@ -144,12 +150,20 @@ def _contenders(
     return np.flatnonzero(scores <= kth + 3 * gamma(rows.shape[1]) * error)
 
 
+def strategy_of(segments: Sequence[Segment], *, filtered: bool, widened: bool = False) -> str:
+    """How a search is said to have been answered."""
+    plans = {segment.plan.strategy for segment in segments if segment.plan.effort}
+    if plans == {"bitmap"} and not widened:
+        return "bitmap"
+    return "widening" if filtered or widened else "index"
+
+
 def _stats(segments: Sequence[Segment], reranked: int, filtered: bool) -> SearchStats:
     live = sum(segment.slice.live for segment in segments)
     qualifying = sum(segment.qualifying for segment in segments)
     kinds = {segment.index.kind for segment in segments if segment.index is not None}
     return SearchStats(
-        strategy="widening" if filtered else "index",
+        strategy=strategy_of(segments, filtered=filtered),
         backend=kinds.pop() if len(kinds) == 1 else "+".join(sorted(kinds)),
         candidates=reranked,
         reranked=reranked,

@@ -56,6 +56,28 @@ def test_choice(asked: Sizes, expected: tuple[str, int]) -> None:
     assert plan.count == 10 * plan.effort
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (sizes(100_000), ("index", 10, 100)),  # nothing to leave out
+        (sizes(100_000, 50_000), ("bitmap", 160, 30)),  # 81 wanted where half as many qualify
+        (sizes(100_000, 10_000), ("bitmap", 640, 30)),  # 417 wanted
+        (sizes(100_000, 5_000), ("exact_filtered", 0, 0)),  # 845: more than was ever measured
+        (sizes(100_000, 10), ("exact_filtered", 0, 0)),
+    ],
+)
+def test_a_bitmap_spares_an_index_with_lists_what_does_not_qualify(
+    asked: Sizes, expected: tuple[str, int, int]
+) -> None:
+    plan = choose(asked, MACHINE, INDEX, listed=30)
+    assert (plan.strategy, plan.effort, plan.count) == expected
+
+
+def test_an_effort_given_by_hand_has_no_price_to_compare() -> None:
+    given = ladder((1_000, 0.0))
+    assert choose(sizes(100_000, 10_000), MACHINE, given, listed=30).strategy == "widening"
+
+
 def test_no_rung_no_index() -> None:
     """An index that was not measured, or that misses the target, isn't asked."""
     assert choose(sizes(10**8), MACHINE, lambda k: None).strategy == "exact"

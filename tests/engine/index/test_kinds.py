@@ -79,6 +79,42 @@ def test_a_build_takes_no_less_than_its_index_and_file_and_not_very_much_more(
         assert 2 * dumped <= expected <= 5 * dumped + 20 * vectors.nbytes
 
 
+@pytest.mark.parametrize("name", ["ivfflat", "ivfpq", "ivfrabitq"])
+@pytest.mark.parametrize("some", [False, True])
+def test_what_lies_in_the_lists_near_a_query(name: str, some: bool) -> None:
+    vectors = packages()[:2000]
+    covered = np.arange(2000) % 7 > 0 if some else None
+    index = made(name, vectors, Metric.L2, covered)
+    every = np.ones(2000, np.bool_)
+    allowed = every if covered is None else covered
+    tally = index.tally(every)
+    assert tally.sum() == allowed.sum()
+    assert (index.tally(~every) == 0).all()
+    queries = vectors[1:40:3]
+    near = np.zeros(2000, np.bool_)
+    near[index.search(queries[:1], 300, effort=EFFORT, mask=None)[0]] = True
+    shares = index.shares(queries, 100, index.tally(near))
+    assert shares[0] > 0.5 > shares[1:].mean()
+    for nearest in (1, 100, 10_000):
+        np.testing.assert_allclose(index.shares(queries, nearest, tally), 1)
+    far = index.shares(queries, 10_000, index.tally(near))
+    np.testing.assert_allclose(far, 300 / allowed.sum())  # all lists
+
+
+def test_what_is_counted_of_a_filter_goes_with_it() -> None:
+    """Another array in the same place is another filter."""
+    index = made("ivfflat", packages()[:2000], Metric.L2)
+    for at in range(100):
+        mask = np.zeros(2000, np.bool_)
+        mask[: at * 10] = True
+        assert index.tally(mask[:]).sum() == at * 10
+        assert index.tally(mask[:]) is index.tally(mask[:])
+
+
+def test_a_graph_has_no_lists() -> None:
+    assert not made("hnsw", packages()[:200], Metric.L2).listed
+
+
 @pytest.mark.parametrize(("name", "storage"), FLOORS)
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2, Metric.INNER_PRODUCT])
 def test_recall_on_real_vectors(name: str, storage: str, metric: Metric) -> None:
