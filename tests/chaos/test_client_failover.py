@@ -4,14 +4,17 @@ node that takes their writes is killed.
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 import nearql
 from support.cluster_processes import ADMIN_KEY, Process, Processes, cluster
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.chaos
 IDENTITY = "6f1c2f0e-6f0c-4c5e-9d0e-2f6a1b3c4d5e"
@@ -100,6 +103,38 @@ def test_every_node_tells_the_same_of_all_copies(nodes: Processes) -> None:
         [shard] = [s for s in told["shards"] if s["table"] == "docs"]
         assert shard["in_sync"] == ["n1", "n2", "n3"]
         assert len({copy["lsn"] is not None for copy in shard["copies"]}) == 1
+
+
+def test_a_write_that_runs_out_of_time_is_unknown_and_its_retry_tells(nodes: Processes) -> None:
+    leader, followers = roles(nodes)
+    paused = next(node for node in followers if node.name != nodes.primary("docs"))
+    text = "SET write_timeout_ms = 200; UPDATE docs SET n = n + 1000 WHERE id = 1"
+    paused.send(signal.SIGSTOP)  # its acknowledgement is needed until the in-sync set has shrunk
+    try:
+        answer = post(leader, text, NearQL_Request_Id=f"{IDENTITY}:2")
+    finally:
+        paused.send(signal.SIGCONT)
+    told = answer.json()
+    assert (answer.status_code, told["code"]) == (504, "write_unknown")
+    assert (told["definite"], told["request_id"]) == (False, f"{IDENTITY}:2")
+    assert told["epoch"] >= 1
+    assert told["lsn"] >= 1
+    assert settled(leader, text, f"{IDENTITY}:2")["row_count"] == 1
+    [[n]] = post(leader, "SELECT n FROM docs WHERE id = 1").json()["rows"]
+    assert 1000 <= n < 2000  # it was done once
+
+
+def settled(node: Process, text: str, request_id: str) -> dict[str, Any]:
+    """The answer of a request that is sent again until its outcome is known."""
+    answers: list[httpx.Response] = []
+
+    def known() -> bool:
+        answers.append(post(node, text, NearQL_Request_Id=request_id))
+        return answers[-1].status_code == 200
+
+    wait_for(known, "an outcome", 60)
+    told: dict[str, Any] = answers[-1].json()
+    return told
 
 
 def test_an_application_sees_a_failover_as_a_delay(nodes: Processes) -> None:
