@@ -167,6 +167,13 @@ class ShardCopy(Protocol):
         """
         ...
 
+    @property
+    def damage(self) -> str | None:
+        """Which file of this copy was found to be damaged, and how; None where none is. Such a copy
+        is to be made anew from another one. Cheap.
+        """
+        ...
+
     def remembers(self, lsn: int) -> bool:
         """Whether `read` from there is answered from memory, and so does not block."""
         ...

@@ -21,6 +21,7 @@ from dataclasses import replace
 from nearql.engine.context import EngineContext
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import NearQLError
+from nearql.engine.segment.damage import damage_of
 from nearql.engine.settings import MIB
 from nearql.engine.shard.contents import Holds, content_hashes
 from nearql.engine.shard.copy import (
@@ -159,6 +160,12 @@ class LocalCopy:
     def read(self, from_lsn: int, max_bytes: int) -> list[RawRecord]:
         """See `ShardCopy.read`."""
         return self._wal.read_raw(from_lsn, max_bytes)
+
+    @property
+    def damage(self) -> str | None:
+        """See `ShardCopy.damage`."""
+        found = (damage_of(segment.data) for segment in self._shard.read_view().segments)
+        return next((damage.error().detail for damage in found if damage is not None), None)
 
     def remembers(self, lsn: int) -> bool:
         """See `ShardCopy.remembers`."""

@@ -237,8 +237,10 @@ def test_a_damaged_copy_gives_nothing_away() -> None:
     manifest = one.table._shards[0].store.read_manifest()
     assert manifest is not None
     one.fs.content(Path("/data/table/shard-0000") / manifest.segments[0].file)[200] ^= 1
+    assert one.copy.damage is None
     with pytest.raises(Corruption):
         one.copy.export()
+    assert manifest.segments[0].file in str(one.copy.damage)
 
 
 def test_a_snapshot_of_another_shard_or_an_older_state_is_refused() -> None:
