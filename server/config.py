@@ -343,8 +343,6 @@ SECTIONS: dict[str, type[Any]] = {
     "limits": LimitsSection, "cluster": ClusterSection, "raft": RaftSection,
     "replication": ReplicationSection, "log": LogSection, "trace": TraceSection,
 }  # fmt: skip
-CLUSTERS_OFFERED = False  # until three processes have shown that they lose nothing
-
 _CHOICES = {
     "auth.mode": ("none", "required"),
     "engine.device": ("auto", "cpu", "gpu"),
@@ -564,10 +562,6 @@ def _checked(config: Config) -> Config:
 
 
 def _check_cluster(config: Config) -> None:
-    if not CLUSTERS_OFFERED:
-        raise ConfigError(
-            "cluster.enabled is set, and this version runs one node only; remove the setting."
-        )
     try:
         cluster_settings.check_cluster(config)
     except ConfigError:

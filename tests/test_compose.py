@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-from nearql.server import config as settings
 from nearql.server.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,10 +28,7 @@ def filled(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_a_nodes_environment_is_a_clusters_configuration(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settings, "CLUSTERS_OFFERED", True)
+def test_a_nodes_environment_is_a_clusters_configuration(name: str) -> None:
     service = COMPOSE["services"][name]
     given = {key: filled(str(value)) for key, value in service["environment"].items()}
     image = {"NEARQL_HTTP_HOST": "0.0.0.0", "NEARQL_DATA_DIR": "/var/lib/nearql"}

@@ -31,6 +31,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--port", help="port to listen on (default 8470; 0 = any free one)")
     p.add_argument("--data-dir", metavar="DIR", help="where data lives (default ./nearql-data)")
     p.add_argument(
+        "--bootstrap",
+        action="store_const",
+        const=True,
+        help="found a cluster; counts on an empty disk, while no voter knows a cluster",
+    )
+    p.add_argument(
         "--insecure",
         action="store_true",
         help="allow other machines to connect without authentication",
@@ -48,6 +54,7 @@ def main(argv: list[str]) -> int:
                 "http.host": arguments.host,
                 "http.port": arguments.port,
                 "node.data_dir": arguments.data_dir,
+                "cluster.bootstrap": arguments.bootstrap,
             },
             insecure=arguments.insecure,
         )

@@ -53,6 +53,11 @@ SUBCOMMANDS = {
         "nearql cluster certs --out certs n1 n2 n3",
         "make certificates for nodes",
     ),
+    ("cluster", "init"): Command(
+        "nearql.server.cli.init",
+        "nearql cluster init --nodes 3 --out cluster",
+        "configure a cluster on this machine",
+    ),
 }
 
 

@@ -13,7 +13,6 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nearql.cluster.tls import TlsFiles
-from nearql.server import config as settings
 from nearql.server.config import load_config
 from support.chart import pod, render, template
 
@@ -32,10 +31,7 @@ def environment(name: str, *more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_each_pod_is_one_voter_under_its_own_name(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settings, "CLUSTERS_OFFERED", True)
+def test_each_pod_is_one_voter_under_its_own_name(name: str) -> None:
     image = {"NEARQL_HTTP_HOST": "0.0.0.0"}
     config = load_config(environment={**image, **environment(name)}, insecure=True)
     assert config.warnings == ()

@@ -9,7 +9,6 @@ import pytest
 
 from nearql.cluster.config import parse_address
 from nearql.engine.errors import InvalidRequest
-from nearql.server import config as configs
 from nearql.server.cluster_settings import cluster_config
 from nearql.server.config import Config, ConfigError, load_config
 
@@ -21,11 +20,6 @@ GOOD: dict[str, Any] = {
     "cluster.enabled": True,
     "cluster.voters": ["n1@node-1.example:8471", "n2@[::1]:8471", "n3@10.0.0.3:9471"],
 }
-
-
-@pytest.fixture(autouse=True)
-def _offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configs, "CLUSTERS_OFFERED", True)
 
 
 def loaded(**changes: Any) -> Config:

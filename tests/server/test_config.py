@@ -42,7 +42,7 @@ def test_relative_paths_count_from_the_files_folder(file: Path) -> None:
         ("htpp: {port: 1}", "unknown section 'htpp'; did you mean http"),
         ("http: {prot: 1}", "unknown key http.prot; did you mean http.port"),
         ("cluster: {voter: []}", "unknown key cluster.voter; did you mean cluster.voters"),
-        ("cluster: {enabled: true}", "one node only"),
+        ("cluster: {enabled: true}", "0 voters; there must be 1, 3, 5"),
         ("cluster: {enabled: perhaps}", "must be true or false"),
         ("cluster: {write_routing: follow}", "must be one of redirect, proxy"),
         ("http: {port: eighty}", "http.port = 'eighty'.*whole number"),

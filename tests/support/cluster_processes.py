@@ -23,14 +23,6 @@ from support.waiting import wait_for
 
 PATIENCE_S = 120.0
 ADMIN_KEY = "of-the-tests-administrator-and-of-nobody-else"
-# What `nearql serve` is, with clusters permitted.
-SERVE = """
-import sys
-from nearql.server import config
-config.CLUSTERS_OFFERED = True
-from nearql.server.cli import serve
-raise SystemExit(serve.main(sys.argv[1:]))
-"""
 
 
 class Process:
@@ -48,7 +40,8 @@ class Process:
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._wrapper, sys.executable, "-c", SERVE, "--config", str(self.config)],
+                [*self._wrapper, sys.executable, "-m", "nearql", "serve"]
+                + ["--config", str(self.config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
 
