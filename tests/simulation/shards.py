@@ -29,6 +29,7 @@ EVIDENCE = ROOT / "tests" / "simulation" / "evidence.json"
 # What schedules run and obey, and what makes and judges them.
 CODE = {
     "core": ("cluster/replication/core/*.py",),
+    "log": ("engine/storage/wal*.py",),
     "metadata": ("cluster/metadata/nodes.py", "cluster/metadata/shards.py"),
     "simulator": ("tests/support/shard_*.py",),
 }

@@ -78,8 +78,8 @@ class Checks:
 
     def _is_safe(self, lsn: int) -> None:
         """What is committed lies on min_isr disks, those included that were lost since."""
-        shard, nodes = self.world.shard, self.world.nodes
-        copies = sum(self._has(nodes[name], lsn) for name in shard.replicas)
+        shard, nodes, lost = self.world.shard, self.world.nodes, self.world.nemesis.lost
+        copies = sum(name in lost or self._has(nodes[name], lsn) for name in shard.replicas)
         if copies < shard.min_isr:
             raise Broken(f"LSN {lsn} was committed on {copies} disks only")
 

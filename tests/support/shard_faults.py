@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nearql.cluster.replication.core import events as ev
-from support.shard_disk import Disk
 
 if TYPE_CHECKING:
     from support.shard_node import Node
@@ -74,11 +73,11 @@ class Nemesis:
     def kill(self, node: Node) -> None:
         """kill -9: the kernel still has what was written."""
         if node.up:
-            node.stop(node.disk.end_lsn)
+            node.stop(power=False)
             self.world.at(self._length(), self.world.restart, node)
 
     def power(self, node: Node) -> None:
-        if node.up:
+        if node.up and not node.disk.arm(self.world.chance):
             self.world.lose_power(node)
 
     def power_all(self, _node: Node) -> None:
@@ -98,8 +97,8 @@ class Nemesis:
         """The disk is replaced by an empty one."""
         if self._may_lose(node):
             if node.up:
-                node.stop(0)
-            node.disk = Disk(self.world.new_alloc(node.name))
+                node.stop(power=False)
+            node.disk = self.world.new_disk(self.world.new_alloc(node.name))
             node.damaged = False
             self.world.counts["wiped"] += 1
             self.world.at(self._length(), self.world.restart, node)

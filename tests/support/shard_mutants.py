@@ -266,6 +266,20 @@ def _too_few(primary: Primary) -> None:
 _ADVANCE = Primary.advance
 
 
+def _down_to_one(in_sync: InSyncSet, peers: dict[str, Peer], joining_lsn: int) -> frozenset[str]:
+    copy = in_sync._copy
+    row = copy.row
+    assert row is not None
+    copy.row = replace(row, min_isr=1)
+    try:
+        return _WANTED(in_sync, peers, joining_lsn)
+    finally:
+        copy.row = row
+
+
+_WANTED = InSyncSet._wanted
+
+
 def _beyond_the_log(log: Log, lsn: int) -> bool:
     log.commit_lsn = max(log.commit_lsn, min(lsn, log.end_lsn))
     return True
@@ -331,7 +345,11 @@ MUTANTS: dict[str, list[Patch]] = {
         _handler(shards.Promote, _anybody),
         (World, "promote", _anybody_alive),
     ],
-    "min_isr is one": [_handler(shards.IsrChange, _any_size), (Primary, "advance", _too_few)],
+    "min_isr is one": [
+        (InSyncSet, "_wanted", _down_to_one),
+        _handler(shards.IsrChange, _any_size),
+        (Primary, "advance", _too_few),
+    ],
     "no promise is waited for": [(Promise, "binds", _never_binds)],
     "messages of older epochs are heard": [(Core, "_on_message", _hears_everybody)],
     "logs are cut at the commit LSN known there": [(Replica, "on_sync_ok", _at_commit)],

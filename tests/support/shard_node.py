@@ -30,7 +30,7 @@ class Node:
     def __init__(self, world: World, name: str, alloc_id: str) -> None:
         self.world = world
         self.name = name
-        self.disk = Disk(alloc_id)
+        self.disk = world.new_disk(alloc_id)
         self.core: Core | None = None
         self.life = 0  # rises with each start and end of a process
         self.rate = 1.0 + world.chance.uniform(-0.01, 0.01)
@@ -68,14 +68,17 @@ class Node:
         self.register()
         self.tick(self.life)
 
-    def stop(self, kept: int) -> None:
-        """The process ends; so many unsynced records are on the disk nevertheless."""
+    def stop(self, *, power: bool) -> None:
+        """The process ends, killed or with the machine's power."""
         assert self.up
         self.life += 1
         self.core = None
         self.registering = ""
         self.events.clear()
-        self.disk.lose_unsynced(kept)
+        if power:
+            self.disk.lose_power(self.world.chance)
+        else:
+            self.disk.kill()
 
     def register(self) -> None:
         self.registering = f"register-{self.name}-{self.world.number()}"
@@ -92,7 +95,8 @@ class Node:
     def open(self) -> None:
         """Recovery, as the shell does it at start."""
         if self.damaged:
-            self.disk, self.damaged = Disk(self.world.new_alloc(self.name)), False
+            self.disk = self.world.new_disk(self.world.new_alloc(self.name))
+            self.damaged = False
         self.core = self.world.make_core(self)
         self.committed_lsn = self.disk.base_lsn
         if self.known is not None:
@@ -125,6 +129,8 @@ class Node:
             return
         if self.core is None:
             return
+        # A registration of a former life may be done after ours: the newest number is ours.
+        self.incarnation = row.incarnation
         shard = state.tables["t"].shards[0]
         lives = {name: node.incarnation for name, node in state.nodes.items()}
         fenced = frozenset(name for name, node in state.nodes.items() if node.fenced)
@@ -176,7 +182,7 @@ class Node:
         self.generation = effect.generation
         self.leads, self.refusal = effect.epoch, None
         assert self.disk.end_lsn + 1 == effect.lsn, "the core mistakes the log's end"
-        self.disk.append(Record(effect.lsn, effect.epoch, 1, None))
+        self.disk.log(effect.epoch, None)
         self._sync()
 
     def _admit(self, effect: ef.Admit) -> None:
@@ -190,8 +196,7 @@ class Node:
 
     def log_own(self, value: int) -> Record:
         """A statement of a client's is logged; the core is not told here."""
-        record = Record(self.disk.end_lsn + 1, self.leads, 100, value)
-        self.disk.append(record)
+        record = self.disk.log(self.leads, value)
         self._sync()
         return record
 
@@ -217,8 +222,8 @@ class Node:
             world.at(self.paused_until - world.now, self._synced, life, disk, cuts, lsn, generation)
             return
         self.syncing = False
-        if disk is self.disk and cuts == disk.cuts:
-            disk.durable_lsn = max(disk.durable_lsn, lsn)
+        if disk is self.disk:
+            disk.sync(lsn, cuts)
         if self.disk.durable_lsn < self.disk.end_lsn:
             self._sync()
         if self.core is not None:
@@ -264,17 +269,17 @@ class Node:
         source = self.world.nodes[effect.source]
         reach = self.world.reaches(effect.source, self.name)
         if source.core is not None and source.disk.base_lsn < effect.at_least_lsn:
-            source.checkpoint(keep=20)
+            self.world.guarded(source.checkpoint, 20)
         if not reach or source.core is None or source.disk.base_lsn < effect.at_least_lsn:
             self.step(ev.SnapshotFailed())
             return
-        self.disk.install(source.disk.base_lsn, source.disk.vector)
+        self.disk.install(source.disk)
         self.world.checks.installed(self)
         self.world.counts["snapshots"] += 1
         self.step(ev.SnapshotInstalled(self.disk.state()))
 
     def _start_anew(self, effect: ef.StartAnew) -> None:
-        self.disk = Disk(effect.alloc_id or self.world.new_alloc(self.name))
+        self.disk = self.world.new_disk(effect.alloc_id or self.world.new_alloc(self.name))
         self.damaged, self.committed_lsn = False, 0
         self.step(ev.CopyReplaced(self.disk.alloc_id))
 
