@@ -206,7 +206,7 @@ class LimitsSection:
     max_tables: int = _key(1_000, "Tables on this node.", low=1)
     max_views: int = _key(1_000, "Views.", low=1)
     result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)
-    result_bytes: int = _key(1 << 30, "Bytes of one answer (413 beyond).", size=True)
+    result_bytes: int = _key(512 << 20, "Bytes of one answer (413 beyond).", size=True)
     answer_memory: int = _key(
         1 << 30, "Memory of all large answers on their way to clients; 429 beyond.", size=True
     )
