@@ -111,7 +111,7 @@ def _store(statement: Insert, rows: pa.Table, returning: Returning) -> WriteOutc
             until=write.until(table),
         )  # fmt: skip
     except Conflict as error:
-        raise _counted_from_one(error) from error.__cause__
+        raise counted_from_one(error) from error.__cause__
     if outcome.skipped is not None:
         kept = np.ones(rows.num_rows, np.bool_)
         kept[outcome.skipped] = False
@@ -119,7 +119,7 @@ def _store(statement: Insert, rows: pa.Table, returning: Returning) -> WriteOutc
     return outcome
 
 
-def _counted_from_one(error: Conflict) -> Conflict:
+def counted_from_one(error: Conflict) -> Conflict:
     """The engine counts rows from 0, people from 1; `row` of the error stays as it is."""
     row = error.extra.get("row")
     if isinstance(row, int):

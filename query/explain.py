@@ -35,7 +35,7 @@ from nearql.query.plan import (
 )
 from nearql.query.planner import plan_query
 from nearql.query.result import Result, listing
-from nearql.query.statements import Delete, Explain, Insert, Select, Statement, Update
+from nearql.query.statements import CopyTo, Delete, Explain, Insert, Select, Statement, Update
 from nearql.query.trace import Trace, measured_recalls
 from nearql.query.writes import Write
 
@@ -119,6 +119,8 @@ def _plan_of_write(statement: Statement, write: Write) -> Plan | None:
         return plan_change(statement, write)
     if isinstance(statement, Insert) and isinstance(statement.source, exp.Query):
         return plan_query(statement.source, write.catalog)
+    if isinstance(statement, CopyTo):
+        return plan_query(statement.query.tree, write.catalog)
     return None
 
 

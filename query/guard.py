@@ -27,6 +27,7 @@ from nearql.query.dialect import did_you_mean, nearest
 from nearql.query.ports import CatalogView
 from nearql.query.statements import (
     ConflictClause,
+    CopyTo,
     CreateIndex,
     CreateTable,
     CreateView,
@@ -152,6 +153,8 @@ def trees_of(statement: Statement) -> Iterator[exp.Expr]:
         yield from trees_of(statement.statement)
     elif isinstance(statement, Select):
         yield statement.tree
+    elif isinstance(statement, CopyTo):
+        yield statement.query.tree
     elif isinstance(statement, CreateTable):
         yield from _some(statement.source)
     elif isinstance(statement, CreateIndex):

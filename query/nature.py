@@ -4,7 +4,8 @@ In a cluster a request that changes something belongs to the leader, and from th
 the primary of what it changes; one that only reads may be answered by any node that has copies.
 
     SELECT, EXPLAIN of anything           reads; ANALYZE runs what it explains
-    INSERT, UPDATE, DELETE, TRUNCATE      change rows, on their table's primary
+    INSERT, UPDATE, DELETE, TRUNCATE,     change rows, on their table's primary
+    COPY FROM; COPY TO reads
     ALTER TABLE                           too: the change is ordered among the rows
     other DDL, GRANT, CREATE USER         change metadata alone, wherever they run
     SET, SHOW, DESCRIBE, WAIT, KILL, ...  neither
@@ -19,6 +20,8 @@ from nearql.query.ports import CatalogView
 from nearql.query.privileges import tables_read_by
 from nearql.query.statements import (
     AlterTable,
+    CopyFrom,
+    CopyTo,
     CreateExtension,
     Delete,
     Describe,
@@ -36,8 +39,10 @@ from nearql.query.statements import (
 )
 
 # A kind that is not listed counts as a write: then a new one is never done on the wrong node.
-_HARMLESS = (Select, SetVariable, Show, Describe, Transaction, Wait, Kill, CreateExtension)
-_ORDERED = (Insert, Update, Delete, Truncate, AlterTable)
+_HARMLESS = (
+    Select, SetVariable, Show, Describe, Transaction, Wait, Kill, CreateExtension, CopyTo,
+)  # fmt: skip
+_ORDERED = (Insert, Update, Delete, Truncate, AlterTable, CopyFrom)
 
 
 @dataclass(frozen=True, slots=True)

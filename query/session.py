@@ -32,6 +32,7 @@ from nearql.engine.types import OnConflict
 from nearql.query import duck, guard, patience, utility
 from nearql.query.bulk import BulkOutcome, run_bulk
 from nearql.query.changes import run_delete, run_update
+from nearql.query.copying import copy_to, run_copy_from
 from nearql.query.create_as import run_create_as
 from nearql.query.create_view import run_create_view
 from nearql.query.ddl import run_ddl
@@ -56,6 +57,8 @@ from nearql.query.settings import SessionSettings, Variables
 from nearql.query.statements import (
     AlterTable,
     ChangeGrants,
+    CopyFrom,
+    CopyTo,
     CreateExtension,
     CreateIndex,
     CreateTable,
@@ -92,7 +95,7 @@ _LEFT_OUT = (
     "out (nearql.damage)."
 )
 _OTHER_DEVICE = "device = {asked}: this node searches on the {used}; the answer is the same."
-_WRITES = (Insert, Update, Delete, Truncate)
+_WRITES = (Insert, Update, Delete, Truncate, CopyFrom)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
 _STALE = ("schema_changed", "wrong_columns")  # what was planned for a table's schema before
 _TRIES = 10
@@ -365,6 +368,9 @@ class _Request:
     ) -> Result:
         if isinstance(statement, Select):
             return self._select(statement, place, prepared, catalog)
+        if isinstance(statement, CopyTo):
+            rows = self._select(statement.query, place, prepared, catalog)
+            return copy_to(statement, rows, self.settings.copy_dir)
         if isinstance(statement, _WRITES):
             return self._write(statement, place, prepared)
         if isinstance(statement, _DDL):
@@ -559,14 +565,11 @@ def _nothing() -> None:
 
 
 def _run_write(statement: Statement, write: Write) -> Result:
-    if isinstance(statement, Insert):
-        return run_insert(statement, write)
-    if isinstance(statement, Update):
-        return run_update(statement, write)
-    if isinstance(statement, Delete):
-        return run_delete(statement, write)
-    assert isinstance(statement, Truncate)
-    return run_truncate(statement, write)
+    runs: dict[type[Statement], Callable[[Any, Write], Result]] = {
+        Insert: run_insert, Update: run_update, Delete: run_delete, Truncate: run_truncate,
+        CopyFrom: run_copy_from,
+    }  # fmt: skip
+    return runs[type(statement)](statement, write)
 
 
 def with_stats(result: Result, run: Execution, plan: Plan) -> Result:

@@ -38,6 +38,7 @@ class SessionSettings:
     plan_cache_entries: int = 512
     plan_cache_text: int = 65_536  # longer texts aren't kept
     filter_cache_bytes: int = 64 * MIB
+    copy_dir: str = ""  # below which COPY reads and writes files; "" = COPY is refused
     slow_statement_ms: int = 1_000  # what takes longer is kept in nearql.queries
     slow_statements: int = 128  # how many are kept
 

@@ -85,6 +85,38 @@ class Truncate(Statement):
     table: str
 
 
+@dataclass(frozen=True, slots=True)
+class CopyFormat:
+    """How a file of COPY is written. name: parquet, csv or arrow; the rest is of csv.
+
+    header: whether the first line names the columns. null: what stands for NULL, unquoted.
+    """
+
+    name: str
+    header: bool = False
+    delimiter: str = ","
+    null: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyFrom(Statement):
+    """COPY table [(columns)] FROM 'path'. columns: None = as the file has them."""
+
+    table: str
+    columns: tuple[str, ...] | None
+    path: str
+    form: CopyFormat
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyTo(Statement):
+    """COPY table | (query) TO 'path'."""
+
+    query: Select
+    path: str
+    form: CopyFormat
+
+
 @dataclass(frozen=True, kw_only=True)
 class CreateTable(Statement):
     """CREATE TABLE. key: a column name, None for a hidden key; source: of CREATE TABLE AS."""

@@ -13,6 +13,7 @@ from sqlglot.tokenizer_core import TokenType
 from nearql.engine.errors import SqlError
 from nearql.query.dialect import access, dml, utility
 from nearql.query.dialect.alter import alter
+from nearql.query.dialect.copy import copy
 from nearql.query.dialect.create import create_table
 from nearql.query.dialect.cursor import Cursor, did_you_mean, nearest
 from nearql.query.dialect.depth import DEFAULT_LIMITS, Limits
@@ -139,6 +140,7 @@ _READERS: Mapping[str, Callable[[Cursor], Statement]] = {
     "PIVOT": dml.select,
     "UNPIVOT": dml.select,
     "TABLE": _table,
+    "COPY": copy,
     "INSERT": dml.insert,
     "UPDATE": dml.update,
     "DELETE": dml.delete,

@@ -21,10 +21,6 @@ from nearql.query.statements import (
 
 # How a statement starts -> why not, and what instead.
 REFUSED = {
-    "COPY": (
-        "COPY is not offered; to load, send rows to POST /v1/tables/{table}/rows or run `nearql "
-        "load`; to export, SELECT as an Arrow stream or `nearql sql --format csv`."
-    ),
     "VACUUM": "VACUUM is not needed: segments are compacted in the background.",
     "ANALYZE": "ANALYZE is not needed: there are no statistics to gather.",
     "CHECKPOINT": "CHECKPOINT is not offered; checkpoints happen by themselves.",

@@ -34,6 +34,8 @@ def test_flags_override_variables_which_override_the_file(file: Path) -> None:
 def test_relative_paths_count_from_the_files_folder(file: Path) -> None:
     config = load_config(written(file, "node: {data_dir: ./d}"), environment={})
     assert config.node.data_dir == file.parent / "d"
+    config = load_config(written(file, "node: {data_dir: ./d, copy_dir: ./c}"), environment={})
+    assert config.session_settings().copy_dir == str(file.parent / "c")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,9 @@ def test_relative_paths_count_from_the_files_folder(file: Path) -> None:
         ("auth: {mode: perhaps}", "one of none, required"),
         ("auth: {jwt_leeway_s: 31}", "0 to 30"),
         ("http: {tls_cert_file: a.pem}", "belong together"),
+        ("node: {data_dir: ./d, copy_dir: ./d}", "apart from node.data_dir"),
+        ("node: {data_dir: ./d, copy_dir: ./d/e}", "apart from node.data_dir"),
+        ("node: {data_dir: ./d/e, copy_dir: ./d}", "apart from node.data_dir"),
         ("http: {host: 0.0.0.0}", "auth.mode to required.*--insecure"),
         ("http: [", "not valid YAML"),
         ("- 1", "must map sections"),
