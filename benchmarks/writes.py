@@ -1,13 +1,14 @@
 """Upserts, deletes and restarts: rows a second, durable; searches before and after; time to open.
 
-    python3 dev.py bench writes VECTORS.parquet [--rows 1000000] [--index hnsw] [--json FILE]
+    python3 dev.py bench writes VECTORS.parquet [--rows 1000000] [--index hnsw]
+        [--many-index ivfpq] [--only changes|restart] [--json FILE]
 
 VECTORS.parquet: a column `embedding` of fixed-size lists. On its rows, with an index: upserts of
 10 % in bulk and by SQL, then a delete of 30 %, with searches before it, right after it and when the
 background has left the dead rows out, by nobody's command. Searches are medians of interleaved
 runs, with recall against exact answers of the same state. Then `--rows` rows clustered around the
-real ones: load, restart in a new process, memory. Every write is durable when it is counted. The
-directory should be on the disk that counts: TMPDIR moves it.
+real ones: load, index, restart in a new process, searches by the index, memory. Every write is
+durable when it is counted. The directory should be on the disk that counts: TMPDIR moves it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nearql.engine.types import OnConflict
+from nearql.engine.types import Metric, OnConflict, SearchRequest, Tuning
 from nearql.server.config import load_config
 from nearql.server.node import Node
 
@@ -166,8 +167,9 @@ def changes(directory: Path, real: NDArray[np.float32], options: Any) -> Iterato
     node.close()
 
 
-def restart(directory: Path, real: NDArray[np.float32], rows: int) -> Iterator[tuple[str, Any]]:
-    """Load many rows, then open them in another process."""
+def restart(directory: Path, real: NDArray[np.float32], options: Any) -> Iterator[tuple[str, Any]]:
+    """Load many rows, index them, then open them in another process."""
+    rows = options.rows
     node = opened(directory)
     create(node, real.shape[1])
     spent = 0.0
@@ -177,7 +179,12 @@ def restart(directory: Path, real: NDArray[np.float32], rows: int) -> Iterator[t
         made = batch(keys, clustered(real, count, first), "many")
         spent += count / store(node, made, BATCH, OnConflict.ERROR)
     yield f"load of {rows} rows, rows/s", rows / spent
+    if options.many_index:
+        text = f"CREATE INDEX ON docs USING {options.many_index} (vec vector_cosine_ops)"
+        node.session().execute(text)
+        yield f"{options.many_index} index ready after s", wait_for_index(node)
     node.close()
+    np.save(directory / "queries.npy", clustered(real, 10 * SEARCHES, rows))
     command = [sys.executable, __file__, "--open", str(directory)]
     for _ in range(3):
         done = subprocess.run(command, capture_output=True, check=True, text=True)
@@ -185,7 +192,7 @@ def restart(directory: Path, real: NDArray[np.float32], rows: int) -> Iterator[t
 
 
 def measure_open(directory: Path) -> dict[str, Any]:
-    """In a process of its own: open, one search; times and memory in MiB."""
+    """In a process of its own: open, searches by the index, an exact one; times, memory in MiB."""
     process = psutil.Process()
     before = process.memory_info()
     start = time.perf_counter()
@@ -193,18 +200,34 @@ def measure_open(directory: Path) -> dict[str, Any]:
     spent = time.perf_counter() - start
     after = process.memory_info()
     table = node.table(node.catalog().tables["docs"].uuid)
-    dimensions = table.definition.schema.column("vec").type.dimensions or 0
-    query = {"q": [1.0] * dimensions}
+    queries = np.load(directory / "queries.npy")
+    dimensions = queries.shape[1]
+    index = sum(found.bytes for found in table.index_progress().values())
+    times, touched, tuning = [], 0, Tuning(target_recall=0.95)
+    for at in range(len(queries) if index else 0):
+        query = queries[at : at + 1]
+        request = SearchRequest("vec", Metric.COSINE, query, 10, tuning=tuning)
+        start = time.perf_counter()
+        hits = table.read_view().search(request)
+        times.append(time.perf_counter() - start)
+        touched += hits.stats.reranked * max(4 * dimensions, 4096)
+    asked = process.memory_info()
     start = time.perf_counter()
-    node.session().execute(NEAREST, query)
+    node.session().execute(NEAREST, {"q": [1.0] * dimensions})
     first = time.perf_counter() - start
     searched = process.memory_info()
     raw = 4 * dimensions * table.read_view().row_count
+    quality = search(node, queries[:SEARCHES], 0.95)
     node.close()
     return {
-        "open s": spent, "first search s": first, "vectors MiB": raw >> 20,
+        "open s": spent, "vectors MiB": raw >> 20, "index MiB": index >> 20,
         "RSS MiB before": before.rss >> 20, "opened": after.rss >> 20,
-        "searched": searched.rss >> 20, "of it files": searched.shared >> 20,
+        "first indexed search s": times[0] if times else 0.0,
+        "indexed ms": 1e3 * statistics.median(times) if times else 0.0,
+        "recall": quality["recall"], "vectors touched MiB": touched >> 20,
+        f"RSS MiB after {len(times)} indexed searches": asked.rss >> 20,
+        "exact search s": first, "RSS MiB after it": searched.rss >> 20,
+        "of it files": searched.shared >> 20,
     }  # fmt: skip
 
 
@@ -214,6 +237,8 @@ def main() -> None:
     parser.add_argument("vectors", nargs="?")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--index", default="hnsw")
+    parser.add_argument("--many-index", default="ivfpq", help="of the --rows rows; empty = none")
+    parser.add_argument("--only", choices=["changes", "restart"])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -226,11 +251,10 @@ def main() -> None:
     print(f"{len(real)} x {real.shape[1]} float32, index {options.index}, {os.cpu_count()} cores")
     figures: list[tuple[str, Any]] = []
     with tempfile.TemporaryDirectory() as directory:
-        for part in (
-            changes(Path(directory) / "changes", real, options),
-            restart(Path(directory) / "restart", real, options.rows),
-        ):
-            for name, value in part:
+        for part in (changes, restart):
+            if options.only not in (None, part.__name__):
+                continue
+            for name, value in part(Path(directory) / part.__name__, real, options):
                 figures.append((name, value))
                 print(f"{name:55} {shown(value)}", flush=True)
     if options.json is not None:
