@@ -141,12 +141,17 @@ async def _decompressed(
     decoder, taken, given = kind(), 0, 0
     async for chunk in chunks:
         taken += len(chunk)
-        for piece in _pieces(decoder, chunk, encoding, taken):
+        pieces = _pieces(decoder, chunk, encoding, taken)
+        piece = next(pieces, None)
+        while piece is not None:
             given += len(piece)
             if given > limit.expanded(taken):
                 raise expands_too_far(taken, limit)
             yield piece
-            await asyncio.sleep(0)  # a chunk may expand to many pieces: others get their turn
+            if len(piece) < PIECE_BYTES:
+                piece = next(pieces, None)
+            else:  # it expands a lot: a thread's work, so that others have the loop
+                piece = await asyncio.to_thread(next, pieces, None)
     if not decoder.finished:
         raise _damaged(encoding, taken, "it ends before its end marker")
 

@@ -47,12 +47,6 @@ class NodeSection:
     advertise_url: str = _key(
         "", "URL under which clients reach this node; default http(s)://host:port."
     )
-    copy_dir: str = _key(
-        "",
-        "Directory below which COPY may read and write files, apart from `data_dir`; empty = COPY "
-        "is refused.",
-        path=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -212,7 +206,7 @@ class LimitsSection:
     max_tables: int = _key(1_000, "Tables on this node.", low=1)
     max_views: int = _key(1_000, "Views.", low=1)
     result_rows: int = _key(1_000_000, "Rows of one answer (413 beyond).", low=1)
-    result_bytes: int = _key(1 << 30, "Bytes of one answer (413 beyond).", size=True)
+    result_bytes: int = _key(512 << 20, "Bytes of one answer (413 beyond).", size=True)
     answer_memory: int = _key(
         1 << 30, "Memory of all large answers on their way to clients; 429 beyond.", size=True
     )
@@ -300,7 +294,6 @@ class Config:
             latency_budget_ms=limits.latency_budget_ms,
             max_limit=limits.max_limit,
             call_length=limits.call_length,
-            copy_dir=self.node.copy_dir,
             result_rows=limits.result_rows,
             result_bytes=self.share_of_memory(limits.result_bytes, 4),
             duck_memory_bytes=self.share_of_memory(resolve_memory(engine.duckdb_memory_limit), 3),
@@ -563,22 +556,9 @@ def _checked(config: Config) -> Config:
             resolve_memory(text)
         except ValueError:
             raise ConfigError(f"engine.{key} = {text!r}: must be like 80% or 8GiB.") from None
-    _check_copy_dir(config)
     if config.cluster.enabled:
         _check_cluster(config)
     return config
-
-
-def _check_copy_dir(config: Config) -> None:
-    """COPY must reach nothing of what the node itself keeps."""
-    if not config.node.copy_dir:
-        return
-    copies, data = Path(config.node.copy_dir).resolve(), config.node.data_dir.resolve()
-    if copies.is_relative_to(data) or data.is_relative_to(copies):
-        raise ConfigError(
-            f"node.copy_dir = {config.node.copy_dir}: must be apart from node.data_dir = "
-            f"{config.node.data_dir}."
-        )
 
 
 def _check_cluster(config: Config) -> None:

@@ -3,7 +3,7 @@ import { clock, element } from "./page.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const [LEFT, RIGHT, TOP, BOTTOM, HEIGHT] = [52, 6, 8, 20, 168];
-const SPAN_MS = 600_000;
+const SPANS_MS = [120_000, 300_000, 600_000]; // the shortest that holds all there is
 
 function shape(tag, attributes, text) {
   const made = document.createElementNS(SVG, tag);
@@ -43,7 +43,7 @@ export class Chart {
   #point(event) {
     const box = this.svg.getBoundingClientRect();
     const x = (event.clientX - box.left - LEFT) / (this.width - LEFT - RIGHT);
-    this.at = this.start + x * SPAN_MS;
+    this.at = this.start + x * this.span;
     this.draw();
   }
 
@@ -51,11 +51,13 @@ export class Chart {
     this.width = this.svg.clientWidth;
     if (!this.width) return;
     const end = this.steps.at(-1)?.at ?? Date.now();
-    this.start = end - SPAN_MS;
+    const known = end - (this.steps[0]?.at ?? end);
+    this.span = SPANS_MS.find((span) => span >= known) ?? SPANS_MS.at(-1);
+    this.start = end - this.span;
     const seen = this.steps.filter((step) => step.at >= this.start);
     const values = seen.flatMap((step) => this.series.map((one) => one.of(step) ?? 0));
     const top = this.scale(Math.max(this.least, ...values));
-    const x = (at) => LEFT + ((at - this.start) / SPAN_MS) * (this.width - LEFT - RIGHT);
+    const x = (at) => LEFT + ((at - this.start) / this.span) * (this.width - LEFT - RIGHT);
     const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     this.svg.replaceChildren(...this.#axes(top, x, y),
@@ -68,8 +70,8 @@ export class Chart {
       shape("line", { class: "grid", x1: LEFT, x2: this.width - RIGHT, y1: y(top * share), y2: y(top * share) }),
       shape("text", { class: "axis", x: LEFT - 8, y: y(top * share) + 4, "text-anchor": "end" }, this.show(top * share)),
     ]);
-    const times = [[0, "start", "10 min ago"], [0.5, "middle", "5 min"], [1, "end", "now"]].map(([share, anchor, text]) =>
-      shape("text", { class: "axis", x: x(this.start + share * SPAN_MS), y: HEIGHT - 3, "text-anchor": anchor }, text));
+    const times = [[0, "start", `${this.span / 60_000} min ago`], [0.5, "middle", `${this.span / 120_000} min`], [1, "end", "now"]].map(([share, anchor, text]) =>
+      shape("text", { class: "axis", x: x(this.start + share * this.span), y: HEIGHT - 3, "text-anchor": anchor }, text));
     return [...marks, ...times];
   }
 

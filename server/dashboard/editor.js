@@ -9,6 +9,8 @@ const FUNCTIONS = {
   vector_dims: "its dimensions", vector_norm: "its length", l2_normalize: "of length 1", subvector: "vector, start, count",
   bm25: "column, words", count: "rows", avg: "mean, of vectors too", sum: "sum, of vectors too", min: "least", max: "greatest",
 };
+// Keywords, whatever columns there are; others (year, id, title) are names where a column has them.
+const CORE = new Set("select from where group order by having limit offset join on and or not in is null as with insert into values update set delete create table drop alter case when then else end".split(" "));
 const LABEL = "SQL statement";
 
 /** An editor in `place`. options: text, changed(text), run(), analyze(). */
@@ -131,7 +133,10 @@ class Editor {
   #language() {
     const { sql, SQLDialect, PostgreSQL } = this.cm;
     const spec = PostgreSQL.spec;
-    const dialect = SQLDialect.define({ ...spec, types: `${spec.types} vector halfvec` });
+    const named = new Set(this.tables.flatMap((table) => [table.name, ...table.schema.columns.map((column) => column.name)])
+      .map((name) => name.toLowerCase()).filter((name) => !CORE.has(name)));
+    const keywords = spec.keywords.split(" ").filter((word) => !named.has(word)).join(" ");
+    const dialect = SQLDialect.define({ ...spec, keywords, types: `${spec.types} vector halfvec` });
     const system = Object.fromEntries(SYSTEM_TABLES.map((name) => [name, []]));
     const tables = Object.fromEntries(this.tables.map((table) => [table.name, table.schema.columns.map((column) =>
       ({ label: column.name, type: "property", detail: column.type }))]));

@@ -23,7 +23,7 @@ function rate(value) {
 
 export function open(main) {
   const { title, asOf } = pageTitle("Overview");
-  const tiles = Object.fromEntries([["rows", "Rows"], ["qps", "Statements per second"], ["latency", "Latency, p50 and p99"],
+  const tiles = Object.fromEntries([["rows", "Rows"], ["qps", "Statements/s"], ["latency", "Latency p50 / p99"],
     ["recall", "Recall"], ["memory", "Memory"], ["device", "Device"]].map(([key, name]) => [key, tile(name)]));
   const charts = [
     new Chart("Statements per second", [{ name: "answered", of: (s) => s.qps }, { name: "refused", of: (s) => s.refused },

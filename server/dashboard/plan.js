@@ -29,10 +29,16 @@ function facts(document, took) {
     element("div", {}, element("dt", {}, name), element("dd", {}, value))));
 }
 
-/** A bar of the parts of the time; what no part measured is shown as the rest. */
+/** A bar of the parts of the time; what no part measured is shown as the rest. A search's time holds
+    that of its filter and its query vector, which are parts of their own here. */
 function split(document) {
-  const known = PARTS.map(([key, name, colour]) => ({ name, colour, ms: document[key] ?? 0 })).filter((part) => part.ms > 0);
   const total = (document.planning_ms ?? 0) + (document.execution_ms ?? 0);
+  const parts = PARTS.map(([key, name, colour]) => ({ key, name, colour, ms: document[key] ?? 0 }));
+  const twice = parts.reduce((sum, part) => sum + part.ms, 0) - total;
+  const inside = document.plan.operator === "Project" ? (document.scan_ms ?? 0) + (document.duckdb_ms ?? 0) : Math.max(0, twice);
+  const search = parts.find((part) => part.key === "search_ms");
+  search.ms = Math.max(0, search.ms - inside);
+  const known = parts.filter((part) => part.ms > 0);
   if (!known.length || !total) return [];
   const rest = total - known.reduce((sum, part) => sum + part.ms, 0);
   if (rest > 0.001 * total) known.push({ name: "the rest", colour: "b8", ms: rest });

@@ -33,12 +33,14 @@ function draw(running, slow, all, refresh) {
   const now = all.filter((one) => ["running", "stopping"].includes(one.state) && !isOwn(one));
   const before = all.filter((one) => !["running", "stopping"].includes(one.state));
   const kill = (one) => button("Kill", () => end(one, refresh), { className: "tiny danger", key: `kill ${one.id}` });
-  put(running, now.length ? grid(["Id", "Statement", "User", ["So far", "number"], "How", "End it"],
-    now.map((one) => [count(one.id), [element("code", {}, one.text), "statement"], one.user ?? "", [duration(one.elapsed_ms), "number"],
+  const users = all.some((one) => one.user !== null) ? ["User"] : []; // nobody is asked who he is
+  const user = (one) => users.map(() => one.user ?? "");
+  put(running, now.length ? grid(["Id", "Statement", ...users, ["So far", "number"], "How", "End it"],
+    now.map((one) => [count(one.id), [element("code", {}, one.text), "statement"], ...user(one), [duration(one.elapsed_ms), "number"],
       one.strategy ?? "planning", one.state === "stopping" ? element("span", { className: "badge warn" }, "stopping") : kill(one)]), "Running statements")
     : nothing("Nothing runs at this moment."));
-  put(slow, before.length ? grid(["Begun", "Statement", "User", ["Took", "number"], "Where the time went", ["Rows", "number"], "End"],
-    before.map((one) => [moment(one.started), [element("code", {}, one.text), "statement"], one.user ?? "", [duration(one.elapsed_ms), "number"],
+  put(slow, before.length ? grid(["Begun", "Statement", ...users, ["Took", "number"], "Where the time went", ["Rows", "number"], "End"],
+    before.map((one) => [moment(one.started), [element("code", {}, one.text), "statement"], ...user(one), [duration(one.elapsed_ms), "number"],
       parts(one), [one.rows === null ? "" : count(one.rows), "number"], state(one)]), "Slow statements")
     : nothing("None since the start. Those that take limits.slow_statement_ms or longer are kept here."));
 }

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect
 
 from support.browser import ROWS, fill, opened, visit
 from support.http_node import Served
@@ -137,3 +138,78 @@ def test_somebody_without_rights_is_told_what_is_missing(browser: Browser, tmp_p
             expect(tile(page, "Memory")).to_have_text("no data")
             page.goto("/#/access")
             expect(page.get_by_text("Only administrators")).to_be_visible()
+
+
+NODES = [
+    ("n1", "leader", True, 0),
+    ("n2", "follower", True, 120),
+    ("n3", "follower", False, 61_000),
+]
+COPIES = [("n1", 900, 0, 0), ("n2", 899, 1, 12), ("n3", 640, None, None)]
+CLUSTER = {
+    "leader": "n1",
+    "term": 7,
+    "nodes": [
+        {"name": name, "role": role, "url": f"http://{name}", "alive": alive, "last_seen_ms": ms}
+        for name, role, alive, ms in NODES
+    ],
+    "shards": [
+        {
+            "table": "docs", "shard": 0, "epoch": 3, "primary": "n1", "in_sync": ["n1", "n2"],
+            "copies": [
+                {"node": node, "lsn": lsn, "lag_records": records, "lag_ms": ms}
+                for node, lsn, records, ms in COPIES
+            ],
+        }
+    ],
+    "moves": [{"table": "docs", "shard": 0, "adding": "n4", "removing": None}],
+}  # fmt: skip
+
+
+def test_a_cluster_with_a_node_that_is_gone(page: Page) -> None:
+    """What a node would answer, answered by the test: the page shows it and adds nothing."""
+    page.route("**/v1/cluster", lambda route: route.fulfill(json=CLUSTER))
+    visit(page, "cluster")
+    expect(page.locator(".facts").first).to_contain_text("2 of 3 answer")
+    expect(page.locator(".facts").first).to_contain_text("term7")
+    gone = page.locator(".node-card", has_text="n3")
+    expect(gone).to_contain_text("not reachable")
+    expect(gone).to_contain_text("1 min 1 s ago")
+    rows = page.get_by_role("region", name="Shards and their copies").locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.nth(0)).to_contain_text("primary")
+    expect(rows.nth(1)).to_contain_text("in sync")
+    expect(rows.nth(2)).to_contain_text("catching up")
+    expect(rows.nth(2)).to_contain_text("not known")
+    expect(page.get_by_role("region", name="Moves under way")).to_contain_text("n4")
+    assert page.get_by_text("One node").count() == 0
+    assert Axe().run(page).violations_count == 0
+
+
+def test_actions_are_offered_where_there_are_routes_and_asked_about(page: Page) -> None:
+    """The routes that a node has are in its description; here the test adds them."""
+    asked: list[tuple[str, Any]] = []
+
+    def describe(route: Route) -> None:
+        document = route.fetch().json()
+        for name in ("rebalance", "move", "drain", "failover"):
+            document["paths"][f"/v1/cluster/{name}"] = {"post": {}}
+        route.fulfill(json=document)
+
+    def begin(route: Route) -> None:
+        asked.append((route.request.url.rsplit("/", 1)[1], route.request.post_data_json))
+        route.fulfill(json={"id": "j1", "state": "running"})
+
+    page.route("**/openapi.json", describe)
+    page.route("**/v1/cluster", lambda route: route.fulfill(json=CLUSTER))
+    for name in ("rebalance", "move", "drain", "failover"):
+        page.route(f"**/v1/cluster/{name}", begin)
+    page.route("**/v1/jobs/j1", lambda route: route.fulfill(json={"id": "j1", "state": "done"}))
+    visit(page, "cluster")
+    page.get_by_role("button", name="Failover").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert asked == []
+    page.get_by_role("button", name="Failover").click()
+    page.get_by_role("dialog").get_by_role("button", name="Fail over").click()
+    expect(page.get_by_role("region", name="Jobs")).to_contain_text("done")
+    assert asked == [("failover", {"table": "docs", "shard": 0})]

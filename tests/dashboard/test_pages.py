@@ -109,9 +109,12 @@ def test_what_is_typed_is_no_shortcut(page: Page) -> None:
 
 def test_a_node_that_is_gone_leaves_no_old_figures_unmarked(browser: Browser, node: Served) -> None:
     with opened(browser, node.url) as (page, _):
+        page.clock.install()  # five seconds pass at once
         visit(page, "cluster")
         page.route("**/v1/**", lambda route: route.abort())
+        page.clock.run_for(6_000)
         expect(page.get_by_text("No data since")).to_be_visible()
         assert page.locator(".node-card").count() == 0
         page.unroute("**/v1/**")
+        page.clock.run_for(6_000)
         expect(page.locator(".node-card")).to_be_visible()
