@@ -47,6 +47,12 @@ class NodeSection:
     advertise_url: str = _key(
         "", "URL under which clients reach this node; default http(s)://host:port."
     )
+    copy_dir: str = _key(
+        "",
+        "Directory below which COPY may read and write files, apart from `data_dir`; empty = COPY "
+        "is refused.",
+        path=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -294,6 +300,7 @@ class Config:
             latency_budget_ms=limits.latency_budget_ms,
             max_limit=limits.max_limit,
             call_length=limits.call_length,
+            copy_dir=self.node.copy_dir,
             result_rows=limits.result_rows,
             result_bytes=self.share_of_memory(limits.result_bytes, 4),
             duck_memory_bytes=self.share_of_memory(resolve_memory(engine.duckdb_memory_limit), 3),
@@ -556,9 +563,22 @@ def _checked(config: Config) -> Config:
             resolve_memory(text)
         except ValueError:
             raise ConfigError(f"engine.{key} = {text!r}: must be like 80% or 8GiB.") from None
+    _check_copy_dir(config)
     if config.cluster.enabled:
         _check_cluster(config)
     return config
+
+
+def _check_copy_dir(config: Config) -> None:
+    """COPY must reach nothing of what the node itself keeps."""
+    if not config.node.copy_dir:
+        return
+    copies, data = Path(config.node.copy_dir).resolve(), config.node.data_dir.resolve()
+    if copies.is_relative_to(data) or data.is_relative_to(copies):
+        raise ConfigError(
+            f"node.copy_dir = {config.node.copy_dir}: must be apart from node.data_dir = "
+            f"{config.node.data_dir}."
+        )
 
 
 def _check_cluster(config: Config) -> None:
