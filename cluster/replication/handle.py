@@ -123,7 +123,7 @@ class ShardHandle:
     def readable(self) -> bool:
         """Whether it was complete once, and is neither damaged nor stopped."""
         status = self._status()
-        return status.complete and status.role not in _UNREADABLE and not status.alarm
+        return status.complete and status.role not in _UNREADABLE
 
     # ---- Writers ---------------------------------------------------------------------------
 
@@ -280,8 +280,8 @@ class ShardHandle:
         if authority.active:
             check = self._still(authority.epoch)
             if (reason := check()) is None:
-                lsn = self._runner.copy.commit_lsn
-                self._until_applied(lsn, deadline)
+                committed = self._runner.authority.commit_lsn, self._runner.copy.commit_lsn
+                self._until_applied(max(committed), deadline)
                 return self._grant(check)
             if reason != "not_committed":
                 raise _not_linearizable(reason)

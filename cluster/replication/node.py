@@ -114,7 +114,7 @@ class Replication:
         self.calls = Calls(self.link, threads=config.call_threads)
         self.notices = Notices(self.link)
         self.link.on_frame[Kind.SHARD] = self._take
-        self.disk = ThreadPoolExecutor(8, thread_name_prefix="replication-disk")
+        self.disk = ThreadPoolExecutor(32, thread_name_prefix="replication-disk")
         self._asking = ThreadPoolExecutor(4, thread_name_prefix="replication-propose")
         self._fetching = ThreadPoolExecutor(2, thread_name_prefix="replication-fetch")
         self.source = SnapshotSource(self.calls, Pace(config.sync_bytes_per_s), self._fit_copy)

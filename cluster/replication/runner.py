@@ -76,13 +76,16 @@ class Surroundings(Protocol):
 class Authority:
     """What the copy may do, as other threads read it; published after each step, before effects.
 
-    can_read: as the primary it has committed in its epoch. lease_until_ms: by the node's clock.
+    can_read: as the primary it has committed in its epoch. commit_lsn: at least what was committed
+    when this was published, though the copy itself may hear of it a moment later.
+    lease_until_ms: by the node's clock.
     """
 
     epoch: int = 0
     active: bool = False
     can_read: bool = False
     lease_until_ms: float = 0
+    commit_lsn: int = 0
 
 
 class CopyRunner:
@@ -213,8 +216,9 @@ class CopyRunner:
             until = min(until, peer.promised_ms + counted if peer else -math.inf)
         if role.hand_over is not None and role.hand_over.released:
             until = -math.inf
-        committed = self.core.copy.log.commit_lsn >= role.start_lsn
-        return Authority(role.epoch, role.active, role.active and committed, until)
+        commit_lsn = self.core.copy.log.commit_lsn
+        can_read = role.active and commit_lsn >= role.start_lsn
+        return Authority(role.epoch, role.active, can_read, until, commit_lsn)
 
     @property
     def ended(self) -> bool:

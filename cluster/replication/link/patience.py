@@ -20,7 +20,7 @@ class Patience:
     ping_s: float = 0.5
     silence_s: float = 5.0
     retry_s: float = 0.05
-    retry_limit_s: float = 2.0
+    retry_limit_s: float = 1.0
 
 
 class Backoff:

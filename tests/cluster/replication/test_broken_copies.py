@@ -50,6 +50,7 @@ def test_a_replica_without_room_waits_for_it_and_holds_nobody_up(
     trio["a"].write_soon([1])  # answered once c is not waited for any more
     assert "id-c" not in trio.catalog.row.isr
     wait_for(lambda: "full" in (trio["c"].handle.status.alarm or ""), "c says so", 60)
+    assert trio["c"].handle.readable
     assert trio["c"].ids() == [0]
     full.clear()
     trio["a"].write_soon([2])
