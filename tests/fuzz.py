@@ -1,8 +1,9 @@
-"""`python3 dev.py fuzz [--seed N] [--statements M] [--record]`: the differential fuzzer at length.
+"""`python3 dev.py fuzz [--seed N] [--statements M] [--words W] [--record]`: the differential fuzzer.
 
 Without --seed it goes on after the last seed of the record, tests/scripts/fuzz_record.jsonl: a line
 for each run that was clean, with its first and last seed and how many statements were compared.
-Only a clean run is recorded. Exit code 1 where an answer differs.
+Only a clean run is recorded. Exit code 1 where an answer differs. --words: in how many other words
+that mean the same each statement is asked too, all by default; the record tells.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--statements", type=int, default=STATEMENTS)
+    parser.add_argument("--words", type=int, default=None)
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
     after = max((one["last_seed"] + 1 for one in recorded()), default=0)
@@ -37,7 +39,7 @@ def main() -> int:
     last = first + max(1, -(-given.statements // STATEMENTS)) - 1
     failed = 0
     for seed in range(first, last + 1):
-        _, failures = run(seed)
+        _, failures = run(seed, words=given.words)
         for failure in failures:
             print(failure, flush=True)
         failed += len(failures)
@@ -45,6 +47,8 @@ def main() -> int:
     print(f"seeds {first} to {last}: {compared} statements, {failed} answers differ")
     if given.record and not failed:
         line = {"first_seed": first, "last_seed": last, "statements": compared}
+        if given.words is not None:
+            line["words"] = given.words
         with RECORD.open("a") as out:
             out.write(json.dumps(line) + "\n")
     return 1 if failed else 0
