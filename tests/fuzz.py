@@ -1,4 +1,4 @@
-"""`python3 dev.py fuzz [--seed N] [--statements M] [--words W] [--record]`: the differential fuzzer.
+"""`python3 dev.py fuzz [--seed N] [--statements M] [--words W] [--record]`: differential fuzzing.
 
 Without --seed it goes on after the last seed of the record, tests/scripts/fuzz_record.jsonl: a line
 for each run that was clean, with its first and last seed and how many statements were compared.
