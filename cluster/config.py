@@ -35,6 +35,8 @@ class ClusterConfig:
     election_s: tuple[float, float] = (1.0, 2.5)
     bootstrap: bool = False
     join_token_file: Path | None = None
+    sync_bytes_per_s: int = 200 << 20  # of snapshots that this node sends
+    call_threads: int = 32  # for requests of other nodes
 
     @property
     def is_voter(self) -> bool:

@@ -67,6 +67,12 @@ class ReplicationSection:
         "majority", "How many copies have a write before it is answered: one, majority, all or n."
     )
     write_timeout_ms: int = key(5000, "How long a write waits for its copies.", low=1)
+    sync_rate: int = key(
+        200 << 20, "Bytes per second of snapshots that this node sends to copies.", size=True, low=1
+    )
+    call_threads: int = key(
+        32, "Statements and reads of other nodes at work here at once (429 beyond).", low=1
+    )
 
 
 CHOICES = {
@@ -97,6 +103,8 @@ def cluster_config(config: Config) -> ClusterConfig:
         election_s=(low / 1000, high / 1000),
         bootstrap=cluster.bootstrap,
         join_token_file=Path(cluster.join_token_file) if cluster.join_token_file else None,
+        sync_bytes_per_s=config.replication.sync_rate,
+        call_threads=config.replication.call_threads,
     )
 
 

@@ -121,7 +121,14 @@ class Member:
         cluster, metadata = self.cluster, self.cluster.metadata
         config = cluster.config
         self.replication = Replication(
-            ReplicationConfig(config.name, cluster.node_id, config.replication_listen, config.tls),
+            ReplicationConfig(
+                config.name,
+                cluster.node_id,
+                config.replication_listen,
+                config.tls,
+                sync_bytes_per_s=config.sync_bytes_per_s,
+                call_threads=config.call_threads,
+            ),  # fmt: skip
             cluster_id=lambda: metadata.state.cluster_id,
             incarnation=lambda: cluster.incarnation,
             propose=metadata.propose,

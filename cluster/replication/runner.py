@@ -113,6 +113,7 @@ class CopyRunner:
         self._generation = 0
         self._kept = (-1, -1)  # where log and checkpoint stood, as last told to the core
         self._woken = False  # a wake-up is on its way
+        self._damage: str | None = None  # as last told to the core
         self._told: deque[tuple[int, int]] = deque()  # own records, not committed: LSN, bytes
         self._told_bytes = 0
         copy.listen(self)
@@ -419,7 +420,12 @@ class CopyRunner:
     # ---- Now and then ----------------------------------------------------------------------
 
     def look_after_log(self) -> None:
-        """Tell the core where the log begins, and the copy what others still need of it."""
+        """Tell the core where the log begins or what is damaged, and the copy what others need."""
+        if (damage := self.copy.damage) is not None:
+            if damage != self._damage:
+                self._damage = damage
+                self.feed(ev.Corrupted(damage, uuid.uuid4().hex))
+            return
         first, base = self.copy.first_lsn, self.copy.base_lsn
         if (first, base) != self._kept:
             self._kept = first, base

@@ -86,6 +86,19 @@ def test_a_replica_whose_log_is_damaged_is_made_anew(
     assert trio["c"].copy is not copy
 
 
+def test_a_copy_with_a_damaged_file_is_made_anew(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As scrubbing finds it."""
+    copy = trio["c"].copy
+    found = property(lambda self: "a segment is damaged" if self is copy else None)
+    monkeypatch.setattr(type(copy), "damage", found)
+    wait_for(lambda: trio["c"].copy is not copy, "there is a new copy", 60)
+    trio["a"].write_soon([1])
+    trio.all_show([0, 1])
+    trio.are_alike()
+
+
 def test_a_copy_whose_rules_are_broken_takes_no_further_part(
     trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
