@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,15 @@ def make(certificates: Path) -> Iterator[Callable[..., Pair]]:
 @pytest.fixture
 def pair(make: Callable[..., Pair]) -> Pair:
     return make()
+
+
+@pytest.fixture
+def alone(certificates: Path) -> Iterator[Node]:
+    """a, which knows b and can't reach it: only strangers speak as b."""
+    end = Node("a", certificates)
+    end.knows(replace(end.peer(), name="b", node_id="id-b", port=1)).link.start()
+    yield end
+    end.close()
 
 
 def echo(request: Request) -> Iterable[bytes]:
@@ -320,19 +330,17 @@ def test_bytes_that_are_no_error_become_an_internal_one(data: bytes) -> None:
     ],
 )
 def test_a_malformed_call_ends_the_connection(
-    pair: Pair, certificates: Path, kind: Kind, payload: bytes
+    alone: Node, certificates: Path, kind: Kind, payload: bytes
 ) -> None:
-    a, _ = pair
-    with stranger(a, tls(certificates, "b")) as stream:
+    with stranger(alone, tls(certificates, "b")) as stream:
         assert say_hello(stream, channel="call").refused == ""
         stream.sendall(frame_bytes(kind, payload))
         assert is_ended(stream)
-    wait_for(lambda: a.link.counts["ended_malformed"] == 1, "it is counted")
+    wait_for(lambda: alone.link.counts["ended_malformed"] == 1, "it is counted")
 
 
-def test_calls_do_not_travel_with_records(pair: Pair, certificates: Path) -> None:
-    a, _ = pair
-    with stranger(a, tls(certificates, "b")) as stream:
+def test_calls_do_not_travel_with_records(alone: Node, certificates: Path) -> None:
+    with stranger(alone, tls(certificates, "b")) as stream:
         assert say_hello(stream, channel="log").refused == ""
         stream.sendall(frame_bytes(Kind.CALL_CANCEL, bytes(8)))
         assert is_ended(stream)
