@@ -46,7 +46,7 @@ class Nemesis:
             (0.03, self.damage), (0.12, self.pause), (0.10, self.isolate), (0.08, self.mute),
             (0.05, self.deafen), (0.06, self.from_metadata), (0.10, self.pair), (0.08, self.data),
             (0.10, self.hand_off), (0.05, self.promote), (0.10, self.depose), (0.06, self.move),
-            (0.20, self.checkpoint),
+            (0.20, self.checkpoint), (0.05, self.reopen),
         ]  # fmt: skip
         self.harms = [(weight * chance.choice((0, 1, 1, 3)), harm) for weight, harm in harms]
         self.most_lost = (len(world.holders) - 1) // 2  # copies that a run may lose for good
@@ -110,6 +110,9 @@ class Nemesis:
         node.damaged = True
         self.world.counts["damaged"] += 1
         node.step(ev.Corrupted("a bit flipped", self.world.new_alloc(node.name)))
+
+    def reopen(self, node: Node) -> None:
+        node.reopen()
 
     def checkpoint(self, node: Node) -> None:
         node.checkpoint(self.world.chance.choice((0, 5, 50)))

@@ -107,6 +107,10 @@ def _forgets(core: Core, epoch: int) -> None:
     core.copy.promise.epoch = max(core.copy.promise.epoch, epoch)
 
 
+def _never_reigned(core: Core, row: shards.ShardRow) -> bool:
+    return False
+
+
 def _trusts_metadata(core: Core, row: shards.ShardRow) -> None:
     """Whatever it says is the newest."""
 
@@ -164,6 +168,10 @@ def _gives_log_away(replica: Replica, answer: msg.SyncFull) -> None:
     if replica._is_answer(answer.epoch, answer.session) and replica.primary is not None:
         replica.copy.fetching = True
         replica.copy.out.append(ef.FetchSnapshot(replica.primary, replica.epoch, 0))
+
+
+def _same_session(peer: Peer, sync: msg.Sync) -> bool:
+    return sync.session == peer.session
 
 
 def _any_copy(primary: Primary, sender: str, sync: msg.Sync) -> bool:
@@ -338,7 +346,10 @@ def _property(function: Callable[[Any], Any]) -> property:
 
 MUTANTS: dict[str, list[Patch]] = {
     # The design's fourteen.
-    "a restarted primary resumes its epoch": [(nodes, "_reign_anew", _same_epoch)],
+    "a restarted primary resumes its epoch": [
+        (nodes, "_reign_anew", _same_epoch),
+        (Core, "_may_have_reigned", _never_reigned),
+    ],
     "a copy that was lost stays in sync": [_handler(shards.CopyLost, _stays_in_sync)],
     "an earlier life is taken into the set": [(shards, "_not_alive", _trusted)],
     "anybody is promoted": [
@@ -368,7 +379,7 @@ MUTANTS: dict[str, list[Patch]] = {
     "a flush from before a cut counts": [(Log, "note_durable", _any_generation)],
     "a copy joins before it has all that is committed": [(InSyncSet, "_may_join", _joins_early)],
     "a copy commits what it has not synced": [(Log, "commit", _beyond_the_log)],
-    "a promise is not persisted": [(Core, "_see_epoch", _forgets)],
+    "a promise is not persisted": [(Core, "_promise", _forgets)],
     "a restarted copy has promised nothing": [(Promise, "__init__", _boots_free)],
     "a release frees from later promises": [(Promise, "release", _released_for_ever)],
     "a released lease is relied on": [(Primary, "release_lease", _keeps_the_lease)],
@@ -385,6 +396,8 @@ MUTANTS: dict[str, list[Patch]] = {
     "a committed record is cut": [(Replica, "on_sync_ok", _cuts_anything)],
     "a primary need not have what others committed": [(Primary, "_lost_knowingly", _lost_or_not)],
     "an answer to a former life's question is taken": [(Questions, "_number", _number_of_any_life)],
+    "a session is known by its number alone": [(Peer, "asks_again", _same_session)],
+    "a copy that is opened again resumes its epoch": [(Core, "_may_have_reigned", _never_reigned)],
     "writers of an ended reign are told yes": [(Primary, "end", _says_yes)],
 }
 
@@ -400,6 +413,7 @@ DIRECTED = frozenset(
         "a release frees from later promises",
         "a released lease is relied on",
         "an answer to a former life's question is taken",
+        "a session is known by its number alone",
         "records of any session are taken",
         "an in-sync copy takes a snapshot",
         "a copy that is not listed is served",

@@ -45,6 +45,7 @@ class Node:
         self.syncing = False
         self.generation = 0
         self.fetch_number = 0
+        self.cores = 0  # that this node has made
         self.committed_lsn = 0  # as the checks saw it
         self.events: deque[ev.Event] = deque()  # the first is being worked on
 
@@ -79,6 +80,18 @@ class Node:
             self.disk.lose_power(self.world.chance)
         else:
             self.disk.kill()
+
+    def reopen(self) -> None:
+        """The copy is closed and opened again by the same process, in the same incarnation."""
+        if self.core is None:
+            return
+        incarnation, known = self.incarnation, self.known
+        self.stop(power=False)
+        self.life += 1
+        self.syncing, self.leads, self.refusal = False, 0, None
+        self.incarnation, self.known = incarnation, known
+        self.open()
+        self.tick(self.life)
 
     def register(self) -> None:
         self.registering = f"register-{self.name}-{self.world.number()}"

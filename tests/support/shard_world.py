@@ -371,10 +371,12 @@ class World:
     # ---- Faults ----------------------------------------------------------------------------
 
     def make_core(self, node: Node) -> Core:
-        """Overridden by mutants."""
+        """Of a process's cores for the shard each has a number of its own."""
+        node.cores += 1
         return Core(
             node.name, node.disk.alloc_id, node.incarnation, log=node.disk.state(),
             promised_epoch=node.disk.promised_epoch, now_ms=node.now_ms, timing=self.timing,
+            number=node.cores,
         )  # fmt: skip
 
     def new_disk(self, alloc_id: str) -> Disk:

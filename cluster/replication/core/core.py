@@ -11,7 +11,8 @@ The core has no clock, no socket, no disk, no thread and no chance: the same eve
 effects, which is how the simulator replays a seed, and how this code is what runs in production.
 
 Why a write that was acknowledged at majority is never lost (3-replication 2.11 in the design):
-  I1  metadata gives an epoch to one node in one life, so one log is written in it;
+  I1  metadata gives an epoch to one node in one life, and a copy that is opened again in that life
+      asks for another one, so one log is written in it;
   I2  commits count every member of the recorded *or proposed* in-sync set (`insync`);
   I3  each member holds durably all that is committed: it acknowledged it in this epoch and session
       (`replica`), and joined only when it had all of it;
@@ -28,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nearql.cluster.metadata.shards import CopyLost, ShardRow
+from nearql.cluster.metadata.shards import CopyLost, Promote, ShardRow
 from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core import messages as msg
 from nearql.cluster.replication.core.copy import Copy, Writes
@@ -59,6 +60,8 @@ class Core:
 
     incarnation: of this process's node, as metadata numbered its start. log: the copy as it was
     found on disk. promised_epoch: what the last `PersistPromise` of this copy said, else 0.
+    number: of this core among those that the process has made for the shard, so that nobody takes
+    an answer to an earlier one for an answer to this one.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Core:
         promised_epoch: int,
         now_ms: int,
         timing: Timing | None = None,
+        number: int = 0,
     ) -> None:
         timing = timing or Timing()
         # Heartbeats that were answered are not persisted: the last one may be a moment ago. A copy
@@ -83,10 +87,11 @@ class Core:
         self.role: Primary | Replica | None = None
         self.halted: str | None = None  # why, for the operator
         self.fenced_messages = 0  # that came from an older epoch
-        self._questions = Questions(self.copy)
-        self._session_number = 0
+        self._questions = Questions(self.copy, number)
+        self._session_number = number << 32
         self._log_index = -1  # of the newest row
         self._least_epoch = promised_epoch  # metadata with a lower one has lost something
+        self._opened_epoch = self._persisted_epoch = promised_epoch
         self._successor: str | None = None  # alloc_id of the copy that replaces this damaged one
         self._replacing = False
         self._claimed_ms = _LONG_AGO
@@ -208,8 +213,8 @@ class Core:
     def _take_role(self, row: ShardRow, *, reborn: bool) -> None:
         """Play the part that the row gives this copy."""
         copy, role = self.copy, self.role
-        self._see_epoch(row.epoch)
-        reigns = row.primary == copy.node_id
+        self._promise(row.epoch)
+        reigns = row.primary == copy.node_id and not self._may_have_reigned(row)
         if isinstance(role, Primary) and role.epoch == row.epoch and reigns:
             role.on_row()
         elif reigns:
@@ -221,14 +226,41 @@ class Core:
                 role.resync()
         else:
             self._end_role()
-            self.role = Replica(copy, row.epoch, row.primary, self._session_number)
+            primary = None if row.primary == copy.node_id else row.primary
+            self.role = Replica(copy, row.epoch, primary, self._session_number)
             self.role.tick()
 
-    def _see_epoch(self, epoch: int) -> None:
+    def _promise(self, epoch: int) -> None:
         """Messages of lower epochs are never answered any more."""
-        if epoch > self.copy.promise.epoch:
-            self.copy.promise.epoch = epoch
+        self.copy.promise.epoch = max(self.copy.promise.epoch, epoch)
+        if epoch > self._persisted_epoch:
+            self._persisted_epoch = epoch
             self.copy.out.append(PersistPromise(epoch))
+
+    def _may_have_reigned(self, row: ShardRow) -> bool:
+        """Whether an earlier core of this very copy may have written records in this epoch that
+        others have, and the log that was found has not. Of an only copy nobody else has any.
+        """
+        if isinstance(self.role, Primary) and self.role.epoch == row.epoch:
+            return False  # it was this core
+        return row.epoch <= self._opened_epoch and len(row.replicas) > 1
+
+    def _reign_anew(self) -> None:
+        """Metadata names this copy, in an epoch in which it can't reign: ask for another one."""
+        copy, row = self.copy, self.copy.row
+        if row is None or row.primary != copy.node_id or not copy.listed:
+            return
+        if copy.now_ms - self._claimed_ms < copy.timing.propose_ms:
+            return
+        self._claimed_ms = copy.now_ms
+        promote = Promote(
+            request_id=f"{row.uuid}/{row.version}/{copy.node_id}/{copy.now_ms}",
+            shard_uuid=row.uuid,
+            expected_version=row.version,
+            node_id=copy.node_id,
+            incarnation=copy.incarnation,
+        )
+        copy.out.append(Propose(promote))
 
     def _end_role(self) -> None:
         if isinstance(self.role, Primary):
@@ -256,10 +288,13 @@ class Core:
             self._deliver(event.sender, message)
 
     def _await_row(self, epoch: int) -> None:
-        """A message told of this epoch; who reigns in it, metadata will tell."""
+        """A message told of this epoch; who reigns in it, metadata will tell.
+
+        The promise is persisted only then: nobody is answered in the new epoch before.
+        """
         took_part = self.role is not None
         self._end_role()
-        self._see_epoch(epoch)
+        self.copy.promise.epoch = epoch
         if took_part:
             self.role = Replica(self.copy, epoch, None, self._session_number)
 
@@ -384,6 +419,8 @@ class Core:
             return
         if self.role is not None:
             self.role.tick()
+            if isinstance(self.role, Replica):
+                self._reign_anew()
         elif not self._replacing:
             self._claim_loss()
         self._questions.tick(self.role)

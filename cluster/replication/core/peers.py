@@ -21,6 +21,7 @@ class Peer:
     def __init__(self, sync: Sync, cut_lsn: int, credit_bytes: int, now_ms: int) -> None:
         self.session: Session = sync.session
         self.alloc_id = sync.alloc_id
+        self._told = (sync.alloc_id, sync.vector, sync.end_lsn)
         self.cut_lsn = cut_lsn
         self.next_lsn = cut_lsn + 1
         self.received_lsn = cut_lsn
@@ -37,6 +38,11 @@ class Peer:
         self.promised_ms = _LONG_AGO  # when the last heartbeat was sent that it answered
         self.told_ms = _LONG_AGO  # when anything was last sent
         self.told_commit = 0
+
+    def asks_again(self, sync: Sync) -> bool:
+        """Whether this is the SYNC that began the session, once more."""
+        told = sync.alloc_id, sync.vector, sync.end_lsn
+        return sync.session == self.session and told == self._told
 
     @property
     def under_way_bytes(self) -> int:

@@ -207,7 +207,7 @@ class Primary:
         if not self.active or not self._is_current(sender, sync):
             return None
         peer = self.peers.get(sender)
-        if peer is not None and sync.session == peer.session:  # our answer was lost
+        if peer is not None and peer.asks_again(sync):  # our answer was lost
             peer.go_back(copy.now_ms)
             copy.send(sender, SyncOk(self.epoch, sync.session, peer.cut_lsn))
             return None

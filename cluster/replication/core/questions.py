@@ -20,11 +20,12 @@ _LONG_AGO = -(1 << 62)
 class Questions:
     """Readers that wait for the primary's answer."""
 
-    def __init__(self, copy: Copy) -> None:
+    def __init__(self, copy: Copy, number: int) -> None:
+        """`number`: of the core among those of this process."""
         self._copy = copy
         self._waiting: dict[int, Read] = {}  # by our own number: a token may come again
         self._asked_ms: dict[int, int] = {}
-        self._count = 0
+        self._count = number << 32
 
     def ask(self, read: Read, role: Primary | Replica | None) -> None:
         """A reader came."""
@@ -36,7 +37,7 @@ class Questions:
     def _number(self) -> int:
         """Never used before, nor by a former life of this node: its answers may still come."""
         self._count += 1
-        return (self._copy.incarnation << 32) + self._count
+        return (self._copy.incarnation << 48) + self._count
 
     def tick(self, role: Primary | Replica | None) -> None:
         """Ask again where no answer came; refuse whose time is up."""

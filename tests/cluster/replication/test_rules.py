@@ -224,6 +224,20 @@ def nothing_is_read_on_a_released_lease() -> None:
     assert copy.core.lease_valid(copy.now)
 
 
+def a_repeated_session_is_told_by_its_log() -> None:
+    """A core made anew in the same life, with another log, is no repetition of the old one."""
+    copy = primary()
+    for lsn in range(2, 6):
+        copy.feed(ev.Appended(1, lsn, 1))
+    copy.durable()
+    copy.hear("b", sync(1, vector=((1, 1),), end_lsn=2))
+    assert [m.cut_lsn for m in copy.sent(msg.SyncOk)] == [2]
+    copy.hear("b", sync(1, vector=((1, 1),), end_lsn=2))
+    assert [m.cut_lsn for m in copy.sent(msg.SyncOk)] == [2]
+    copy.hear("b", sync(1, vector=((1, 1),), end_lsn=4))
+    assert [m.cut_lsn for m in copy.sent(msg.SyncOk)] == [4]
+
+
 def records_belong_to_a_session() -> None:
     """Node b asks anew where its log leaves a's: what was sent before does not say."""
     copy = Copy("b", log=ev.LogState(((1, 1),), 5, 1, 0), promised=1)
@@ -243,7 +257,7 @@ def an_answer_is_to_a_question_of_this_life() -> None:
     copy.feed(ev.Read(1, copy.now + 1000))
     copy.hear("a", msg.Index(1, old.token, 5))
     assert not copy.wanted(ef.ReadAnswer)
-    copy.hear("a", msg.Index(1, copy.core._questions._count + (2 << 32), 9))
+    copy.hear("a", msg.Index(1, copy.core._questions._count + (2 << 48), 9))
     assert copy.wanted(ef.ReadAnswer) == [ef.ReadAnswer(1, 9)]
 
 
@@ -274,9 +288,30 @@ def a_primary_that_hears_of_a_later_one_stops() -> None:
     write(copy)
     copy.hear("c", msg.Fenced(2))
     assert [answer.known for answer in copy.wanted(ef.Answer)] == [False]
-    assert copy.wanted(ef.PersistPromise) == [ef.PersistPromise(2)]
     assert copy.state is State.ISR
     assert copy.wanted(ef.Follow)
+    copy.row(epoch=2, primary="c", version=2)
+    assert copy.wanted(ef.PersistPromise) == [ef.PersistPromise(2)]
+
+
+def an_epoch_is_not_resumed() -> None:
+    """Seed 28: the copy is closed and opened again in the same life, and its last records are lost;
+    b has others than it would write now.
+    """
+    copy = Copy("a", log=ev.LogState(((1, 1),), 5, 1, 0), promised=1)
+    copy.row()
+    copy.wait(TIMING.lease_ms)
+    assert not copy.wanted(ef.Lead)
+    assert [type(e.command) for e in copy.wanted(ef.Propose)] == [shards.Promote]
+    copy.row(epoch=2, version=2)
+    assert copy.wanted(ef.Lead)
+
+
+def an_only_copy_resumes_its_epoch() -> None:
+    copy = Copy("a", log=ev.LogState(((1, 1),), 5, 1, 0), promised=1)
+    copy.row(replicas={"a": "a-1"}, isr=("a",), min_isr=1)
+    copy.wait(TIMING.lease_ms)
+    assert copy.wanted(ef.Lead)
 
 
 def commits_need_min_isr() -> None:
@@ -325,9 +360,11 @@ SCENES: dict[str, Callable[[], None]] = {
     "a released lease is relied on": nothing_is_read_on_a_released_lease,
     "an answer to a former life's question is taken": an_answer_is_to_a_question_of_this_life,
     "records of any session are taken": records_belong_to_a_session,
+    "a session is known by its number alone": a_repeated_session_is_told_by_its_log,
     "an in-sync copy takes a snapshot": an_in_sync_copy_keeps_its_log,
     "a copy that is not listed is served": a_strange_copy_is_not_served,
     "a primary reigns on beside a later one": a_primary_that_hears_of_a_later_one_stops,
+    "a copy that is opened again resumes its epoch": an_epoch_is_not_resumed,
     "commits with too few in sync": commits_need_min_isr,
     "metadata may go back": metadata_that_went_back_stops_everything,
     "a committed record is cut": what_was_committed_is_never_cut,
@@ -353,6 +390,10 @@ def test_its_absence_is_noticed(name: str) -> None:
 
 def test_a_release_frees_from_what_was_before() -> None:
     a_release_frees_from_what_was_before()
+
+
+def test_an_only_copy_resumes_its_epoch() -> None:
+    an_only_copy_resumes_its_epoch()
 
 
 def test_a_loss_that_was_ordered_halts_no_primary() -> None:
