@@ -12,6 +12,7 @@ one-time token; a disk that claims the name of another one takes its place with 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 import time
 import uuid
@@ -22,12 +23,13 @@ from pathlib import Path
 import structlog
 
 from nearql.cluster.config import ClusterConfig
-from nearql.cluster.metadata.commands import RegisterNode
+from nearql.cluster.metadata.commands import Command, RegisterNode
+from nearql.cluster.metadata.nodes import CreateJoinToken, RemoveNode
 from nearql.cluster.metadata.raft.followed import FollowConfig, FollowedMetadata
 from nearql.cluster.metadata.raft.replicated import ReplicatedMetadata
 from nearql.cluster.metadata.raft.sidecar import SidecarConfig
 from nearql.cluster.metadata.state import Metadata, NodeRow
-from nearql.engine.errors import Conflict, InvalidRequest, Unavailable, WriteUnknown
+from nearql.engine.errors import Conflict, InvalidRequest, NotFound, Unavailable, WriteUnknown
 from nearql.engine.storage.files import FileSystem
 
 log = structlog.get_logger("nearql.cluster")
@@ -144,6 +146,41 @@ class Cluster:
             fenced=row.fenced,
             draining=row.draining,
         )
+
+    # ---- membership -----------------------------------------------------------------------------
+
+    def create_join_token(self, expires_ms: int) -> str:
+        """A token that lets one disk in until then (ms since 1970); only its digest is kept.
+
+        Raises:
+            Conflict: code `too_many_join_tokens`.
+        """
+        token = "nqj_" + secrets.token_urlsafe(32)
+        self._agree(
+            CreateJoinToken(
+                request_id=uuid.uuid4().hex,
+                digest=token_digest(token),
+                created_ms=time.time_ns() // 1_000_000,
+                expires_ms=expires_ms,
+            )
+        )
+        return token
+
+    def remove(self, name: str) -> None:
+        """Forget a node.
+
+        Raises:
+            NotFound: no node has this name. Conflict: code `node_in_use`, it holds copies.
+        """
+        row = node_named(self.metadata.state, name)
+        if row is None:
+            raise NotFound(f"There is no node {name!r}.", code="undefined_node")
+        self._agree(RemoveNode(request_id=uuid.uuid4().hex, node_id=row.node_id))
+
+    def _agree(self, command: Command) -> None:
+        result = self.metadata.propose(command)
+        if not result.ok:
+            raise Conflict(result.detail, code=result.code)
 
     # ---- life -----------------------------------------------------------------------------------
 

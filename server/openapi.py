@@ -25,6 +25,10 @@ _PARAMETERS: dict[str, Any] = {
         "name": "key", "in": "path", "required": True, "schema": STRING,
         "description": "A key's id, as GET /v1/keys lists it.",
     },
+    "Node": {
+        "name": "node", "in": "path", "required": True, "schema": STRING,
+        "description": "A node's name.",
+    },
     "Asset": {"name": "asset", "in": "path", "required": True, "schema": STRING},
     "Mode": {
         "name": "mode", "in": "query",
@@ -208,6 +212,22 @@ OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("GET", "/v1/cluster/shards"): _operation(
         "listShards", "The shards and their copies", {JSON: ref("ShardList")}, 401, 429, 503
+    ),
+    ("POST", "/v1/cluster/tokens"): _operation(
+        "createJoinToken",
+        "A one-time token for a new disk",
+        {JSON: ref("JoinToken")},
+        400, 401, 403, 409, 413, 415, 503, 504, 507,
+        description="Lets a disk in that the cluster does not know, also in the place of a lost "
+        "one of the same node name. `token` is shown in this answer and nowhere else.",
+        requestBody={**_body({JSON: ref("JoinTokenRequest")}), "required": False},
+    ),
+    ("DELETE", "/v1/cluster/nodes/{node}"): _operation(
+        "removeNode",
+        "Forget a node that holds no copies",
+        {JSON: ref("RemovedNode")},
+        401, 403, 404, 409, 503, 504, 507,
+        parameters=_parameters("Node"),
     ),
     ("GET", "/v1/keys"): _operation(
         "listKeys", "Users, their rights and keys", {JSON: ref("KeyList")}, 401, 403, 409

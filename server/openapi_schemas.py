@@ -275,6 +275,16 @@ _ACCESS: dict[str, Schema] = {
         },
         additionalProperties=False,
     ),
+    "JoinTokenRequest": obj(
+        {},
+        {
+            "expires_in_s": {
+                "type": ["integer", "null"], "minimum": 1, "maximum": 604_800, "default": 3600,
+            }
+        },
+    ),
+    "JoinToken": obj({"token": STRING, "expires_at": _TIME}),
+    "RemovedNode": obj({"removed": STRING}),
     "Key": obj(_KEY_MEMBERS),
     "NewKey": obj({**_KEY_MEMBERS, "key": _KEY_TEXT}),
     "RotateRequest": obj(

@@ -1,9 +1,10 @@
-"""`nearql cluster status`: who is there, who leads, and where the data is."""
+"""`nearql cluster`: who is there, who leads, where the data is; who joins and who leaves."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
+from urllib.parse import quote
 
 from nearql.client import calls
 from nearql.client.cli import options as cli
@@ -11,16 +12,36 @@ from nearql.client.format import text_table
 
 EXAMPLES = """  nearql cluster status
   nearql cluster status --json --url http://node-1.example:8470
+  nearql cluster join > token             for cluster.join_token_file of a new disk; valid an hour
+  nearql cluster leave n4                 forget a node that holds no copies
 """
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
     made = cli.parser("cluster", "Watch the nodes of a cluster.", EXAMPLES)
-    made.add_argument("action", choices=("status",))
+    made.add_argument("action", choices=("status", "join", "leave"))
+    made.add_argument("node", nargs="?", help="the node's name, for leave")
     made.add_argument("--json", action="store_true", help="the node's answer as JSON")
     arguments = made.parse_args(argv)
-    return cli.run("cluster", lambda: _status(arguments))
+    if (arguments.action == "leave") != (arguments.node is not None):
+        made.error("leave takes the name of a node, and nothing else does")
+    work = {"status": _status, "join": _join, "leave": _leave}[arguments.action]
+    return cli.run("cluster", lambda: work(arguments))
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    with cli.open_connection(arguments) as db:
+        made = db.run(calls.ask(db, "POST", "/v1/cluster/tokens", {}))
+    print(cli.json_text(made) if arguments.json else made["token"])
+    return cli.DONE
+
+
+def _leave(arguments: argparse.Namespace) -> int:
+    with cli.open_connection(arguments) as db:
+        gone = db.run(calls.ask(db, "DELETE", f"/v1/cluster/nodes/{quote(arguments.node)}"))
+    print(cli.json_text(gone) if arguments.json else f"{gone['removed']} is no member any more.")
+    return cli.DONE
 
 
 def _status(arguments: argparse.Namespace) -> int:

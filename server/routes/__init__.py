@@ -32,7 +32,7 @@ class Kind(StrEnum):
     READ = "read"
     WRITE = "write"
     SQL = "sql"  # a read or a write: the parsed statement says which
-    SESSION = "session"  # a login: metadata that every node may propose, so that cookies fit
+    SESSION = "session"  # a login, a member: metadata that every node may propose
 
 
 class Rule(StrEnum):

@@ -144,10 +144,13 @@ class Processes:
         folder: Path,
         size: int = 3,
         *,
+        voters: int = 3,
         network: Network | None = None,
         **settings: Mapping[str, Any],
     ) -> None:
-        """network: machines of their own; else all on loopback. settings: sections to override."""
+        """voters: how many of the first vote. network: machines of their own; else all on loopback.
+        settings: sections to override.
+        """
         self.folder, self._network = folder, network
         names = [f"n{number}" for number in range(1, size + 1)]
         make_certificates(folder / "certificates", names)
@@ -155,7 +158,8 @@ class Processes:
         (folder / "key").chmod(0o600)
         ports = free_ports(3 * size)
         self.voters = [
-            f"{name}@{self._host(name)}:{ports[3 * at + 1]}" for at, name in enumerate(names)
+            f"{name}@{self._host(name)}:{ports[3 * at + 1]}"
+            for at, name in enumerate(names[:voters])
         ]
         self.nodes: dict[str, Process] = {}
         for at, name in enumerate(names):
@@ -268,7 +272,7 @@ class Processes:
 @contextlib.contextmanager
 def cluster(folder: Path, **settings: Mapping[str, Any]) -> Iterator[Processes]:
     """A started cluster of three, ended at the end."""
-    processes = Processes(folder, 3, network=None, **settings)
+    processes = Processes(folder, 3, voters=3, network=None, **settings)
     try:
         processes.start()
         yield processes

@@ -145,7 +145,8 @@ class FollowedMetadata:
                 break
             outcome, result, index = self._ask(voter, request, left)
             if outcome is Outcome.APPLIED:
-                self._wait_for(index, deadline)
+                if not (result and result[0]):  # a refusal changed nothing: nothing to wait for
+                    self._wait_for(index, deadline)
                 return result
             perhaps = perhaps or outcome is Outcome.UNKNOWN
             self._closed.wait(min(_RETRY_S, max(0.0, deadline - time.monotonic())))

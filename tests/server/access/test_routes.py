@@ -23,6 +23,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/cluster"): Rule.BY_TABLE,
     ("GET", "/v1/cluster/nodes"): Rule.ANYBODY,
     ("GET", "/v1/cluster/shards"): Rule.BY_TABLE,
+    ("POST", "/v1/cluster/tokens"): Rule.ADMIN,
+    ("DELETE", "/v1/cluster/nodes/{node}"): Rule.ADMIN,
     ("GET", "/v1/keys"): Rule.ADMIN,
     ("POST", "/v1/keys"): Rule.ADMIN,
     ("DELETE", "/v1/keys/{key}"): Rule.ADMIN,
@@ -99,7 +101,7 @@ INVALID = [
 def ask(node: Secured, method: str, path: str, key: str | None) -> int:
     """The status of a harmless request to a route, about the table docs."""
     where = path.replace("{table}", "docs").replace("{key}", "0" * 12)
-    where = where.replace("{asset}", "dashboard.js")
+    where = where.replace("{asset}", "dashboard.js").replace("{node}", "n9")
     content: bytes | None = None
     headers = {"Content-Type": "application/json"}
     if path == "/v1/sql":
