@@ -27,7 +27,6 @@ from nearql.cluster.replication.link.call_frames import (
     split,
 )
 from nearql.cluster.replication.link.connection import Connection
-from nearql.cluster.replication.link.dialer import Dialer
 from nearql.cluster.replication.link.frames import Frame, Kind, Malformed
 from nearql.cluster.replication.link.link import Channel, Link, Source
 from nearql.cluster.replication.link.remote_errors import unpack_error
@@ -46,7 +45,7 @@ class Answer:
         self._taken = 0  # bytes since the last credit
         self._ended = False
         self._failure: NearQLError | None = None
-        self.sent = False  # the whole request has gone out
+        self._sent = False  # the whole request goes out: it may be done from now on
 
     def __iter__(self) -> Iterator[bytes | memoryview]:
         return self
@@ -107,6 +106,14 @@ class Answer:
                 self._parts.append(part)
                 self._changed.notify()
 
+    def sends(self) -> bool:
+        """The whole request is about to have gone out; False where nobody waits any more, who was
+        told then that it certainly had not.
+        """
+        with self._changed:
+            self._sent = not self._ended
+            return self._sent
+
     def end(self, failure: NearQLError | None) -> None:
         """Nothing more comes."""
         with self._changed:
@@ -119,7 +126,7 @@ class Answer:
 
     def lost(self) -> NearQLError:
         """The error where the connection has ended."""
-        if not self.sent:
+        if not self._sent:
             return unreachable(self._node)
         return WriteUnknown(
             f"The connection to node {self._node!r} ended before it answered: the request may have "
@@ -128,7 +135,7 @@ class Answer:
         )
 
     def _late(self) -> NearQLError:
-        if not self.sent:
+        if not self._sent:
             return unreachable(self._node)
         return WriteUnknown(
             f"Node {self._node!r} did not answer in time: the request may have been done. Retry "
@@ -170,25 +177,26 @@ class Caller:
         if dialer is None or dialer.connection is None or not dialer.up:
             answer.end(unreachable(answer._node))
             return
-        self._open[head.number] = answer, dialer.connection
-        if len(payload) <= PART_BYTES:
-            answer.sent = True
+        if len(payload) > PART_BYTES:
+            self._open[head.number] = answer, dialer.connection
+            self._link.background(self._send(dialer.connection, answer, head, payload))
+        elif answer.sends():
+            self._open[head.number] = answer, dialer.connection
             dialer.send(Kind.CALL, head.pack())
             self._part(dialer.connection, head.number, payload)
-        else:
-            self._link.background(self._send(dialer, answer, head, payload))
 
-    async def _send(self, dialer: Dialer, answer: Answer, head: Head, payload: bytes) -> None:
+    async def _send(
+        self, connection: Connection, answer: Answer, head: Head, payload: bytes
+    ) -> None:
         """A long request, in parts, so that others of this channel are not held up."""
-        connection = dialer.connection
-        if connection is None or not connection.send(Kind.CALL, head.pack()):
+        if not connection.send(Kind.CALL, head.pack()):
             return  # its end was told to `gone`
         view = memoryview(payload)
         for at in range(0, len(view), PART_BYTES):
             await connection.writable()
-            if head.number not in self._open:
+            is_last = at + PART_BYTES >= len(view)
+            if head.number not in self._open or (is_last and not answer.sends()):
                 return
-            answer.sent = at + PART_BYTES >= len(view)
             if not self._part(connection, head.number, view[at : at + PART_BYTES]):
                 return
             await asyncio.sleep(0)

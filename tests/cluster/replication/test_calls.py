@@ -18,6 +18,7 @@ from nearql.cluster.replication.link.frames import Kind
 from nearql.cluster.replication.link.link import Channel
 from nearql.cluster.replication.link.remote_errors import pack_error, unpack_error
 from nearql.engine import errors
+from nearql.engine.deadline import Deadline
 from support.replication_links import End, frame_bytes, is_ended, say_hello, stranger, tls
 from support.waiting import wait_for
 
@@ -280,20 +281,43 @@ def test_a_connection_that_ends_meanwhile_leaves_the_outcome_unknown(pair: Pair)
 
 def test_time_that_is_up_leaves_the_outcome_unknown(pair: Pair) -> None:
     a, b = pair
-    release, cancelled = threading.Event(), threading.Event()
+    began, cancelled = threading.Event(), threading.Event()
 
     def slow(request: Request) -> Iterable[bytes]:
-        release.wait(60)
+        began.set()
         if request.cancelled.wait(60):
             cancelled.set()
         return []
 
     b.calls.serve("slow", slow)
-    with pytest.raises(errors.WriteUnknown, match="in time") as caught:
-        a.calls.call(b.node_id, "slow", b"", timeout_ms=50)
+    with a.calls.stream(b.node_id, "slow", b"", timeout_ms=LONG_MS) as answer:
+        assert began.wait(60)
+        answer._deadline = Deadline(0)
+        with pytest.raises(errors.WriteUnknown, match="in time") as caught:
+            next(answer)
     assert caught.value.code == "call_lost"
-    release.set()
     assert cancelled.wait(60)
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])
+def test_a_request_that_was_given_up_before_it_went_out_never_does(pair: Pair, size: int) -> None:
+    """Who was told that certainly nothing was done can rely on it."""
+    a, b = pair
+    handled: queue.Queue[int] = queue.Queue()
+
+    def note(request: Request) -> Iterable[bytes]:
+        handled.put(len(request.payload))
+        return []
+
+    b.calls.serve("note", note)
+    held = threading.Event()
+    a.thread.soon(held.wait, 60)  # the loop does not turn
+    with pytest.raises(errors.Unavailable) as caught:
+        a.calls.call(b.node_id, "note", bytes(size), timeout_ms=0)
+    held.set()
+    assert caught.value.code == "node_unreachable"
+    a.calls.call(b.node_id, "note", b"later", timeout_ms=LONG_MS)
+    assert handled.get(timeout=60) == len(b"later")
 
 
 @pytest.mark.parametrize(
