@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine.backends.base import Block
+from nearql.engine.backends.base import Block, is_tame, lengths, scaled
 from nearql.engine.backends.scan import ScanBackend
 from nearql.engine.codes import Tile
 from nearql.engine.distance import Vectors, widen
@@ -57,7 +57,7 @@ class FaissCpuBackend(ScanBackend):
         """See `faiss_codes.encode`."""
         return faiss_codes.encode(vectors, valid, metric, low)
 
-    def coded_rows(
+    def contenders(
         self,
         block: Block,
         query: NDArray[np.float32],
@@ -67,8 +67,13 @@ class FaissCpuBackend(ScanBackend):
         limit: float,
         team: Team,
     ) -> NDArray[np.int64]:
-        """See `faiss_codes.contenders`."""
-        return faiss_codes.contenders(block, query, metric, k=k, limit=limit, team=team)
+        """See `Backend.contenders`; of a block with tiles `faiss_codes.contenders`."""
+        length = lengths(query[np.newaxis, :])
+        if not block.tiles or not (block.tame and is_tame(metric, length)[0]):
+            return super().contenders(block, query, metric, k=k, limit=limit, team=team)
+        with np.errstate(all="ignore"):
+            left = scaled(query[np.newaxis, :], metric, length)[0]
+            return faiss_codes.contenders(block, left, metric, k=k, limit=limit, team=team)
 
     def chunk_scores(
         self,

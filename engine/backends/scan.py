@@ -124,21 +124,9 @@ class ScanBackend(ABC):
     def encode(
         self, vectors: Vectors, valid: NDArray[np.bool_] | None, metric: Metric, low: int
     ) -> Tile:
-        """See `Backend.encode`."""
-        raise NotImplementedError
-
-    def coded_rows(
-        self,
-        block: Block,
-        query: NDArray[np.float32],
-        metric: Metric,
-        *,
-        k: int | None,
-        limit: float,
-        team: Team,
-    ) -> NDArray[np.int64]:
-        """`contenders` of a block with tiles, for a tame query scaled for products."""
-        raise NotImplementedError
+        """A tile without codes: its rows are scanned as they are."""
+        del valid, metric
+        return Tile(low, low + len(vectors), None, 0.0, 0.0, 0)
 
     @abstractmethod
     def chunk_scores(
@@ -210,10 +198,6 @@ class ScanBackend(ABC):
         length = lengths(query[np.newaxis, :])
         if not (block.tame and is_tame(metric, length)[0]):
             return block.matching
-        if block.tiles:
-            with np.errstate(all="ignore"):
-                left = scaled(query[np.newaxis, :], metric, length)[0]
-                return self.coded_rows(block, left, metric, k=k, limit=limit, team=team)
         norms = block.norms if block.positions is None else block.norms[block.positions]
         with np.errstate(all="ignore"):
             left = scaled(query[np.newaxis, :], metric, length)[0]
