@@ -11,11 +11,11 @@ export function mapPanel(table, rows) {
   return vectors.length ? new VectorMap(table, vectors, rows).node : null;
 }
 
-/** The column that groups these rows into the fewest groups, if that is at most every other row. */
+/** The column that groups these rows into the most groups that still hold two rows each. */
 function grouping(columns, rows) {
   const different = (name) => new Set(rows.map((row) => JSON.stringify(row[name]))).size;
   const found = columns.filter((column) => !column.primary_key).map((column) => ({ name: column.name, groups: different(column.name) }))
-    .filter((one) => one.groups > 1 && one.groups <= rows.length / 2).sort((a, b) => a.groups - b.groups);
+    .filter((one) => one.groups > 1 && one.groups <= rows.length / 2).sort((a, b) => b.groups - a.groups);
   return found[0]?.name;
 }
 

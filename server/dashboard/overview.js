@@ -23,7 +23,7 @@ function rate(value) {
 
 export function open(main) {
   const { title, asOf } = pageTitle("Overview");
-  const tiles = Object.fromEntries([["rows", "Rows"], ["qps", "Statements/s"], ["latency", "Latency p50 / p99"],
+  const tiles = Object.fromEntries([["rows", "Rows"], ["qps", "Statements/s"], ["latency", "Latency, p50"],
     ["recall", "Recall"], ["memory", "Memory"], ["device", "Device"]].map(([key, name]) => [key, tile(name)]));
   const charts = [
     new Chart("Statements per second", [{ name: "answered", of: (s) => s.qps }, { name: "refused", of: (s) => s.refused },
@@ -71,9 +71,9 @@ function drawReadings(tiles, charts, why, asOf) {
   tiles.qps.value.textContent = last ? rate(last.qps) : "…";
   tiles.qps.note.textContent = `${count(now.statements)} since the start, ${count(now.running)} running, ${count(now.connections)} connections`;
   const busy = recent.findLast((step) => step.p50 !== null);
-  tiles.latency.value.textContent = busy ? `${duration(busy.p50)} / ${duration(busy.p99)}` : "no statements";
-  tiles.latency.value.classList.toggle("words", true);
-  tiles.latency.note.textContent = busy ? "the last seconds with statements" : "in the last 30 s";
+  tiles.latency.value.textContent = busy ? duration(busy.p50) : "no statements";
+  tiles.latency.value.classList.toggle("words", !busy);
+  tiles.latency.note.textContent = busy ? `p99 ${duration(busy.p99)}, in the last seconds that had statements` : "in the last 30 s";
   tiles.memory.value.textContent = size(now.memory);
   const share = now.memory / now.limit;
   const meter = element("progress", { max: 1, value: share });

@@ -65,7 +65,8 @@ function step(node) {
 }
 
 function detail([name, value]) {
-  const shown = typeof value === "number" ? (Number.isInteger(value) ? count(value) : value.toFixed(3)) : String(value);
+  const whole = Number.isInteger(value) && name !== "recall";
+  const shown = typeof value === "number" ? (whole ? count(value) : value.toFixed(3)) : String(value);
   const className = name === "recall" ? `badge ${value === "exact" || value >= 0.95 ? "good" : "warn"}` : "";
   return element("div", {}, element("dt", {}, name), element("dd", {}, className ? element("span", { className }, shown) : shown));
 }
