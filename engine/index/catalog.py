@@ -47,6 +47,7 @@ from nearql.engine.types import Metric, SearchRequest
 
 logger = logging.getLogger(__name__)
 
+NOTHING_BUILT = "nothing is built: searches that it is for are exact"
 _DEAD_SHARE = 0.1  # above it dead rows are left out of a new index
 
 
@@ -73,7 +74,7 @@ class IndexProgress:
     ready or failed.
 
     rows_done: rows that need no more building, of rows_total live ones. rate: rows a second of the
-    build under way. detail: why it failed.
+    build under way. detail: why it failed, or that nothing is built.
     """
 
     phase: str
@@ -131,6 +132,7 @@ class TableIndexes:
         self._files = [IndexFiles(context.fs, shard.directory) for shard in shards]
         self._lock = threading.Lock()
         self._declared: tuple[_Declared, ...] = ()
+        self._recorded: tuple[str, ...] = ()  # of which nothing is built
         self._usable: dict[tuple[int, Metric], tuple[IndexDef, ...]] = {}  # the last declared first
         self.generation = 0  # rises with every change of what `over` answers
         self._failed: dict[tuple[str, str], str] = {}  # by task: why
@@ -146,10 +148,13 @@ class TableIndexes:
 
     def declare(self, schema: TableSchema, definitions: Sequence[IndexDef]) -> None:
         """These are the table's indexes from now on; `open` or `refresh` follows."""
-        declared = tuple(_Declared(d, schema.column(d.column).number) for d in definitions)
+        declared = tuple(
+            _Declared(d, schema.column(d.column).number) for d in definitions if d.is_built
+        )
         kept = {one.definition.uuid for one in declared}
         with self._lock:
             self._declared = declared
+            self._recorded = tuple(one.uuid for one in definitions if not one.is_built)
             self._usable = _usable(declared)
             self._failed = {key: why for key, why in self._failed.items() if key[0] in kept}
         for segment in self._segments():
@@ -337,6 +342,13 @@ class TableIndexes:
             self._fail(task, "")
             return
         needed = task.kind.build_bytes(source, definition.metric, definition.options)
+        if needed > self._context.memory.limit_bytes:
+            self._fail(
+                task,
+                f"a build takes about {needed} bytes of memory, more than "
+                f"engine.memory_limit ({self._context.memory.limit_bytes})",
+            )
+            return
         with self._context.memory.awaited(needed, lambda: self.step("waiting", 0)):
             index = task.kind.build(source, definition.metric, definition.options, self)
             self._files[task.shard].write(task.name, task.kind, index, source)
@@ -489,7 +501,10 @@ class TableIndexes:
             failed = {key[0]: why for key, why in self._failed.items() if why}
         missing = [*self._missing(), *self._unmeasured()]
         total = sum(segment.data.rows - segment.dead for segment in self._segments())
-        found = {}
+        found = {
+            uuid: IndexProgress("ready", total, total, None, 0, 0, NOTHING_BUILT)
+            for uuid in self._recorded
+        }
         for declared in self._declared:
             uuid = declared.definition.uuid
             mine = running if running is not None and running.task.declared is declared else None

@@ -129,6 +129,19 @@ def test_a_build_waits_for_memory_and_says_so(
     check_complete(table.read_view(), vectors[::90])
 
 
+def test_a_build_that_can_never_have_its_memory_fails_by_name(
+    disk: SimulatedDisk, vectors: NDArray[np.float32]
+) -> None:
+    context = inline(SETTINGS, disk)
+    table = filled(DIRECTORY, context, vectors)
+    context.memory = MemoryBudget(10_000, lambda: 0)
+    table.declare_indexes([HNSW])
+    done = progress(table)
+    assert done.phase == "failed"
+    assert "engine.memory_limit (10000)" in str(done.detail)
+    check_complete(table.read_view(), vectors[::90])
+
+
 def test_a_build_that_waits_for_memory_is_called_off_with_its_table(
     disk: SimulatedDisk, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
