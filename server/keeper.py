@@ -11,6 +11,7 @@ delete what a later entry made. Here only newest states count, and only after a 
 
 from __future__ import annotations
 
+import operator
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -89,9 +90,18 @@ class Keeper:
         """Put a damaged copy's files into the trash; an empty one in its place.
 
         The other shards of the table lie in the same folder: their copies are made anew, too.
+
+        Raises:
+            Unavailable: code `not_enough_replicas`: too few other nodes have the other shards.
         """
         with self._working:
             row = self._metadata.state.tables[table_uuid]
+            if len(row.shards) > 1 and not self._is_elsewhere(row):
+                raise Unavailable(
+                    f"A copy of table {row.table.name!r} is damaged and is not made anew yet: too "
+                    "few other nodes have its other shards in sync.",
+                    code="not_enough_replicas",
+                )
             others = [s for s in row.shards if s.uuid != shard_uuid and s.uuid in self._attached]
             for other in others:
                 self._attachments.detach(other.uuid)
@@ -188,10 +198,14 @@ class Keeper:
         self._on_change()
 
     def _is_elsewhere(self, row: TableRow) -> bool:
-        """Whether every shard has a copy in sync on another node."""
-        return row.ready and all(
-            any(member != self._node_id for member in shard.isr) for shard in row.shards
-        )
+        """Whether other nodes have every shard in sync, so that this one's copies may go.
+
+        Copies of several shards lie in one folder and go together, the healthy ones too, before
+        metadata knows: then enough others are needed of each.
+        """
+        needed = [1 if len(row.shards) == 1 else shard.min_isr for shard in row.shards]
+        others = [len({*shard.isr} - {self._node_id}) for shard in row.shards]
+        return row.ready and all(map(operator.ge, others, needed))
 
     def _is_told(self, row: TableRow) -> bool:
         return any(shard.replicas.get(self._node_id) for shard in row.shards)
