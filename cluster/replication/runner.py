@@ -114,6 +114,7 @@ class CopyRunner:
         self._kept = (-1, -1)  # where log and checkpoint stood, as last told to the core
         self._woken = False  # a wake-up is on its way
         self._damage: str | None = None  # as last told to the core
+        self._last_end = self._last_durable = (0, 0)  # told last: epoch and LSN, LSN and generation
         self._told: deque[tuple[int, int]] = deque()  # own records, not committed: LSN, bytes
         self._told_bytes = 0
         copy.listen(self)
@@ -175,19 +176,21 @@ class CopyRunner:
         return event is not None
 
     def _of_copy(self) -> ev.Event | None:
-        """What the copy did by itself since it was last looked at."""
+        """What the copy did by itself since it was last looked at; each thing is told once, whether
+        the core makes something of it or not.
+        """
         self._woken = False
         copy, log = self.copy, self.core.copy.log
-        epoch = copy.leads
-        if epoch is not None and (end := copy.end.lsn) > log.end_lsn:
+        epoch, end = copy.leads, copy.end.lsn
+        if epoch is not None and end > log.end_lsn and self._last_end != (epoch, end):
+            self._last_end = epoch, end
             return ev.Appended(epoch, end, self._new_bytes(end, log.commit_lsn))
-        durable = min(copy.durable_lsn, log.end_lsn)
-        if durable > log.durable_lsn:
-            return ev.Durable(durable, self._generation)
+        durable = min(copy.durable_lsn, log.end_lsn), self._generation
+        if durable[0] > log.durable_lsn and durable != self._last_durable:
+            self._last_durable = durable
+            return ev.Durable(*durable)
         applied = min(copy.applied_lsn, log.commit_lsn)
-        if applied > log.applied_lsn:
-            return ev.Applied(applied)
-        return None
+        return ev.Applied(applied) if applied > log.applied_lsn else None
 
     def _new_bytes(self, end_lsn: int, commit_lsn: int) -> int:
         """About how many bytes were logged since they were last told."""
