@@ -9,7 +9,7 @@ request (its parameters, its variables, its deadline) lives in a `_Request`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -50,6 +50,7 @@ from nearql.query.plan import Plan, relations
 from nearql.query.plan_cache import PlanCache, Prepared
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database
+from nearql.query.privileges import tables_read_by
 from nearql.query.replicas import ALONE, Confirm, Freshness, Position, Reads, Replicas
 from nearql.query.result import Result, empty
 from nearql.query.running import RunningStatement, Statements
@@ -372,8 +373,10 @@ class _Request:
             rows = self._select(statement.query, place, prepared, catalog)
             return copy_to(statement, rows, self.settings.copy_dir)
         if isinstance(statement, _WRITES):
+            self._enter_sources(statement, catalog)
             return self._write(statement, place, prepared)
         if isinstance(statement, _DDL):
+            self._enter_sources(statement, catalog)
             self.wrote = True
             return self._ddl(statement)
         if isinstance(statement, Explain):
@@ -411,11 +414,20 @@ class _Request:
 
     def _entered(self, plan: Plan) -> Confirm:
         """Wait until the copies here are as recent as the request wants them."""
-        if self.reads is None:
+        return self._enter({step.table.uuid for step in relations(plan)})
+
+    def _enter_sources(self, statement: Statement, catalog: CatalogView) -> None:
+        """The same for what a write reads: the tables of INSERT ... SELECT, sub-queries."""
+        if self.reads is not None:
+            names = {name.lower() for name in tables_read_by(statement, catalog)}
+            self._enter({t.uuid for name, t in catalog.tables.items() if name in names})
+
+    def _enter(self, uuids: Set[str]) -> Confirm:
+        if self.reads is None or not uuids:
             return _nothing
         get = self.variables.values.get
         wanted = Freshness(get("read_level"), get("max_staleness_ms"), self._deadline)
-        return self.reads.enter({step.table.uuid for step in relations(plan)}, wanted)
+        return self.reads.enter(uuids, wanted)
 
     def _device_notices(self, run: Execution) -> tuple[str, ...]:
         """Where the session asked for a device, and another one answered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nearql.engine.errors import (
     TooLarge,
     UndefinedColumn,
 )
+from nearql.query.replicas import Confirm, Freshness
 from nearql.query.settings import SessionSettings
 from support.sql import Sql
 
@@ -398,3 +400,39 @@ def test_a_requests_positions_are_those_of_all_its_statements(docs: Sql) -> None
     [shard] = docs.run(text).stats["shards"]
     [alone] = docs.run("SELECT count(*) FROM docs").stats["shards"]
     assert shard == alone
+
+
+class _Reads:
+    """Remembers which tables were to be read."""
+
+    seen = ()
+
+    def __init__(self) -> None:
+        self.entered: list[set[str]] = []
+
+    def enter(self, tables: Collection[str], freshness: Freshness) -> Confirm:
+        self.entered.append(set(tables))
+        return lambda: None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM docs",
+        "INSERT INTO t (id) SELECT id FROM docs",
+        "UPDATE t SET id = id WHERE id IN (SELECT id FROM docs)",
+        "DELETE FROM t USING docs WHERE t.id = docs.id",
+        "CREATE TABLE made AS SELECT id FROM docs",
+    ],
+)
+def test_whatever_is_read_is_entered_first(docs: Sql, text: str) -> None:
+    docs.run("CREATE TABLE t (id BIGINT PRIMARY KEY)")
+    reads = _Reads()
+    docs.session.execute(text, reads=reads)
+    assert reads.entered == [{docs.database.catalog().tables["docs"].uuid}]
+
+
+def test_what_reads_nothing_waits_for_nothing(docs: Sql) -> None:
+    reads = _Reads()
+    docs.session.execute("INSERT INTO docs (id) VALUES (901); SELECT 1", reads=reads)
+    assert reads.entered == []
