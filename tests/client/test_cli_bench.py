@@ -15,7 +15,10 @@ QUICK = ("--seconds", "0.01", "--clients", "1,2", "--k", "5")
 
 
 @pytest.fixture(autouse=True)
-def no_url(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no node that the environment names."""
+    monkeypatch.setattr(bench, "QUERIES", 30)
+    monkeypatch.setattr(bench, "COMPARED", 20)
     monkeypatch.delenv("NEARQL_URL", raising=False)
 
 

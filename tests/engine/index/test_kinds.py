@@ -71,7 +71,7 @@ def test_a_build_takes_no_less_than_its_index_and_file_and_not_very_much_more(
     name: str, storage: str
 ) -> None:
     kind, options = KINDS[name], options_of(storage)
-    for vectors in (packages()[:2000], packages()[:2000] * 3):  # the first may be borrowed
+    for vectors in (packages()[:600], packages()[:600] * 3):  # the first may be borrowed
         source = Source(vectors, row_norms(vectors))
         built = kind.build(source, Metric.COSINE, options, Watch())
         dumped = sum(memoryview(part).nbytes for part in kind.dump(built).values())
