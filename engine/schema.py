@@ -60,6 +60,7 @@ _ALIASES = {
 }  # fmt: skip
 _DECIMAL = re.compile(r"^DECIMAL(?:\s*\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?$")
 _VECTOR = re.compile(r"^(VECTOR|HALFVEC)\s*\(\s*(\d+)\s*\)$")
+_FLOAT = re.compile(r"^FLOAT\s*\(\s*(\d+)\s*\)$")
 _BITS = re.compile(r"^BIT\s*\(\s*(\d+)\s*\)$")
 _NO_SPARSE = (
     "SPARSEVEC is not offered: store VECTOR(n) or HALFVEC(n), zeros included (up to "
@@ -162,6 +163,8 @@ def _canonical(text: str) -> str:
         raise Unsupported(_NO_SPARSE)
     if _LENGTH.match(text):
         return "VARCHAR"  # as DuckDB: the length is accepted and not enforced
+    if match := _FLOAT.match(text):
+        return _checked_float(text, int(match[1]))
     head, _, tail = text.partition("(")
     head = _ALIASES.get(head.strip(), head.strip())
     if head == "DECIMAL":
@@ -172,6 +175,13 @@ def _canonical(text: str) -> str:
         f"Columns can't have the type {text}. Offered: {', '.join(sorted(_STORAGE))}, "
         "DECIMAL(p,s), lists of these, VECTOR(n), HALFVEC(n) and BIT(n)."
     )
+
+
+def _checked_float(text: str, digits: int) -> str:
+    """As PostgreSQL: binary digits that the type must hold."""
+    if not 1 <= digits <= 53:
+        raise InvalidValue(f"{text}: the precision must be 1 to 53 binary digits.")
+    return "FLOAT" if digits <= 24 else "DOUBLE"
 
 
 def _checked_bits(bits: int) -> str:
@@ -262,7 +272,12 @@ class TableSchema:
 
 @dataclass(frozen=True, slots=True)
 class IndexDef:
-    """A vector index as declared. `options` as given in WITH, lower-case names."""
+    """A vector index as declared. `options` as given in WITH, lower-case names.
+
+    column: that of an expression is the first that it names. expression, condition: what is
+    indexed and of which rows, as SQL; None = the column, all rows. bits: by what bit strings are
+    compared, `hamming` or `jaccard`; None for vectors.
+    """
 
     uuid: str
     name: str
@@ -270,6 +285,14 @@ class IndexDef:
     kind: str  # auto | flat | hnsw | ivfflat | ivfpq | ivfrabitq | cagra
     metric: Metric
     options: dict[str, Any] = field(default_factory=dict)
+    expression: str | None = None
+    condition: str | None = None
+    bits: str | None = None
+
+    @property
+    def is_built(self) -> bool:
+        """Whether something is made of it; else searches that could use it are exact."""
+        return self.expression is None and self.condition is None and self.bits is None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from nearql.engine.errors import Conflict, NearQLError, NotFound, StatementTimeout
+from nearql.query.statements import Kill, Statement
 from nearql.query.watchdog import Stop
 from nearql.query.weight import Deferred
 
@@ -167,6 +168,14 @@ class Statements:
                 f"No statement {number} is running; nearql.queries lists those that are.",
                 code="undefined_statement", sqlstate="42704",
             )  # fmt: skip
+
+    def owns(self, statement: Statement, user: str | None) -> bool:
+        """Whether it is a KILL of what this user runs, for which nobody needs a right."""
+        if not isinstance(statement, Kill) or user is None:
+            return False
+        with self._lock:
+            found = self._running.get(statement.id)
+        return found is not None and found.user == user
 
     @property
     def count(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from nearql.engine.schema import IndexDef
 from nearql.server.config import SECTIONS, Config
 
 if TYPE_CHECKING:
@@ -110,10 +111,17 @@ def _indexes(node: Node) -> Iterator[tuple[Any, ...]]:
             found = progress.get(index.uuid)
             if found is not None:  # else it was made this instant
                 yield (
-                    index.name, row.table.name, index.column, index.kind, str(index.metric),
+                    index.name, row.table.name, _indexed(index), index.kind,
+                    index.bits or str(index.metric),
                     found.phase, found.rows_done, found.rows_total, found.rate, found.eta_ms,
                     found.bytes, found.detail,
                 )  # fmt: skip
+
+
+def _indexed(index: IndexDef) -> str:
+    """What an index is of: a column, an expression, and of which rows."""
+    what = index.column if index.expression is None else f"({index.expression})"
+    return what if index.condition is None else f"{what} WHERE {index.condition}"
 
 
 def _shards(node: Node) -> Iterator[tuple[Any, ...]]:

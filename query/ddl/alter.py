@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from nearql.engine.errors import Conflict, SqlError
 from nearql.engine.named_query import dependents
-from nearql.engine.schema import Column, TableDef, TableSchema
+from nearql.engine.schema import Column, IndexDef, TableDef, TableSchema
 from nearql.query.ddl.columns import check_added, expression, with_default
 from nearql.query.ddl.names import (
     LIMITS,
@@ -158,7 +158,7 @@ def _rename(alteration: _Alteration, action: RenameColumn) -> None:
         raise taken(statement, "column", action.new_name)
     column = alteration.columns[index]
     indexed = next(
-        (i.name for i in alteration.table.indexes if i.column.lower() == column.name.lower()), None
+        (i.name for i in alteration.table.indexes if _reads(alteration, i, column)), None
     )
     if indexed is not None:
         raise _needed(
@@ -188,7 +188,7 @@ def _rename_table(alteration: _Alteration, action: RenameTable) -> None:
 
 def _check_unused(alteration: _Alteration, column: Column, what: str) -> None:
     for index in alteration.table.indexes:
-        if index.column.lower() == column.name.lower():
+        if _reads(alteration, index, column):
             raise _needed(
                 alteration,
                 f"Index {index.name!r} is on column {column.name!r}; drop the index first.",
@@ -212,6 +212,15 @@ def _check_views(alteration: _Alteration, column: str | None, what: str) -> None
         else:
             continue
         raise _needed(alteration, f"{detail}drop the view first.")
+
+
+def _reads(alteration: _Alteration, index: IndexDef, column: Column) -> bool:
+    """Whether an index is on a column, or names it in its expression or condition."""
+    wanted = column.name.lower()
+    texts = (text for text in (index.expression, index.condition) if text is not None)
+    return index.column.lower() == wanted or any(
+        wanted in _columns_in(alteration, text) for text in texts
+    )
 
 
 def _columns_in(alteration: _Alteration, condition: str) -> set[str]:

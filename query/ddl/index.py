@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlglot import exp
@@ -31,15 +31,18 @@ from nearql.query.result import Result
 from nearql.query.statements import CreateIndex
 
 _PARTIAL = (
-    "{index} was not built: a filter never costs recall here, so searches that name its condition "
-    "are answered exactly over the rows that qualify. Index the whole column, without WHERE, to "
-    "permit approximate answers."
+    "Index {name!r} is recorded and nothing is built: a filter never costs recall here, so "
+    "searches that name its condition are answered exactly over the rows that qualify. Index the "
+    "whole column, without WHERE, to permit approximate answers."
 )
 _OF_EXPRESSION = (
-    "{index} was not built: searches by {expression} are computed exactly for every row that "
-    "qualifies. Index the column itself to permit approximate answers."
+    "Index {name!r} is recorded and nothing is built: searches by {expression} are computed "
+    "exactly for every row that qualifies. Index the column itself to permit approximate answers."
 )
-_OF_BITS = "{index} was not built: searches of bit strings, as in {column!r}, are always exact."
+_OF_BITS = (
+    "Index {name!r} is recorded and nothing is built: searches of bit strings, as in {column!r}, "
+    "are always exact."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,39 +104,54 @@ _NO_FAISS = "Index {name!r} is recorded: FAISS is not installed here, so searche
 
 def create_index(statement: CreateIndex, database: Database) -> Result:
     """Validate and record; on a scalar column, say that nothing was done."""
-    catalog = database.catalog()
-    table = find_table(statement, catalog, statement.table)
+    table = find_table(statement, database.catalog(), statement.table)
     if statement.where is not None:
         check_expression(statement, statement.where, "WHERE", table)
+    if statement.name is not None:
+        check_new_name(statement, "index", statement.name)
+    recording = _Recording(statement, database, table)
     if statement.expression is not None:
-        return _expression(statement, statement.expression, table)
+        return _expression(recording, statement.expression)
     column = table.schema.by_name.get(statement.column.lower())
     if column is None or column.hidden:
         raise undefined_column(statement, table, statement.column)
-    if statement.name is not None:
-        check_new_name(statement, "index", statement.name)
     if column.type.bits is not None and statement.kind is not None:
-        return _bits(statement, column)
+        return _bits(recording, column)
     if not column.type.is_vector:
         return _scalar(statement, column)
     kind = statement.kind or "auto"
     if statement.opclass in BIT_OPCLASSES:
         raise _wrong_class(statement, f"Column {column.name!r}", column.type.display)
     _check_metric(statement, kind)
-    _check_options(statement, kind)
-    if statement.where is not None:
-        return done(*statement.notices, _PARTIAL.format(index=_called(statement)))
-    name = statement.name or _free_name(catalog, table, column)
-    if name.lower() in all_indexes(catalog):
-        if not statement.if_not_exists:
-            raise taken(statement, "index", name)
-        return done(f"Index {name!r} exists already; nothing was done.")
-    index = IndexDef(
-        str(uuid.uuid4()), name, column.name, kind, statement.metric, dict(statement.options)
-    )
-    database.create_index(table.name, index, if_not_exists=statement.if_not_exists)
-    notices = statement.notices if statement.kind is not None else ()
-    return done(*notices, _told(kind).format(name=name))
+    options = _options(statement, kind)
+    told = _PARTIAL if statement.where is not None else _told(kind)
+    index = IndexDef("", "", column.name, kind, statement.metric, options)
+    return recording.done(index, told)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A statement whose index is recorded."""
+
+    statement: CreateIndex
+    database: Database
+    table: TableDef
+
+    def done(self, index: IndexDef, told: str) -> Result:
+        """Record an index under the name that is asked for, or a free one."""
+        statement, catalog = self.statement, self.database.catalog()
+        name = statement.name or _free_name(catalog, self.table, index.column)
+        if name.lower() in all_indexes(catalog):
+            if not statement.if_not_exists:
+                raise taken(statement, "index", name)
+            return done(f"Index {name!r} exists already; nothing was done.")
+        condition = None if statement.where is None else to_nearql(statement.where)
+        index = replace(index, uuid=str(uuid.uuid4()), name=name, condition=condition)
+        self.database.create_index(self.table.name, index, if_not_exists=statement.if_not_exists)
+        notices = statement.notices if statement.kind is not None else ()
+        return done(
+            *notices, told.format(name=name, column=index.column, expression=index.expression)
+        )
 
 
 def _told(kind: str) -> str:
@@ -143,16 +161,13 @@ def _told(kind: str) -> str:
     return _BUILT if index_kinds() else _NO_FAISS
 
 
-def _called(statement: CreateIndex) -> str:
-    return f"Index {statement.name!r}" if statement.name else "The index"
-
-
-def _expression(statement: CreateIndex, tree: exp.Expr, table: TableDef) -> Result:
+def _expression(recording: _Recording, tree: exp.Expr) -> Result:
     """Checked as an index of its kind would be; nothing is built."""
+    statement, table = recording.statement, recording.table
     kind = check_expression(statement, tree, "The indexed expression", table)
     if statement.kind is None:
         return done(*statement.notices)
-    _check_options(statement, statement.kind)
+    options = _options(statement, statement.kind)
     if kind != "BIT" and not kind.startswith("FLOAT["):
         raise Unsupported(
             f"{to_nearql(tree)} is {kind}: USING {statement.kind} indexes vectors.",
@@ -160,16 +175,29 @@ def _expression(statement: CreateIndex, tree: exp.Expr, table: TableDef) -> Resu
         )
     if (kind == "BIT") != (statement.opclass in BIT_OPCLASSES):
         raise _wrong_class(statement, to_nearql(tree), "BIT" if kind == "BIT" else "a vector")
-    notice = _OF_EXPRESSION.format(index=_called(statement), expression=to_nearql(tree))
-    return done(*statement.notices, notice)
+    named = tree.find(exp.Column)
+    column = table.schema.by_name[named.name.lower()].name if named is not None else ""
+    index = IndexDef(
+        "", "", column, statement.kind, statement.metric, options,
+        expression=to_nearql(tree), bits=_compared(statement),
+    )  # fmt: skip
+    return recording.done(index, _OF_EXPRESSION)
 
 
-def _bits(statement: CreateIndex, column: Column) -> Result:
-    _check_options(statement, statement.kind or "auto")
+def _bits(recording: _Recording, column: Column) -> Result:
+    statement, kind = recording.statement, recording.statement.kind or "auto"
+    options = _options(statement, kind)
     if statement.opclass is not None and statement.opclass not in BIT_OPCLASSES:
         raise _wrong_class(statement, f"Column {column.name!r}", column.type.display)
-    notice = _OF_BITS.format(index=_called(statement), column=column.name)
-    return done(*statement.notices, notice)
+    bits = _compared(statement) or "hamming"
+    index = IndexDef("", "", column.name, kind, statement.metric, options, bits=bits)
+    return recording.done(index, _OF_BITS)
+
+
+def _compared(statement: CreateIndex) -> str | None:
+    """By what bit strings are compared; None for vectors."""
+    opclass = statement.opclass
+    return opclass.split("_")[1] if opclass in BIT_OPCLASSES and opclass else None
 
 
 def _wrong_class(statement: CreateIndex, what: str, kind: str) -> SqlError:
@@ -199,27 +227,41 @@ def _check_metric(statement: CreateIndex, kind: str) -> None:
         )
 
 
-def _check_options(statement: CreateIndex, kind: str) -> None:
+def _options(statement: CreateIndex, kind: str) -> dict[str, Any]:
+    """What WITH says, checked; numbers may stand in quotation marks, as for PostgreSQL."""
     offered = {**OPTIONS[kind], "target_recall": _RECALL}
-    options = dict(statement.options)
-    for name, value in options.items():
+    options: dict[str, Any] = {}
+    for name, value in statement.options:
         if name not in offered:
             raise SqlError(
                 f"An index of kind {kind} has no option {name!r}; it has {', '.join(offered)}."
                 f"{did_you_mean(name, offered)}",
                 code="invalid_option", sqlstate="22023", position=at(statement, name),
             )  # fmt: skip
-        if not offered[name].holds(value):
+        options[name] = _number(value) if isinstance(offered[name], _Range) else value
+        if not offered[name].holds(options[name]):
             raise invalid_option(statement, name, str(offered[name]))
     m = options.get("m", 16)
     if "ef_construction" in options and options["ef_construction"] < 2 * m:
         raise invalid_option(statement, "ef_construction", f"at least 2 * m = {2 * m}")
+    return options
 
 
-def _free_name(catalog: CatalogView, table: TableDef, column: Column) -> str:
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _free_name(catalog: CatalogView, table: TableDef, column: str) -> str:
     """PostgreSQL's habit: docs_vec_idx, docs_vec_idx1, ..."""
     names = all_indexes(catalog)
-    base = f"{table.name}_{column.name}_idx"
+    base = f"{table.name}_{column or 'expr'}_idx"
     name, number = base, 0
     while name.lower() in names:
         number += 1

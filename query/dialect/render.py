@@ -244,12 +244,21 @@ def _cast(node: exp.Expr) -> exp.Expr:
         )
     made = vector_type(node.args["to"])
     if made is None:
-        return node
+        return _sized_float(node)
     kind, dimensions = made
     if kind == "HALFVEC":
         node.set("this", exp.Anonymous(this="nq_half", expressions=[node.this.copy()]))
     suffix = "" if dimensions is None else str(dimensions)
     node.set("to", exp.Var(this=f"FLOAT[{suffix}]"))
+    return node
+
+
+def _sized_float(node: exp.Expr) -> exp.Expr:
+    """FLOAT(n) is FLOAT or DOUBLE by its binary digits, as in PostgreSQL; DuckDB has no such."""
+    kind = node.args["to"]
+    if _type_name(kind) == "FLOAT" and kind.expressions:
+        found = ColumnType.parse(f"FLOAT({_sql(kind.expressions[0])})").name
+        node.set("to", exp.DataType.build(found, dialect="duckdb"))
     return node
 
 

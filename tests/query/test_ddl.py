@@ -517,6 +517,9 @@ def test_scalar_indexes_do_nothing_and_say_so(catalog: Definitions) -> None:
             "invalid_option",
             "no option 'lists'",
         ),
+        ("CREATE INDEX ON docs USING hnsw (vec) WITH (m = 'x')", "invalid_option", "2 to 100"),
+        ("CREATE INDEX ON docs USING hnsw (vec) WITH (m = '8.5')", "invalid_option", "2 to 100"),
+        ("CREATE INDEX ON docs USING hnsw (vec) WITH (m = '101')", "invalid_option", "2 to 100"),
         ("CREATE INDEX ON docs USING hnsw (vec) WITH (m = 1)", "invalid_option", "2 to 100"),
         ("CREATE INDEX ON docs USING hnsw (vec) WITH (m = 101)", "invalid_option", "2 to 100"),
         (
