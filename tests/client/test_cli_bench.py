@@ -36,7 +36,7 @@ def test_a_table_of_its_own_is_led_through_its_life(capsys: pytest.CaptureFixtur
     ]  # fmt: skip
     assert [one["clients"] for one in found[2:5]] == [1, 1, 2]
     searches = [one for one in found if one["unit"] == "queries/s"]
-    assert all(one["recall"] >= 0.9 and one["rows"] == 5 for one in searches)  # type: ignore[operator]
+    assert all(one["recall"] >= 0.8 and one["rows"] == 5 for one in searches)  # type: ignore[operator]
     assert searches[0]["recall"] == 1.0
     assert all(one["rate"] > 0 for one in found)  # type: ignore[operator]
 
