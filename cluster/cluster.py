@@ -16,9 +16,11 @@ import secrets
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -79,6 +81,7 @@ class Cluster:
             following = FollowConfig(config.name, config.voters, str(directory), config.tls)
             self.metadata = FollowedMetadata(following, fs)
         self.hears: Callable[[], Mapping[str, float]] = dict  # seconds since each was heard
+        self.decided: Counter[str] = Counter()  # by this node as the controller
         self._registering = threading.Lock()
 
     @property
@@ -146,6 +149,24 @@ class Cluster:
             fenced=row.fenced,
             draining=row.draining,
         )
+
+    def counts(self) -> list[tuple[str, str, float, bool]]:
+        """What `/metrics` shows of agreement: (name, help, value, is a total)."""
+        status = self.metadata.status
+        restarts = getattr(self.metadata, "restarts", 0)  # who does not vote has no sidecar
+        fenced = sum(row.fenced for row in self.metadata.state.nodes.values())
+        return [
+            ("metadata_sidecar_restarts", "Starts of the sidecar after its end.", restarts, True),
+            ("metadata_log_bytes", "The voter's log on disk.", status.get("log_bytes", 0), False),
+            ("metadata_links", "Other voters that are reached.", _size(status, "links_up"), False),
+            ("metadata_refused_connections", "Strangers' connections to the voters' port.",
+             _sum(status, "refused"), True),
+            ("metadata_guarded_messages", "Messages of voters that were mended or dropped.",
+             _sum(status, "guarded"), True),
+            ("nodes_fenced", "Nodes that were declared dead.", fenced, False),
+            *((f"controller_{word}", text, self.decided[kind], True)
+              for kind, word, text in _DECISIONS),
+        ]  # fmt: skip
 
     # ---- membership -----------------------------------------------------------------------------
 
@@ -264,6 +285,22 @@ class Cluster:
     def close(self) -> None:
         """End the sidecar."""
         self.metadata.close()
+
+
+# What the controller counts, as metrics name it.
+_DECISIONS = (
+    ("FenceNode", "fenced", "Nodes that this controller declared dead."),
+    ("Promote", "promotions", "Shards that it gave another primary."),
+    ("refused", "refusals", "Commands of it that metadata refused: they came too late."),
+)
+
+
+def _size(status: Mapping[str, Any], name: str) -> float:
+    return float(len(status.get(name, ())))
+
+
+def _sum(status: Mapping[str, Any], name: str) -> float:
+    return float(sum(status.get(name, {}).values()))
 
 
 _REFUSALS = {"duplicate_node": "duplicate_node"}

@@ -8,7 +8,6 @@ this process's own sleep may have made does not count: after a pause the reign b
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -28,7 +27,7 @@ _PROPOSE_MS = 2000
 
 
 class Controller:
-    """One thread. `counts`: commands by kind that were accepted, and refusals."""
+    """One thread. What it decided is counted in `cluster.decided`, by kind."""
 
     def __init__(
         self,
@@ -40,7 +39,6 @@ class Controller:
         clock: Callable[[], float] = boottime,
     ) -> None:
         """ends: (epoch, LSN) of this node's copies, by shard uuid."""
-        self.counts: Counter[str] = Counter()
         self._cluster, self._ear, self._ends = cluster, ear, ends
         self._patience, self._clock = patience, clock
         self._memory = Memory()
@@ -101,6 +99,6 @@ class Controller:
     def _propose(self, command: Command) -> None:
         kind = type(command).__name__
         result = self._cluster.metadata.propose(command, timeout_ms=_PROPOSE_MS)
-        self.counts[kind if result.ok else f"{kind}_refused"] += 1
+        self._cluster.decided[kind if result.ok else "refused"] += 1
         told = {key: value for key, value in vars(command).items() if key != "request_id"}
         log.warning("controller_decides", command=kind, refused=result.code, **told)

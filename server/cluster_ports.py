@@ -82,6 +82,9 @@ class ClusterPort(Protocol):
     def nodes(self) -> Sequence[MemberPort]:
         """Every registered node."""
 
+    def counts(self) -> Sequence[tuple[str, str, float, bool]]:
+        """What `/metrics` shows of agreement: (name, help, value, is a total)."""
+
 
 class MetadataPort(Protocol):
     """The part of `cluster.metadata.log.MetadataLog` that routing reads."""

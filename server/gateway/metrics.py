@@ -103,7 +103,7 @@ class ClusterMetrics(Collector):
                 if copy is not None:
                     self._add(families, (row.table.name, str(number)), shard, copy)
         yield from vars(families).values()
-        for name, text, counted, is_total in status.counts:
+        for name, text, counted, is_total in (*cluster.counts(), *status.counts):
             kind = CounterMetricFamily if is_total else GaugeMetricFamily
             yield kind(f"nearql_{name}", text, value=counted)
 

@@ -86,6 +86,9 @@ class FakeClusterState:
             for m in self.members
         ]
 
+    def counts(self) -> list[tuple[str, str, float, bool]]:
+        return []
+
 
 @dataclass(frozen=True)
 class Progress:
