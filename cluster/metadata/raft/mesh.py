@@ -29,14 +29,20 @@ import msgpack
 
 from nearql.cluster.metadata.codec import MAX_BYTES
 from nearql.cluster.metadata.raft.messages import MAX_MESSAGE_BYTES
-from nearql.cluster.metadata.raft.streams import HELLO_BYTES, LENGTH, PROTOCOL, Patience, dial
-from nearql.cluster.metadata.raft.streams import Refused as _Refused
-from nearql.cluster.metadata.raft.streams import abort as _abort
-from nearql.cluster.metadata.raft.streams import family as _family
-from nearql.cluster.metadata.raft.streams import prepare as _prepare
-from nearql.cluster.metadata.raft.streams import receive as _receive
-from nearql.cluster.metadata.raft.streams import send as _send
-from nearql.cluster.metadata.raft.streams import unpack_hello as _unpack_hello
+from nearql.cluster.metadata.raft.streams import (
+    HELLO_BYTES,
+    LENGTH,
+    PROTOCOL,
+    Patience,
+    Refused,
+    abort,
+    dial,
+    family,
+    prepare,
+    receive,
+    send,
+    unpack_hello,
+)
 from nearql.cluster.tls import TlsFiles, certified_names
 from nearql.engine.errors import InvalidRequest
 
@@ -80,7 +86,7 @@ class Mesh:
         self.on_message, self.on_link = on_message, on_link
         self.refused: Counter[str] = Counter()  # connections, by reason
         config.tls.context(server=True)
-        self._listener = socket.create_server(config.listen, family=_family(config.listen[0]))
+        self._listener = socket.create_server(config.listen, family=family(config.listen[0]))
         self.port: int = self._listener.getsockname()[1]
         self.peer_clusters: dict[str, str] = {}  # what each peer last said of its cluster
         self._ended = threading.Event()
@@ -121,7 +127,7 @@ class Mesh:
         with self._lock:
             waiting = [connection for _, connection in self._pending]
             for connection in [*waiting, *self._incoming.values()]:
-                _abort(connection)
+                abort(connection)
 
     # ---- incoming ---------------------------------------------------------------------------
 
@@ -142,13 +148,13 @@ class Mesh:
             self._pending.append((time.monotonic(), connection))
             while len(self._pending) > PENDING or self._pending[0][0] < oldest:
                 self.refused["flood"] += 1
-                _abort(self._pending.popleft()[1])
+                abort(self._pending.popleft()[1])
 
     def _greet(self, connection: socket.socket) -> None:
         """From a connection to a proved name, then its messages."""
         name = ""
         try:
-            _prepare(connection, self.config.patience.handshake_s)
+            prepare(connection, self.config.patience.handshake_s)
             with self._context().wrap_socket(connection, server_side=True) as stream:
                 name, is_guest = self._proved_name(stream)
                 if is_guest:
@@ -158,7 +164,7 @@ class Mesh:
                 self._forget_pending(connection)
                 stream.settimeout(self.config.patience.silence_s)
                 self._read(name, stream)
-        except _Refused as refusal:
+        except Refused as refusal:
             self.refused[str(refusal)] += 1
         except (ssl.SSLError, InvalidRequest):
             self.refused["tls"] += 1
@@ -179,7 +185,7 @@ class Mesh:
 
     def _proved_name(self, stream: ssl.SSLSocket) -> tuple[str, bool]:
         """Read the hello, check it against the certificate, and answer it; who, whether a guest."""
-        hello = _unpack_hello(_receive(stream, HELLO_BYTES))
+        hello = unpack_hello(receive(stream, HELLO_BYTES))
         name = hello.get("name")
         ours, theirs = self.cluster_id(), hello.get("cluster")
         refusal, is_guest = "", bool(hello.get("guest")) and self.guests is not None
@@ -191,30 +197,30 @@ class Mesh:
             refusal = "protocol"
         elif ours and theirs and ours != theirs:
             refusal = "cluster"
-        _send(stream, msgpack.packb({"refused": refusal, "cluster": ours}))
+        send(stream, msgpack.packb({"refused": refusal, "cluster": ours}))
         if refusal:
-            raise _Refused(refusal)
+            raise Refused(refusal)
         return str(name), is_guest
 
     def _serve_guest(self, name: str, connection: socket.socket, stream: ssl.SSLSocket) -> None:
         """One request of a node that does not vote."""
         assert self.guests is not None
-        request = msgpack.unpackb(_receive(stream, GUEST_BYTES))
+        request = msgpack.unpackb(receive(stream, GUEST_BYTES))
         self._forget_pending(connection)
         stream.settimeout(self.config.patience.silence_s)
         if not isinstance(request, list) or not request:
-            raise _Refused("malformed")
-        refusal = self.guests(name, request, lambda *frame: _send(stream, msgpack.packb(frame)))
+            raise Refused("malformed")
+        refusal = self.guests(name, request, lambda *frame: send(stream, msgpack.packb(frame)))
         if refusal:
-            _send(stream, msgpack.packb(["refused", refusal]))
-            raise _Refused(refusal)
+            send(stream, msgpack.packb(["refused", refusal]))
+            raise Refused(refusal)
 
     def _replace_incoming(self, name: str, stream: ssl.SSLSocket) -> None:
         """A peer has one stream to us; an older one is dead, or will never be heard again."""
         with self._lock:
             old, self._incoming[name] = self._incoming.get(name), stream
         if old is not None:
-            _abort(old)
+            abort(old)
 
     def _forget_pending(self, connection: socket.socket) -> None:
         with self._lock:
@@ -223,7 +229,7 @@ class Mesh:
 
     def _read(self, name: str, stream: ssl.SSLSocket) -> None:
         while not self.closed:
-            data = _receive(stream, MAX_MESSAGE_BYTES)
+            data = receive(stream, MAX_MESSAGE_BYTES)
             with self._lock:
                 current = self._incoming.get(name) is stream
             if not current:
@@ -265,7 +271,7 @@ class _OutgoingLink:
                 with self._connect() as stream:
                     self._set_up(True)
                     self._pump(stream)
-            except _Refused as refusal:
+            except Refused as refusal:
                 self._mesh.refused[f"by_peer_{refusal}"] += 1
             except (OSError, InvalidRequest):
                 pass  # absent, unreachable or gone: that is what the next try is for
@@ -280,7 +286,7 @@ class _OutgoingLink:
         self._mesh.peer_clusters[self.name] = str(answer.get("cluster", ""))
         if ours and answer.get("cluster") and answer["cluster"] != ours:
             stream.close()
-            raise _Refused("cluster")
+            raise Refused("cluster")
         return stream
 
     def _pump(self, stream: ssl.SSLSocket) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from nearql.cluster.certificates import make_certificates
 from nearql.cluster.metadata.raft import mesh as meshes
-from nearql.cluster.metadata.raft import messages
-from nearql.cluster.metadata.raft.mesh import Mesh, MeshConfig, Patience
+from nearql.cluster.metadata.raft import messages, streams
+from nearql.cluster.metadata.raft.mesh import Mesh, MeshConfig
+from nearql.cluster.metadata.raft.streams import Patience
 from nearql.cluster.tls import TlsFiles
 from nearql.engine.errors import InvalidRequest
 from support.waiting import wait_for
@@ -112,14 +113,14 @@ def test_an_idle_link_is_pinged_and_its_first_message_arrives(
 ) -> None:
     """Group 7: the stock library loses the first vote after a quiet time, and with it seconds."""
     frames: queue.Queue[bytes] = queue.Queue()
-    receive = meshes._receive
+    receive = streams.receive
 
     def watched(stream: ssl.SSLSocket, limit: int) -> bytes:
         data = receive(stream, limit)
         frames.put(data)
         return data
 
-    monkeypatch.setattr(meshes, "_receive", watched)
+    monkeypatch.setattr(meshes, "receive", watched)
     a, b = pair()
     assert a.links.get(timeout=60)[1]
     pings = 0
@@ -153,8 +154,8 @@ def test_a_peer_that_falls_silent_is_let_go(pair: Pair, certificates: Path) -> N
     a, b = pair(patience=replace(QUICK, silence_s=0.1))
     a.mesh.close()
     with stranger(b, tls(certificates / "ours", "a"), "b") as stream:
-        meshes._send(stream, msgpack.packb({"protocol": 1, "name": "a", "to": "b", "cluster": ""}))
-        assert msgpack.unpackb(meshes._receive(stream, 4096))["refused"] == ""
+        streams.send(stream, msgpack.packb({"protocol": 1, "name": "a", "to": "b", "cluster": ""}))
+        assert msgpack.unpackb(streams.receive(stream, 4096))["refused"] == ""
         assert stream.recv(1) == b""
 
 
@@ -253,7 +254,7 @@ def test_bytes_of_a_stranger_reach_no_decoder(pair: Pair, monkeypatch: pytest.Mo
     assert a.links.get(timeout=60)[1]
     assert b.links.get(timeout=60)[1]  # b's own hello is behind us
     decoded: list[bytes] = []
-    monkeypatch.setattr(meshes, "_unpack_hello", decoded.append)
+    monkeypatch.setattr(meshes, "unpack_hello", decoded.append)
     payloads = [
         zlib.compress(EXPLOIT),
         zlib.compress(b"]X\x03\x00\x00\x00addaX\x06\x00\x00\x00evil:1a."),
@@ -298,7 +299,7 @@ def test_an_oversized_frame_is_refused_before_it_is_read(pair: Pair, certificate
     a, b = pair()
     b.mesh.close()
     with stranger(a, tls(certificates / "ours", "b")) as stream:
-        stream.sendall(struct.pack(">I", meshes.HELLO_BYTES + 1))
+        stream.sendall(struct.pack(">I", streams.HELLO_BYTES + 1))
         wait_for(lambda: a.mesh.refused["oversized"] > 0, "the expected count", 100)
 
 
@@ -331,7 +332,7 @@ def test_a_thousand_idle_strangers_keep_no_voter_out(pair: Pair) -> None:
     try:
         wait_for(lambda: a.mesh.refused["flood"] >= 300 - meshes.PENDING, "the expected count", 100)
         with a.mesh._lock:
-            meshes._abort(a.mesh._incoming["b"])
+            streams.abort(a.mesh._incoming["b"])
         assert b.links.get(timeout=60) == ("a", False)
         assert b.links.get(timeout=60) == ("a", True)
         assert b.mesh.send("a", b"still here")
