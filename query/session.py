@@ -50,6 +50,7 @@ from nearql.query.plan import Plan, relations
 from nearql.query.plan_cache import PlanCache, Prepared
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database
+from nearql.query.positions import furthest, with_stats
 from nearql.query.privileges import tables_read_by
 from nearql.query.replicas import ALONE, Confirm, Freshness, Position, Reads, Replicas
 from nearql.query.result import Result, empty
@@ -224,7 +225,7 @@ class Session:
                     position=statement.offset + 1,
                 ) from error
         if len(prepared.statements) > 1 and touched:
-            result = replace(result, stats={**result.stats, "shards": _furthest(touched)})
+            result = replace(result, stats={**result.stats, "shards": furthest(touched)})
         return (
             replace(result, notices=(*request.notices, *result.notices))
             if request.notices
@@ -562,16 +563,6 @@ def _plan(statement: Select, catalog: CatalogView) -> Plan:
         return plan_query(statement.tree, catalog)
 
 
-def _furthest(touched: Sequence[Position]) -> list[Position]:
-    """The last position of each shard among those that a request's statements read or wrote."""
-    last: dict[tuple[str, int], Position] = {}
-    for at in touched:
-        known = last.get((at["table"], at["shard"]), at)
-        newer = (at["epoch"], at["lsn"]) >= (known["epoch"], known["lsn"])
-        last[at["table"], at["shard"]] = at if newer else known
-    return list(last.values())
-
-
 def _nothing() -> None:
     return
 
@@ -582,20 +573,6 @@ def _run_write(statement: Statement, write: Write) -> Result:
         CopyFrom: run_copy_from,
     }  # fmt: skip
     return runs[type(statement)](statement, write)
-
-
-def with_stats(result: Result, run: Execution, plan: Plan) -> Result:
-    """The answer with how it came about: strategy, and the shards that were read."""
-    names = {step.table.uuid: step.table.name for step in relations(plan)}
-    shards = [
-        {"table": names.get(uuid, ""), "shard": at.shard, "epoch": at.epoch, "lsn": at.lsn}
-        for uuid, view in run.views.items()
-        for at in view.positions
-    ]
-    stats: dict[str, Any] = {"strategy": run.trace.strategy(), "shards": shards}
-    if "search" in run.trace.times:  # the engine's part of elapsed_ms
-        stats["search_ms"] = round(run.trace.times["search"], 3)
-    return replace(result, stats=stats)
 
 
 def _columns(catalog: CatalogView) -> list[str]:

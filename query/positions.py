@@ -1,0 +1,36 @@
+"""What a request has read or written: positions in shards' logs, for its answer and its session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from nearql.query.executor import Execution
+from nearql.query.plan import Plan, relations
+from nearql.query.replicas import Position
+from nearql.query.result import Result
+
+
+def with_stats(result: Result, run: Execution, plan: Plan) -> Result:
+    """The answer with how it came about: strategy, and the shards that were read."""
+    names = {step.table.uuid: step.table.name for step in relations(plan)}
+    shards = [
+        {"table": names.get(uuid, ""), "shard": at.shard, "epoch": at.epoch, "lsn": at.lsn}
+        for uuid, view in run.views.items()
+        for at in view.positions
+    ]
+    stats: dict[str, Any] = {"strategy": run.trace.strategy(), "shards": shards}
+    if "search" in run.trace.times:  # the engine's part of elapsed_ms
+        stats["search_ms"] = round(run.trace.times["search"], 3)
+    return replace(result, stats=stats)
+
+
+def furthest(touched: Sequence[Position]) -> list[Position]:
+    """The last position of each shard among those that a request's statements read or wrote."""
+    last: dict[tuple[str, int], Position] = {}
+    for at in touched:
+        known = last.get((at["table"], at["shard"]), at)
+        newer = (at["epoch"], at["lsn"]) >= (known["epoch"], known["lsn"])
+        last[at["table"], at["shard"]] = at if newer else known
+    return list(last.values())
