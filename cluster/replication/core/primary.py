@@ -357,8 +357,9 @@ class Primary:
         return needed <= 1 or self.copies(wait.lsn) >= needed
 
     def _answer(self, wait: Await, *, known: bool, met: bool) -> None:
-        committed = wait.lsn <= self.copy.log.commit_lsn
-        self.copy.out.append(Answer(wait.token, known, met, self.copies(wait.lsn), committed))
+        copies = self.copies(wait.lsn) if known else 0
+        committed = known and wait.lsn <= self.copy.log.commit_lsn
+        self.copy.out.append(Answer(wait.token, known, met, copies, committed))
 
     def on_read(self, read: Read) -> None:
         """Somebody wants a linearizable read; `settle` answers."""
