@@ -148,9 +148,9 @@ def _copy(
     lsn = own["durable"] if own is not None else acknowledged
     if leading is None or lsn is None:
         return CopyRow(name, own["state"] if own else None, lsn, None, None)
-    lag = max(0, leading["end"] - lsn)
-    waiting = 0 if node == shard.primary or not lag else lag_ms
-    return CopyRow(name, own["state"] if own else None, lsn, lag, waiting)
+    # Reports are a moment apart; a primary is never behind itself.
+    lag = 0 if node == shard.primary else max(0, leading["end"] - lsn)
+    return CopyRow(name, own["state"] if own else None, lsn, lag, lag_ms if lag else 0)
 
 
 def moves(gateway: Gateway) -> list[dict[str, Any]]:

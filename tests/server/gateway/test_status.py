@@ -77,6 +77,14 @@ def test_without_its_primary_a_shards_lag_is_not_known(make_pair: MakePair) -> N
         ]
 
 
+def test_a_primary_is_never_behind_itself(make_pair: MakePair) -> None:
+    with make_pair(1) as pair:
+        status = CopyStatus("primary_active", durable_lsn=19, end_lsn=20)
+        pair.here.replication.told.shards[SHARD] = status
+        [shard] = pair.here.client.get("/v1/cluster/shards").json()["shards"]
+        assert shard["copies"][0] == copy("n1", 19, 0, 0)
+
+
 def test_what_an_earlier_reign_knew_is_left_out(make_pair: MakePair) -> None:
     with make_pair(2) as pair:
         told(pair)
