@@ -13,6 +13,7 @@ he asks for a request to be run only if it is light, and gets `Deferred` where i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sqlglot import exp
 
@@ -55,7 +56,7 @@ class Deferred(Exception):
     parsed.
     """
 
-    def __init__(self, prepared: object) -> None:
+    def __init__(self, prepared: Any) -> None:
         super().__init__("the request is heavy")
         self.prepared = prepared
 

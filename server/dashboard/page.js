@@ -20,7 +20,8 @@ export function parse(text) {
 /** {status, body, headers}; status 0 where the node did not answer. */
 export async function ask(path, options, read = parse) {
   try {
-    const answer = await fetch(path, options);
+    const answer = await fetch(path, { redirect: "manual", ...options });
+    if (answer.type === "opaqueredirect") return elsewhere();
     if (answer.status === 401) signIn();
     const text = await answer.text();
     return { status: answer.status, body: answer.ok ? read(text) : parse(text), headers: answer.headers };
@@ -28,6 +29,15 @@ export async function ask(path, options, read = parse) {
     const detail = `The node did not answer: ${error.message}.`;
     return { status: 0, body: { title: "No answer", detail, code: "no_answer" }, headers: new Headers() };
   }
+}
+
+/** What a follower's redirect to the leader means: this page may ask its own node only. */
+async function elsewhere() {
+  const { status, body } = await ask("/v1/cluster/nodes");
+  const leader = status === 200 ? body.nodes.find((node) => node.role === "leader") : null;
+  const detail = leader ? `Writes belong to the leader, ${leader.name}: open the dashboard there.`
+    : "Writes belong to the leader, and none is known at this moment.";
+  return { status: 307, body: { title: "This node follows", detail, code: "not_leader", at: leader?.url }, headers: new Headers() };
 }
 
 /** Asks for a key, once, where the node wants one; a cookie that no script can read remembers it. */
@@ -129,8 +139,9 @@ export function moment(text) {
 /** What a problem document says, as one box. */
 export function problemBox(problem, ...more) {
   const facts = [problem.code, problem.sqlstate, problem.request_id && `request ${problem.request_id}`];
+  const there = /^https?:\/\//.test(problem.at ?? "") ? element("a", { href: problem.at }, problem.at) : null;
   return element("div", { className: "problem", role: "alert" },
-    element("strong", {}, problem.title ?? "Error"), element("div", {}, problem.detail ?? ""), ...more,
+    element("strong", {}, problem.title ?? "Error"), element("div", {}, problem.detail ?? ""), there, ...more,
     element("div", { className: "quiet small" }, facts.filter(Boolean).join(" · ")));
 }
 
