@@ -347,8 +347,8 @@ class _Request:
     def _once(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         catalog = self.database.catalog()
         try:
-            if prepared.checked.get(place) != catalog.version:
-                if self.authorise is not None:
+            if prepared.checked.get(place) != catalog.version or isinstance(statement, Kill):
+                if self.authorise is not None and not self.statements.owns(statement, self.user):
                     self.authorise(statement, catalog)
                 guard.check(
                     statement,

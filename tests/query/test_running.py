@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from nearql.engine.errors import Conflict, NotFound, SqlError, StatementTimeout
+from nearql.engine.errors import Conflict, Forbidden, NotFound, SqlError, StatementTimeout
 from nearql.engine.types import OnConflict
+from nearql.query.ports import CatalogView
 from nearql.query.running import TEXT_CHARS, Statements
 from nearql.query.settings import SessionSettings
+from nearql.query.statements import Kill, Statement
 from support.sql import Sql
 from support.waiting import wait_for
 
@@ -196,3 +198,26 @@ def test_every_id_is_given_once() -> None:
             future.result(60)
     assert len(found) == 800
     assert statements.count == 0
+
+
+def test_everybody_may_end_his_own_statements_only(sql: Sql) -> None:
+    refused: list[str] = []
+
+    def authorise(statement: Statement, _catalog: CatalogView) -> None:
+        if isinstance(statement, Kill):
+            refused.append(statement.text)
+            raise Forbidden("KILL needs an administrator.")
+
+    session = sql.session.restricted(sql.database, authorise)
+    with sql.session.statements.running("SELECT 1", "anna") as hers:
+        for user in ("otto", None):
+            with pytest.raises(Forbidden):
+                session.execute(f"KILL {hers.id}", user=user)
+            assert hers.state == "running"
+        session.execute(f"KILL {hers.id}", user="anna")
+        assert hers.state == "stopping"
+        with pytest.raises(Forbidden):  # the same text, planned and permitted before
+            session.execute(f"KILL {hers.id}", user="otto")
+    with pytest.raises(Forbidden):  # it has ended
+        session.execute(f"KILL {hers.id}", user="anna")
+    assert len(refused) == 4
