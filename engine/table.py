@@ -276,6 +276,8 @@ class Table:
         self, *, request_id: bytes | None = None, timeout_ms: int | None = None
     ) -> WriteOutcome:
         """Delete every row; the outcome's `deleted` is how many there were."""
+        if timeout_ms is None and self._context.replicated:
+            timeout_ms = _DDL_MS
         deadline = Deadline(timeout_ms)
         self._check_open()
         self._wait_admitted(deadline)

@@ -63,6 +63,9 @@ class LocalCopy:
         self._reader = StatementReader()
         self._read_lsn = shard.read_view().lsn
         self._holds = Holds()
+        # EPOCH_START behind which statements are in the tail. Not the gate's: that changes without
+        # the lock, and what the tail has given must not be read from the log again.
+        self._tail_from: int | None = None
         # Guarded by its own:
         self._applying = threading.Lock()
         self._promising = threading.Lock()
@@ -216,10 +219,10 @@ class LocalCopy:
 
     def follow(self) -> None:
         """See `ShardCopy.follow`."""
-        led = self._gate.epoch is not None
         self._gate.end()  # wakes writers that hold the lock and wait
         with self._shard.lock:
-            if led:
+            if self._tail_from is not None:
+                self._tail_from = None
                 self._shard.tail.clear()
                 self._reader, self._read_lsn = StatementReader(), self._gate.applied_lsn
         self._apply_soon()
@@ -262,6 +265,7 @@ class LocalCopy:
             assert epoch > self.end.epoch, "the log has records of that epoch or a later one"
             statement = Statement(RecordKind.EPOCH_START, Counts())
             shard.append(statement, shard.encode(statement), epoch)
+            self._tail_from = statement.lsn
             self._gate.lead(epoch, statement.lsn)
             return statement.lsn
 
@@ -312,11 +316,11 @@ class LocalCopy:
         before = self._gate.applied_lsn
         try:
             more = self._apply_some()
+            if self._gate.applied_lsn > before:
+                self.on_applied()
         except Exception as error:
             self._context.on_fatal(f"shard {self._shard.directory}: applying failed: {error!r}")
             raise
-        if self._gate.applied_lsn > before:
-            self.on_applied()
         with self._applying:
             if not more and not self._applier_wanted:
                 self._applier_runs = False
@@ -354,12 +358,12 @@ class LocalCopy:
 
     def _last_from_log(self) -> int:
         """The last committed record that is not in the tail."""
-        committed = self._gate.committed_lsn
-        return committed if self.leads is None else min(committed, self._gate.start_lsn)
+        committed, tail_from = self._gate.committed_lsn, self._tail_from
+        return committed if tail_from is None else min(committed, tail_from)
 
     def _settled_lsn(self) -> int:
         """Every statement up to there is applied. Needs the lock."""
-        if self.leads is None or self._read_lsn < self._gate.start_lsn:
+        if self._tail_from is None or self._read_lsn < self._tail_from:
             return self._read_lsn
         return self._gate.committed_lsn
 
