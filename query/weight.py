@@ -48,7 +48,7 @@ _LIGHT = (
     DropUser, DropTable, AlterTable, CreateIndex, DropIndex, Reindex, CreateView, DropView,
 )  # fmt: skip
 _HARMLESS = (Select, SetVariable, Show, Describe)  # done twice, they do the same
-_FROMS = 3  # the search's own, its filter's and its query vector's
+_SOURCES = 3  # the search's own, its filter's and its query vector's
 
 
 class Deferred(Exception):
@@ -84,10 +84,10 @@ def is_light(statement: Statement, plan: Callable[[], Plan]) -> bool:
 
 
 def _is_light_query(tree: exp.Expr, plan: Plan) -> bool:
-    froms = sum(1 for _ in tree.find_all(exp.From))
-    if froms == 0:
+    sources = sum(1 for _ in tree.find_all(exp.From))
+    if sources == 0:
         return True
-    if froms > _FROMS or any(tree.find_all(exp.Join, exp.Lateral, exp.SetOperation)):
+    if sources > _SOURCES or any(tree.find_all(exp.Join, exp.Lateral, exp.SetOperation)):
         return False
     steps = plan.query.steps
     if len(steps) != 1:
