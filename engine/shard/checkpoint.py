@@ -51,7 +51,7 @@ from nearql.engine.shard.records import fills_from_bytes, fills_to_bytes
 from nearql.engine.shard.state import ShardState, is_sparse, live_mask
 from nearql.engine.shard.watcher import Watcher
 from nearql.engine.storage.blobs import open_blob, write_blob
-from nearql.engine.storage.files import FileSystem
+from nearql.engine.storage.files import TEMPORARY_SUFFIX, FileSystem
 from nearql.engine.storage.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -211,6 +211,7 @@ class CheckpointStore:
         """Step 5: drop files that the manifest doesn't name, such as a crash leaves."""
         manifest = self.read_manifest()
         keep = {MANIFEST_FILE, META_FILE, *WAL_DIRECTORIES, INCOMING_DIRECTORY, INDEX_DIRECTORY}
+        keep.add(META_FILE + TEMPORARY_SUFFIX)  # a promise, which waits for no checkpoint
         keep |= set(manifest.files()) if manifest is not None else set()
         keep = keep.union(*self.pinned.copy().values())
         for name in self._fs.names(self._directory):

@@ -78,6 +78,14 @@ def _keeps_its_tail_when_it_steps_down(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Tail, "clear", lambda tail: None)
 
 
+def _asks_the_gate_what_the_tail_has_applied(patch: pytest.MonkeyPatch) -> None:
+    def last(copy: LocalCopy) -> int:
+        committed = copy._gate.committed_lsn
+        return committed if copy.leads is None else min(committed, copy._gate.start_lsn)
+
+    patch.setattr(LocalCopy, "_last_from_log", last)
+
+
 def _admits_writers_before_it_has_applied_the_old_log(patch: pytest.MonkeyPatch) -> None:
     lead_at = CommitGate.lead
     patch.setattr(CommitGate, "lead", lambda gate, epoch, _: lead_at(gate, epoch, 0))
@@ -191,6 +199,10 @@ MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] =
     ),
     (_applies_the_whole_log_after_a_restart, schedules),
     (_keeps_its_tail_when_it_steps_down, schedules),
+    (
+        _asks_the_gate_what_the_tail_has_applied,
+        with_pair(local.test_stepping_down_while_an_applier_runs_applies_nothing_twice),
+    ),
     (
         _admits_writers_before_it_has_applied_the_old_log,
         with_pair(local.test_a_new_primary_admits_writers_when_it_has_applied_what_it_took_over),

@@ -422,6 +422,37 @@ def test_sizes_of_what_can_be_sent(pair: tuple[HandCopy, HandCopy]) -> None:
     assert primary.copy.remembers(end + 1)
 
 
+def test_a_checkpoint_does_not_take_a_promise_away_while_it_is_written() -> None:
+    one = HandCopy()
+    disk = one.fs
+    assert isinstance(disk, SimulatedDisk)
+    rename = disk.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        if target.name == "shard.meta":
+            one.table.checkpoint()
+        rename(source, target)
+
+    disk.rename = interrupted  # type: ignore[method-assign]
+    one.copy.promise(3)
+    assert one.copy.promised_epoch == 3
+
+
+def test_stepping_down_while_an_applier_runs_applies_nothing_twice(
+    pair: tuple[HandCopy, HandCopy],
+) -> None:
+    primary, replica = pair
+    for number in range(3):
+        primary.log([number])
+        commit(primary, replica)
+    primary.copy._gate.end()  # `follow` has begun, and waits for the lock that the applier has
+    primary.copy._apply_soon()
+    primary.steps.run()
+    primary.copy.follow()
+    primary.steps.run()
+    assert keys(primary.table) == {0, 1, 2}
+
+
 def test_a_promise_outlives_the_process() -> None:
     one = HandCopy()
     assert one.copy.promised_epoch == 0
