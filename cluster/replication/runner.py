@@ -205,7 +205,9 @@ class CopyRunner:
         try:
             self._effects.extend(self.core.step(self._around.clock(), event))
         except AssertionError as error:
-            self.stop(f"an invariant of the protocol is broken: {error!r} at {event!r}")
+            self.stop(
+                f"an invariant of the protocol is broken: {error!r} at {event!r}"[:2000], error
+            )
         else:
             self.authority = self._authority()
 
@@ -229,9 +231,9 @@ class CopyRunner:
         """Whether it takes no part any more."""
         return self._ended
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, error: BaseException | None = None) -> None:
         """Take no further part: what this copy would do can't be trusted."""
-        logger.error("shard %s: %s", self.shard_uuid, reason)
+        logger.error("shard %s: %s", self.shard_uuid, reason, exc_info=error)
         self.alarm = reason
         self.end()
         self._submit(self.copy.follow)
@@ -290,7 +292,7 @@ class CopyRunner:
             self._effects.clear()
             self.feed(ev.Corrupted(error.detail, uuid.uuid4().hex))
         else:
-            self.stop(f"its log can't be used: {error!r}")
+            self.stop(f"its log can't be used: {error!r}", error)
 
     def _try_again_later(self, effect: ef.Effect, error: StorageFull) -> None:
         """Without room the copy stands still: it acknowledges nothing, and its primary goes on
@@ -407,7 +409,7 @@ class CopyRunner:
         elif isinstance(error, NearQLError):
             logger.warning("shard %s: %s", self.shard_uuid, error.detail)
         elif error is not None:
-            self.stop(f"its log can't be read: {error!r}")
+            self.stop(f"its log can't be read: {error!r}", error)
         else:
             self._shipped(effect, future.result())
 
