@@ -100,8 +100,7 @@ class Core:
     def step(self, now_ms: int, event: ev.Event) -> list[Effect]:
         """What is to be done, in this order, now that this has happened."""
         copy = self.copy
-        assert now_ms >= copy.now_ms, f"time went back from {copy.now_ms} to {now_ms}"
-        copy.now_ms = now_ms
+        copy.now_ms = max(copy.now_ms, now_ms)
         copy.out = []
         _HANDLERS[type(event)](self, event)
         if isinstance(self.role, Primary):

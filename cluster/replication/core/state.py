@@ -37,15 +37,16 @@ _ANY = {*_REPLICA, State.PRIMARY_WAIT}
 _END = {State.CORRUPT, State.HALTED}
 
 # What one step may make of a state, besides leaving it as it is. A promise that is over already,
-# or an in-sync set of one, lets a copy pass through PRIMARY_WAIT or SUSPENDED within a step.
+# or an in-sync set of one, lets a copy pass through PRIMARY_WAIT or SUSPENDED within a step. A copy
+# that is being fetched, or was replaced, becomes primary by the operator's word only.
 FOLLOWING: dict[State, set[State]] = {
     State.EMPTY: {*_ANY, State.PRIMARY_ACTIVE, State.SUSPENDED, *_END},
-    State.SNAPSHOT: {State.EMPTY, State.CATCHUP, State.ISR, *_END},
+    State.SNAPSHOT: {State.EMPTY, State.CATCHUP, State.ISR, State.PRIMARY_WAIT, *_END},
     State.CATCHUP: {*_ANY, State.PRIMARY_ACTIVE, State.SUSPENDED, *_END},
     State.ISR: {*_ANY, State.PRIMARY_ACTIVE, State.SUSPENDED, *_END},
     State.PRIMARY_WAIT: {*_REPLICA, State.PRIMARY_ACTIVE, State.SUSPENDED, *_END},
     State.PRIMARY_ACTIVE: {*_ANY, State.SUSPENDED, *_END},
     State.SUSPENDED: {*_ANY, State.PRIMARY_ACTIVE, *_END},
-    State.CORRUPT: {State.EMPTY, State.CATCHUP, State.ISR, State.HALTED},
+    State.CORRUPT: {*_ANY, State.PRIMARY_ACTIVE, State.SUSPENDED, State.HALTED},
     State.HALTED: set(),
 }

@@ -295,3 +295,16 @@ def test_a_damaged_copy_is_replaced_once_metadata_knows() -> None:
     assert copy.wanted(ef.StartAnew) == [ef.StartAnew("b-2")]
     copy.feed(ev.CopyReplaced("b-2"))
     assert copy.sent(msg.Sync)
+
+
+def test_the_operators_word_makes_a_copy_primary_once_its_snapshot_is_there() -> None:
+    copy = Copy("b")
+    copy.row(isr=("a", "c"))
+    copy.hear("a", msg.SyncFull(1, msg.Session(1, 1)))
+    assert copy.state is State.SNAPSHOT
+    copy.row(epoch=2, primary="b", isr=("b",), version=2, unclean_epochs=(2,))
+    copy.wait(TIMING.lease_ms)
+    assert not copy.wanted(ef.Lead)
+    copy.feed(ev.SnapshotInstalled(ev.LogState(((1, 1),), 9, 10, 9)))
+    copy.wait(TIMING.tick_ms)
+    assert [lead.lsn for lead in copy.wanted(ef.Lead)] == [10]
