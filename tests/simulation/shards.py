@@ -46,12 +46,15 @@ def main(argv: list[str]) -> int:
     chosen = parser.parse_args(argv)
     if chosen.mutants is not None:
         return 1 if survivors(chosen.mutants) else 0
-    first = next_seed() if chosen.record else None
+    first, code = next_seed() if chosen.record else None, hashes()
     began = time.monotonic()
     clean, broken, counts = run(seeds(chosen, first))
     seconds = round(time.monotonic() - began, 1)
     what = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
     print(f"{clean} schedules clean in {seconds} s, {broken} broken: {what}")
+    if chosen.record and code != hashes():
+        print("the code was changed meanwhile: nothing is recorded")
+        return 1
     if chosen.record and not broken:
         record(first or 0, clean, seconds, counts)
     return 1 if broken else 0
