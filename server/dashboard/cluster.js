@@ -56,9 +56,10 @@ class ClusterPage {
   #shards(body) {
     if (!body.shards.length) return panel("Shards", nothing("There are no tables, so there are no shards."));
     const actions = body.nodes.length > 1 && ["failover", "move"].some((one) => this.actions.has(one));
+    const alive = new Set(body.nodes.filter((node) => node.alive).map((node) => node.name));
     const rows = body.shards.flatMap((shard) => (shard.copies.length ? shard.copies : [null]).map((copy, i) => {
       const own = i === 0 ? [shard.table, [count(shard.shard), "number"], [count(shard.epoch), "number"], shard.primary ?? "none"] : ["", "", "", ""];
-      const rest = copy === null ? ["no copy known", "", "", "", ""] : copyCells(shard, copy);
+      const rest = copy === null ? ["no copy known", "", "", "", ""] : copyCells(shard, copy, alive);
       return [...own, ...rest, ...(actions ? [i === 0 ? this.#shardActions(shard) : ""] : [])];
     }));
     const heads = ["Table", ["Shard", "number"], ["Epoch", "number"], "Primary", "Copy on", "State", ["LSN", "number"], ["Records behind", "number"], ["Time behind", "number"], ...(actions ? ["Actions"] : [])];
@@ -150,10 +151,12 @@ function nodeFacts(node, body) {
   return facts;
 }
 
-function copyCells(shard, copy) {
+function copyCells(shard, copy, alive) {
   const inSync = shard.in_sync.includes(copy.node);
-  const state = copy.node === shard.primary ? "primary" : inSync ? "in sync" : "catching up";
-  return [copy.node, element("span", { className: `badge ${inSync ? "good" : "warn"}` }, state), [count(copy.lsn), "number"],
+  const role = copy.node === shard.primary ? "primary" : inSync ? "in sync" : "catching up";
+  const gone = !alive.has(copy.node); // the figures are the last that it told
+  const state = gone ? `${inSync ? `${role}, ` : ""}not reachable` : role;
+  return [copy.node, element("span", { className: `badge ${gone ? "wrong" : inSync ? "good" : "warn"}` }, state), [count(copy.lsn), "number"],
     [count(copy.lag_records), "number"], [duration(copy.lag_ms), "number"]];
 }
 

@@ -179,7 +179,7 @@ def test_a_cluster_with_a_node_that_is_gone(page: Page) -> None:
     expect(rows).to_have_count(3)
     expect(rows.nth(0)).to_contain_text("primary")
     expect(rows.nth(1)).to_contain_text("in sync")
-    expect(rows.nth(2)).to_contain_text("catching up")
+    expect(rows.nth(2)).to_contain_text("not reachable")
     expect(rows.nth(2)).to_contain_text("not known")
     expect(page.get_by_role("region", name="Moves under way")).to_contain_text("n4")
     assert page.get_by_text("One node").count() == 0
