@@ -55,7 +55,6 @@ logger = logging.getLogger(__name__)
 ROOM_BYTES = 16 << 20  # that may wait to be sent to one node before more records are read
 PUBLISH_MS = 20
 _LOOK_AFTER_S = 1.0
-_SESSIONS_BITS = 32  # of each core's sessions: no two cores of one process share a session
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class Replication:
         self._fetches: dict[str, Fetch] = {}
         self._proposals: set[str] = set()  # request ids under way
         self._metadata: Metadata | None = None
-        self._attached = itertools.count()
+        self._attached = itertools.count()  # cores of this process
         self._turned_ms = clock()
         self._closed = threading.Event()
 
@@ -177,9 +176,8 @@ class Replication:
         core = Core(
             self.config.node_id, copy.alloc_id.hex(), self._incarnation(),
             log=log_state(copy), promised_epoch=copy.promised_epoch, now_ms=self.clock(),
-            timing=self.config.timing,
+            timing=self.config.timing, number=next(self._attached),
         )  # fmt: skip
-        core._session_number = next(self._attached) << _SESSIONS_BITS
         runner = CopyRunner(shard_uuid, table_uuid, copy, core, self)
         handle = ShardHandle(
             runner, self.thread, self.clock,
