@@ -67,7 +67,8 @@ def no_primary(table: str, shard: int) -> Unavailable:
 def reader_of(
     state: Metadata, names: Iterable[str], here: str, usable: Callable[[str, ShardRow], bool]
 ) -> str:
-    """The node that can read all these tables: this one if it can, else the first that can.
+    """The node that can read all these tables: this one if it can, else that of a primary, which
+    surely has every row, else any that can.
 
     usable: whether a node's copy of a shard may be read, as far as is known here.
 
@@ -76,7 +77,8 @@ def reader_of(
             not all of them are on one node.
     """
     rows = list(tables_named(state, names))
-    for node in (here, *sorted(node for node in state.nodes if node != here)):
+    primaries = [shard.primary for row in rows for shard in row.shards if shard.primary]
+    for node in dict.fromkeys((here, *primaries, *sorted(state.nodes))):
         if all(usable(node, shard) for row in rows for shard in row.shards):
             return node
     for row in rows:

@@ -8,21 +8,27 @@ linearizable   at least what was committed when the read came; confirmed once ro
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 from nearql.cluster.metadata.state import TableRow
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import Conflict, InvalidValue
 from nearql.query.replicas import Confirm, Freshness, Position
-from nearql.server.cluster_ports import GrantPort
+from nearql.server.cluster_ports import GrantPort, ShardPort
 from nearql.server.gateway.deadlines import until
 from nearql.server.gateway.placement import missing
 
 if TYPE_CHECKING:
     from nearql.server.gateway.gateway import Gateway
     from nearql.server.session_token import Positions
+
+
+COMES_UP_S = 2.0  # a copy learns within that it is complete
+_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class RequestReads:
         grants = []
         for number, shard in enumerate(row.shards):
             copy = copies.get(shard.uuid)
-            if copy is None or not copy.readable:
+            if copy is None or not _comes_up(copy, deadline):
                 raise missing(row.table.name, number)
             seen = self.token.get((row.table.uuid, number))
             wanted = "any" if level == "session" and seen is None else level
@@ -84,6 +90,16 @@ class RequestReads:
                 raise rolled_back(row.table.name, error) from error
             grants.append(grant)
         return grants
+
+
+def _comes_up(copy: ShardPort, deadline: Deadline) -> bool:
+    """Whether a copy may be read; one of a table made a moment ago is waited for."""
+    give_up = time.monotonic() + min(COMES_UP_S, deadline.left_s)
+    while not copy.readable:
+        if time.monotonic() >= give_up:
+            return False
+        Event().wait(_PAUSE_S)
+    return True
 
 
 def rolled_back(table: str, error: Conflict) -> Conflict:

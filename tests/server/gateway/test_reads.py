@@ -9,8 +9,10 @@ import pytest
 
 from nearql.engine.errors import Conflict, InvalidValue, Unavailable
 from nearql.query.replicas import Freshness
+from nearql.server.gateway import reads
 from nearql.server.session_token import SESSION_HEADER, session_token
 from support.cluster_edges import MakePair, Pair
+from support.fake_cluster import FakeCopy
 from support.http_node import DOCS, FakeResult
 
 TOKEN = {(DOCS.uuid, 0): (4, 17)}
@@ -70,12 +72,28 @@ def test_a_copy_that_lost_what_the_session_saw(make_pair: MakePair) -> None:
         assert caught.value.extra == {"epoch": 4, "lsn": 17}
 
 
-def test_a_missing_copy_is_said(make_pair: MakePair) -> None:
+def test_a_missing_copy_is_said(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "COMES_UP_S", 0.0)
     with make_pair(2) as pair:
         pair.here.copy.readable = False
         with pytest.raises(Unavailable) as caught:
             entered(pair, {}, "any")
         assert caught.value.code == "shard_unavailable"
+
+
+def test_a_copy_that_was_made_a_moment_ago_is_waited_for(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def readable(copy: FakeCopy) -> bool:
+        asked.append(True)
+        return len(asked) > 3
+
+    with make_pair(2) as pair:
+        monkeypatch.setattr(FakeCopy, "readable", property(readable), raising=False)
+        entered(pair, {}, "any")
+        assert len(asked) == 4
 
 
 def test_a_table_that_was_dropped_meanwhile_is_the_planners_to_tell(make_pair: MakePair) -> None:

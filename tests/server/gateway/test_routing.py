@@ -164,7 +164,7 @@ def test_a_lost_answer_is_unknown_and_names_the_request(make_pair: MakePair) -> 
 
 
 def test_a_lost_answer_of_a_read_did_nothing(make_pair: MakePair) -> None:
-    with make_pair(3, primary=2) as pair:
+    with make_pair(3) as pair:
         pair.here.copy.readable = False
         pair.mesh.fail = WriteUnknown("The connection broke.", code="call_lost")
         answer = sql(pair, SELECT)
@@ -236,6 +236,14 @@ def test_a_read_without_a_copy_here_is_answered_elsewhere(make_pair: MakePair) -
         del pair.here.replication.copies[f"{DOCS.uuid}/0"]
         assert sql(pair, SELECT).status_code == 200
         assert ran(pair) == (0, 1)
+
+
+def test_of_several_that_could_read_the_primary_does(make_pair: MakePair) -> None:
+    with make_pair(3, leader=3, primary=2) as pair:
+        pair.here.copy.readable = False
+        pair.mesh.handlers["id-2"] = pair.mesh.handlers["id-1"]
+        assert sql(pair, SELECT).status_code == 200
+        assert pair.mesh.calls == [("id-3", "id-2", "sql")]
 
 
 def test_a_shard_that_nobody_can_read_is_said(make_pair: MakePair) -> None:
