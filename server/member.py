@@ -9,6 +9,7 @@ close    the controller and the heartbeats end -> primaries are handed over -> l
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import time
@@ -119,21 +120,7 @@ class Member:
         on_change: called when what can be read from the tables here has changed.
         """
         cluster, metadata = self.cluster, self.cluster.metadata
-        config = cluster.config
-        self.replication = Replication(
-            ReplicationConfig(
-                config.name,
-                cluster.node_id,
-                config.replication_listen,
-                config.tls,
-                sync_bytes_per_s=config.sync_bytes_per_s,
-                call_threads=config.call_threads,
-            ),  # fmt: skip
-            cluster_id=lambda: metadata.state.cluster_id,
-            incarnation=lambda: cluster.incarnation,
-            propose=metadata.propose,
-            renew=lambda table, shard, _alloc_id: self.keeper.renew(table, shard),
-        )
+        self.replication = self._replicate()
         beats, ends = Hearing(self.replication.notices), self.replication.positions
         cluster.hears = beats.heard
         self.keeper = Keeper(cluster.node_id, copies, self.replication, metadata, on_change)
@@ -150,6 +137,25 @@ class Member:
         self.replication.calls.serve(_APPLIED, self._tell_applied)
         self._voice.start()
         self.controller.start()
+
+    def _replicate(self) -> Replication:
+        """Listen for other nodes, on a port that may be taken."""
+        cluster, config = self.cluster, self.cluster.config
+        host, port = config.replication_listen
+        try:
+            return Replication(
+                ReplicationConfig(config.name, cluster.node_id, (host, port), config.tls),
+                cluster_id=lambda: cluster.metadata.state.cluster_id,
+                incarnation=lambda: cluster.incarnation,
+                propose=cluster.metadata.propose,
+                renew=lambda table, shard, _alloc_id: self.keeper.renew(table, shard),
+            )
+        except OSError as error:
+            raise Unavailable(
+                f"Can't listen on {host}:{port} for other nodes: {os.strerror(error.errno or 0)}. Choose another "
+                "address with replication.host and replication.port.",
+                code="port_unavailable",
+            ) from error
 
     def close(self) -> None:
         """Hand over what this node orders, and end its links; the tables stay open."""
