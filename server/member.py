@@ -151,9 +151,10 @@ class Member:
                 renew=lambda table, shard, _alloc_id: self.keeper.renew(table, shard),
             )
         except OSError as error:
+            reason = os.strerror(error.errno or 0)
             raise Unavailable(
-                f"Can't listen on {host}:{port} for other nodes: {os.strerror(error.errno or 0)}. Choose another "
-                "address with replication.host and replication.port.",
+                f"Can't listen on {host}:{port} for other nodes: {reason}. Choose another address "
+                "with replication.host and replication.port.",
                 code="port_unavailable",
             ) from error
 
