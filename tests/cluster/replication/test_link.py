@@ -15,13 +15,22 @@ import pytest
 
 from nearql.cluster.certificates import make_certificates
 from nearql.cluster.replication.link.connection import Connection
-from nearql.cluster.replication.link.frames import MAX_FRAME_BYTES, Malformed
+from nearql.cluster.replication.link.frames import MAX_FRAME_BYTES, Kind, Malformed
 from nearql.cluster.replication.link.link import Channel, Patience
+from nearql.cluster.replication.link.notices import MAX_NOTICE_BYTES, Notices
 from nearql.cluster.replication.link.patience import Backoff
 from nearql.cluster.replication.link.resolver import Resolver
 from nearql.cluster.tls import RenewedContext
 from nearql.engine.errors import InvalidRequest
-from support.replication_links import QUICK, End, say_hello, stranger, tls
+from support.replication_links import (
+    QUICK,
+    End,
+    frame_bytes,
+    is_ended,
+    say_hello,
+    stranger,
+    tls,
+)
 from support.waiting import wait_for
 
 Make = Callable[..., End]
@@ -302,3 +311,29 @@ def test_only_tls_1_3_is_spoken(make: Make, certificates: Path) -> None:
     ):
         context.wrap_socket(raw, server_hostname="a")
     wait_for(lambda: a.link.refused().get("tls") == 1, "it is counted")
+
+
+def test_notices_reach_whoever_hears_their_topic(pair: tuple[End, End]) -> None:
+    a, b = pair
+    to_b, heard = Notices(a.link), queue.Queue[tuple[str, bytes]]()
+    Notices(b.link).hear("news", lambda node_id, payload: heard.put((node_id, payload)))
+    assert to_b.tell("id-b", "rumours", b"nobody listens")
+    assert to_b.tell("id-b", "news", b"x" * MAX_NOTICE_BYTES)
+    assert heard.get(timeout=60) == ("id-a", b"x" * MAX_NOTICE_BYTES)
+    assert b.link.counts["unknown_notices"] == 1
+    assert not to_b.tell("id-c", "news", b"no connection")
+    wait_for(lambda: set(to_b.heard()) == {"id-b"}, "b's pings are heard")
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x00", b"\x00\x09short", b"\x00\x00" + bytes(1 << 17)])
+def test_a_malformed_notice_ends_the_connection(
+    make: Make, certificates: Path, payload: bytes
+) -> None:
+    a = make("a")
+    a.knows(replace(a.peer(), name="b", node_id="id-b", port=1)).link.start()
+    Notices(a.link).hear("", lambda node_id, payload: None)
+    with stranger(a, tls(certificates, "b")) as stream:
+        assert say_hello(stream, channel="beat").refused == ""
+        stream.sendall(frame_bytes(Kind.NOTICE, payload))
+        assert is_ended(stream)
+    wait_for(lambda: a.link.counts["ended_malformed"] == 1, "it is counted")
