@@ -152,12 +152,15 @@ def tree_of(plan: Plan, trace: Trace) -> Node:
         names = ", ".join(output.name for output in plan.direct)
         return Node("Project", f"({names}) without DuckDB", {}, [_step(plan.query.steps[0], trace)])
     return Node(
-        "DuckDB", _short(plan.query.text), {}, [_step(step, trace) for step in plan.query.steps]
+        "DuckDB",
+        _short(str(plan.query.text)),
+        {},
+        [_step(step, trace) for step in plan.query.steps],
     )
 
 
 def _query(operator: str, query: Query, trace: Trace) -> Node:
-    return Node(operator, _short(query.text), {}, [_step(step, trace) for step in query.steps])
+    return Node(operator, _short(str(query.text)), {}, [_step(step, trace) for step in query.steps])
 
 
 def _short(text: str) -> str:
@@ -232,7 +235,7 @@ def _shown(value: Value) -> str:
     if value.parameter is not None:
         return f"${value.parameter}" if value.parameter.isdigit() else f":{value.parameter}"
     if value.query is not None:
-        return f"({_short(value.query.text)})"
+        return f"({_short(str(value.query.text))})"
     if isinstance(value.literal, np.ndarray):
         return f"a vector of {len(value.literal)} dimensions"
     if isinstance(value.literal, str):

@@ -199,7 +199,7 @@ class Query:
     parameters: the user's parameters in the SQL, where they have the names that `sql_name` gives.
     vectors: further parameters, name there -> vector.
     volatile: the same inputs may give another answer (random(), now()).
-    text: the part of the statement that it is, in the user's words, for EXPLAIN.
+    text: the part of the statement that it is, in the user's words, for EXPLAIN: `str` of it.
     """
 
     steps: tuple[Step, ...]
@@ -207,7 +207,7 @@ class Query:
     parameters: tuple[str, ...] = ()
     vectors: dict[str, Value] = field(default_factory=dict)
     volatile: bool = False
-    text: str = ""
+    text: object = ""
 
 
 @dataclass(frozen=True, eq=False)

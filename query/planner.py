@@ -66,7 +66,7 @@ from nearql.query.shown import vector_outputs
 from nearql.query.vector_types import duck_type, vector_type
 from nearql.query.views import expand
 from nearql.query.whole_rows import spell_rows
-from nearql.query.wording import mark_texts, text_of
+from nearql.query.wording import Words, mark_texts, text_of
 
 _VECTOR_CALLS = frozenset(
     {"nq_l2", "nq_ip", "nq_cos", "nq_l1", "nq_add", "nq_subtract", "nq_multiply", "nq_sum",
@@ -83,8 +83,8 @@ def plan_query(tree: exp.Query, catalog: CatalogView) -> Plan:
         NearQLError: whatever else is wrong with the text and can be told without running it.
     """
     own = tree.copy()
-    text = text_of(own)
-    mark_texts(own)
+    text = Words(tree)
+    mark_texts(own, tree)
     own = expand(own, catalog)
     expand_set_functions(own, catalog)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
@@ -104,7 +104,7 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
         own.append(
             "joins", exp.Join(this=exp.Table(this=exp.to_identifier(pair.name, quoted=True)))
         )
-    mark_texts(own)
+    mark_texts(own, tree)
     expand(own, catalog)
     expand_set_functions(own, catalog)
     binding = Binding(catalog, duck.shared().aggregates, apply_rules)
@@ -121,7 +121,11 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
 
 def _planned(own: exp.Query, binding: Binding) -> Plan:
     shown = _shown(own)
-    written = [(item, to_nearql(item)) for item in shown.expressions] if shown else []
+    written = [
+        (item, to_nearql(item))
+        for item in (shown.expressions if shown else [])
+        if not _has_name(item)
+    ]
     for select in list(inside_out(own)):
         for merge in MERGES:
             merge(select, binding)
@@ -141,10 +145,12 @@ def _shown(tree: exp.Expr) -> exp.Select | None:
     return tree if isinstance(tree, exp.Select) else None
 
 
+def _has_name(item: exp.Expr) -> bool:
+    return bool(item.is_star or isinstance(item, exp.Alias | exp.Column))
+
+
 def _keep_name(item: exp.Expr, text: str) -> None:
     """A column without an alias is named as it was written, whatever becomes of it."""
-    if item.is_star or isinstance(item, exp.Alias | exp.Column):
-        return
     rewritten = "$" in text or item.find(exp.Query) or to_nearql(item) != text
     if rewritten or any(_is_ours(node) for node in item.walk()):
         item.replace(exp.alias_(item.copy(), item_name(text), quoted=True))
@@ -280,12 +286,13 @@ class Lowering:
         parameters = tuple(name for name in names_in([tree]) if name not in vectors)
         for placeholder in tree.find_all(exp.Placeholder):
             placeholder.set("this", sql_name(str(placeholder.this)))
+        volatile = is_volatile(tree)
         return Query(
             steps=tuple(steps),
-            sql=to_duckdb(tree),
+            sql=to_duckdb(tree, spent=True),
             parameters=parameters,
             vectors=vectors,
-            volatile=is_volatile(tree),
+            volatile=volatile,
             text=text,
         )
 

@@ -116,7 +116,7 @@ def _body(text: str) -> exp.Query:
     """A view's query as a tree; callers copy it. Its places say nothing about their statement."""
     [statement] = parse(text)
     assert isinstance(statement, Select)
-    mark_texts(statement.tree)
+    mark_texts(statement.tree, statement.tree.copy())
     qualify(statement.tree)
     for node in statement.tree.walk():
         for key in ("start", "end", "line", "col"):

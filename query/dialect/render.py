@@ -88,14 +88,14 @@ def bit_distance_of(node: exp.Expr) -> tuple[str, exp.Expr, exp.Expr] | None:
     return None
 
 
-def to_duckdb(tree: exp.Expr) -> str:
-    """The tree as DuckDB's SQL; the tree itself stays as it is.
+def to_duckdb(tree: exp.Expr, *, spent: bool = False) -> str:
+    """The tree as DuckDB's SQL; the tree itself stays as it is, unless nobody needs it any more.
 
     Raises:
         Unsupported: a cast that has no meaning in DuckDB.
         SqlError: code `statement_too_complex`.
     """
-    return _render(tree, _FAITHFUL | _TO_DUCKDB)
+    return _render(tree, _DUCKDB, spent=spent)
 
 
 def to_nearql(tree: exp.Expr) -> str:
@@ -106,10 +106,10 @@ def to_nearql(tree: exp.Expr) -> str:
 Rewrites = dict[type[exp.Expr], Callable[[exp.Expr], exp.Expr]]
 
 
-def _render(tree: exp.Expr, rewrites: Rewrites) -> str:
+def _render(tree: exp.Expr, rewrites: Rewrites, *, spent: bool = False) -> str:
     patience.check()
     try:
-        root = exp.Tuple(expressions=[tree.copy()])
+        root = exp.Tuple(expressions=[tree if spent else tree.copy()])
         found = [node for node in root.walk() if type(node) in rewrites]
         for node in reversed(found):  # children before parents
             made = rewrites[type(node)](node)
@@ -316,3 +316,4 @@ _TO_DUCKDB: Rewrites = {
     exp.Cast: _cast,
     exp.TryCast: _cast,
 }
+_DUCKDB: Rewrites = _FAITHFUL | _TO_DUCKDB
