@@ -31,7 +31,8 @@ def opened(directory: Path) -> Node:
 def shown(node: Node) -> list[dict[str, Any]]:
     """nearql.indexes, by name."""
     text = 'SELECT name, "column", kind, metric, phase, rows_done, detail FROM nearql.indexes'
-    return node.session().execute(f"{text} ORDER BY name").table.to_pylist()
+    rows: list[dict[str, Any]] = node.session().execute(f"{text} ORDER BY name").table.to_pylist()
+    return rows
 
 
 def test_they_are_recorded_until_they_are_dropped(tmp_path: Path) -> None:
