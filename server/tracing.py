@@ -86,8 +86,13 @@ class OpenTelemetry:
         self._tracer = tracer
 
     @contextmanager
-    def span(self, name: str, **attributes: Any) -> Iterator[_Told]:
-        """A child of what this thread's context is doing."""
+    def span(self, name: str, **attributes: Any) -> Iterator[_Told | _Nobody]:
+        """A child of what this thread's context is doing; what no request asked for is nobody's."""
+        from opentelemetry.trace import get_current_span
+
+        if not get_current_span().get_span_context().is_valid:
+            yield _NOBODY
+            return
         with self._tracer.start_as_current_span(
             name, attributes=_known(attributes), record_exception=False,
             set_status_on_exception=False,
@@ -128,6 +133,16 @@ class OpenTelemetry:
             attributes={"http.request.method": scope["method"], "url.path": scope["path"][:200]},
         ) as span:  # fmt: skip
             yield span
+
+
+class _Nobody:
+    """Work of the node's own: calibration, builds of indexes."""
+
+    def tell(self, **attributes: Any) -> None:
+        """Nothing is kept."""
+
+
+_NOBODY = _Nobody()
 
 
 class _Told:
