@@ -93,6 +93,15 @@ class Rough:
     kind = "rough"
     nbytes = 0
     covered = None
+    listed = False
+
+    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        raise AssertionError("not listed")
+
+    def shares(
+        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        raise AssertionError("not listed")
 
     @property
     def rows(self) -> int:

@@ -21,6 +21,15 @@ class Everything:
     metric: Metric = Metric.L2
     nbytes: int = 7
     masks: list[NDArray[np.bool_] | None] = field(default_factory=list)
+    listed: bool = False
+
+    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        raise AssertionError("not listed")
+
+    def shares(
+        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        raise AssertionError("not listed")
 
     def search(
         self, queries: NDArray[np.float32], count: int, *, effort: int,
