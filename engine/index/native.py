@@ -246,8 +246,9 @@ class NativeIndex:
         return self.parameters(effort, selector), (bits, selector)
 
     def _shaped(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self.metric is Metric.COSINE and len(queries) > 1:
-            # One query's length changes no order, and it is not an extreme one.
+        if self.metric is Metric.COSINE and (self.listed or len(queries) > 1):
+            # In a graph one query's length changes no order, and it is not an extreme one; but
+            # ivfrabitq quantises how the query lies beside a centroid, which its length changes.
             queries = queries / np.sqrt(np.einsum("ij,ij->i", queries, queries))[:, np.newaxis]
         if self.width > queries.shape[1]:
             queries = np.pad(queries, ((0, 0), (0, self.width - queries.shape[1])))

@@ -115,6 +115,18 @@ def test_a_graph_has_no_lists() -> None:
     assert not made("hnsw", packages()[:200], Metric.L2).listed
 
 
+@pytest.mark.parametrize("name", ["ivfflat", "ivfpq", "ivfrabitq"])
+@pytest.mark.parametrize("length", [0.05, 20.0])
+def test_a_query_s_length_means_nothing_to_lists_under_cosine(name: str, length: float) -> None:
+    """Alone, too: ivfrabitq quantises how the query lies beside a centroid."""
+    index = made(name, packages(), Metric.COSINE)
+    queries = packages()[:60]
+    together = index.search(queries, 20, effort=2, mask=None)
+    for query, wanted in zip(queries, together, strict=True):
+        scaled = index.search((query * np.float32(length))[np.newaxis], 20, effort=2, mask=None)
+        assert len(np.intersect1d(scaled, wanted)) >= 18
+
+
 @pytest.mark.parametrize(("name", "storage"), FLOORS)
 @pytest.mark.parametrize("metric", [Metric.COSINE, Metric.L2, Metric.INNER_PRODUCT])
 def test_recall_on_real_vectors(name: str, storage: str, metric: Metric) -> None:
