@@ -156,12 +156,14 @@ def choose(sizes: Sizes, machine: Machine, best: Best, *, listed: int = 0) -> Se
 
 
 def _bitmap_plans(sizes: Sizes, best: Best, listed: int) -> list[SearchPlan]:
-    rung = best(wanted(sizes.k, LOCAL * sizes.share))
-    if rung is None or not rung.us:  # an effort given by hand has no price
+    own, rung = best(sizes.k), best(wanted(sizes.k, LOCAL * sizes.share))
+    # Without a rung of its own for k the index tells too little of rows so near to each other.
+    if own is None or rung is None or not rung.us:  # an effort given by hand has no price
         return []
-    fewer = max(0, rung.count - listed)
+    count = max(listed, own.count)
+    fewer = max(0, rung.count - count)
     us = BITMAP_US + max(0.0, rung.us - fewer * sizes.row_bytes * RERANK_NS / 1000)
-    return [SearchPlan("bitmap", rung.effort, listed, rung.k, us)]
+    return [SearchPlan("bitmap", rung.effort, count, rung.k, us)]
 
 
 def widen(sizes: Sizes, machine: Machine, best: Best, *, asked: int) -> SearchPlan:

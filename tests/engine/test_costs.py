@@ -60,8 +60,8 @@ def test_choice(asked: Sizes, expected: tuple[str, int]) -> None:
     ("asked", "expected"),
     [
         (sizes(100_000), ("index", 10, 100)),  # nothing to leave out
-        (sizes(100_000, 50_000), ("bitmap", 160, 30)),  # 81 wanted where half as many qualify
-        (sizes(100_000, 10_000), ("bitmap", 640, 30)),  # 417 wanted
+        (sizes(100_000, 50_000), ("bitmap", 160, 100)),  # 81 wanted where half as many qualify
+        (sizes(100_000, 10_000), ("bitmap", 640, 100)),  # 417 wanted
         (sizes(100_000, 5_000), ("exact_filtered", 0, 0)),  # 845: more than was ever measured
         (sizes(100_000, 10), ("exact_filtered", 0, 0)),
     ],
@@ -71,6 +71,18 @@ def test_a_bitmap_spares_an_index_with_lists_what_does_not_qualify(
 ) -> None:
     plan = choose(asked, MACHINE, INDEX, listed=30)
     assert (plan.strategy, plan.effort, plan.count) == expected
+
+
+def test_a_bitmap_names_as_many_as_the_index_needs_for_k_itself() -> None:
+    """One that finds the 40 nearest and not the 10 nearest tells too little of near neighbours."""
+
+    def coarse(k: int) -> Rung | None:
+        return INDEX(k) if k > 10 else None
+
+    asked = sizes(100_000, 50_000)
+    assert choose(asked, MACHINE, INDEX, listed=30).count == 100
+    assert choose(asked, MACHINE, INDEX, listed=300).count == 300
+    assert choose(asked, MACHINE, coarse, listed=30).strategy == "widening"
 
 
 def test_an_effort_given_by_hand_has_no_price_to_compare() -> None:
