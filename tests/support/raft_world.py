@@ -4,7 +4,8 @@ One seed is one schedule: what is proposed and where, which links are cut (one w
 (and release old messages later) or repeat messages, who is killed, loses power in the middle of
 a write, freezes, or loses its disk. Everything that happens is checked at once:
 
-- a term has one leader, and it has every entry that was ever applied anywhere;
+- a term has one leader, and it has every entry that was applied anywhere in an earlier term (a
+  vote that arrives late may still make a leader of a term that is over: it commits nothing);
 - an index is applied with the same command everywhere, in order;
 - APPLIED is said only of what is applied where it is said, and what was said so is never lost;
 - REFUSED is never executed, nothing is executed twice by one submission;
@@ -128,6 +129,7 @@ class World:
         self._down: set[tuple[str, str]] = set()  # links whose sender knows that they are broken
         self._busy_until: dict[tuple[str, str], float] = {}
         self.log: dict[int, bytes] = {}  # index -> command, of everything applied anywhere
+        self.applied_in: dict[int, int] = {}  # index -> the term of who applied it first
         self.leaders: dict[int, str] = {}
         self.outcomes: dict[bytes, Outcome] = {}
         self.acknowledged = 0  # highest index that some caller was told of
@@ -235,11 +237,14 @@ class World:
             self._check_completeness(site)
 
     def _check_completeness(self, site: Site) -> None:
-        """A new leader has all that was applied anywhere."""
+        """A new leader has all that was applied in earlier terms (Raft's leader completeness)."""
         assert site.member is not None
         entries = site.member.journal.entries
         first, last = entries[0].log_index, entries[-1].log_index
+        term = site.member.library.term
         for index, command in self.log.items():
+            if self.applied_in[index] >= term:
+                continue
             if index > last:
                 raise Broken(f"leader {site.name} lacks applied entry {index}")
             if index >= first and entries[index - first].command[1:] != command:
@@ -377,6 +382,9 @@ class World:
 
     def applied(self, name: str, index: int, command: bytes) -> None:
         known = self.log.setdefault(index, command)
+        member = self.sites[name].member
+        newest = max(self.leaders, default=0)
+        self.applied_in.setdefault(index, newest if member is None else member.library.term)
         if known != command:
             raise Broken(f"{name} applied {command!r} at {index}, others {known!r}")
 

@@ -12,6 +12,7 @@ from support.raft_world import Broken, World, run_seed, virtual
 FOUND = {
     2: "asked for a snapshot while a newer one was made, a member sent nothing for ever",
     101076: "the answer to a former life's request was taken for one of this life's",
+    177711048: "a late vote made a leader of a term that was over, and the checker took it for one",
 }
 
 
