@@ -62,18 +62,30 @@ class Machine:
 
     def visit_us(self, rows: int, row_bytes: float) -> float:
         """These rows, one query."""
-        return self.call_us + rows * (self.visit_ns + row_bytes * self.visit_byte_ns) / 1000
+        return self.call_us + rows * self.visited_us(row_bytes)
+
+    def visited_us(self, row_bytes: float) -> float:
+        """A row singled out."""
+        return (self.visit_ns + row_bytes * self.visit_byte_ns) / 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A way to ask an index, measured. recall: a low estimate for the `k` nearest. us: a query."""
+    """A way to ask an index, measured. recall: a low estimate for the `k` nearest. us: a query.
+
+    reads: of an effort given by hand, whose us is 0: rows that are read singly, at least.
+    """
 
     k: int
     count: int
     effort: int
     recall: float
     us: float
+    reads: int = 0
+
+    def least_us(self, sizes: Sizes, machine: Machine) -> float:
+        """What asking costs, at least: as measured, else its reads."""
+        return self.us or self.reads * machine.visited_us(sizes.row_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +153,21 @@ def exact_plan(sizes: Sizes, machine: Machine) -> SearchPlan:
 def choose(sizes: Sizes, machine: Machine, best: Best, *, listed: int = 0) -> SearchPlan:
     """The cheapest way that reaches the target; `best` knows what does.
 
+    An effort given by hand is meant: without a filter it is asked, whatever reading costs. With one
+    it would name so many rows that reading those that qualify, all of them, may cost less.
+
     listed: candidates among which an index with lists has the k nearest; 0 = it has no lists.
     """
     exact = exact_plan(sizes, machine)
     if sizes.k >= sizes.qualifying:
         return exact
     plans = [exact]
+    filtered = sizes.qualifying < sizes.rows
     if (rung := best(wanted(sizes.k, sizes.share))) is not None:
-        strategy = "index" if sizes.qualifying >= sizes.rows else "widening"
-        plans.append(SearchPlan(strategy, rung.effort, rung.count, rung.k, rung.us))
-    if listed and sizes.qualifying < sizes.rows:
+        us = rung.least_us(sizes, machine) if filtered else rung.us
+        strategy = "widening" if filtered else "index"
+        plans.append(SearchPlan(strategy, rung.effort, rung.count, rung.k, us))
+    if listed and filtered:
         plans += _bitmap_plans(sizes, best, listed)
     return min(plans, key=lambda plan: plan.us)
 
@@ -173,6 +190,7 @@ def widen(sizes: Sizes, machine: Machine, best: Best, *, asked: int) -> SearchPl
     """
     exact = exact_plan(sizes, machine)
     rung = best(WIDENED * asked)
-    if rung is None or rung.us >= exact.us:
+    us = 0.0 if rung is None else rung.least_us(sizes, machine)
+    if rung is None or us >= exact.us:
         return exact
-    return SearchPlan("widening", rung.effort, rung.count, rung.k, rung.us)
+    return SearchPlan("widening", rung.effort, rung.count, rung.k, us)

@@ -16,6 +16,7 @@ from nearql.engine.types import Tuning
 DEFAULT_TARGET = 0.95
 _MARGIN = 0.2  # of what is missing to an exact answer
 _GIVEN_SHARE = 4  # an effort given by hand is used for at most this part of the rows
+_PASSED = 4  # rows that a graph compares for each that it keeps, at least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,9 @@ def _given(index: VectorIndex, effort: int, k: int) -> Rung | None:
     """An effort given by hand: whatever its recall, as long as a filter leaves enough rows."""
     if k * _GIVEN_SHARE > index.rows:
         return None
-    return Rung(k, index.candidates(k), effort, 0.0, 0.0)
+    count = index.candidates(k)
+    reads = count if index.listed else min(index.rows, _PASSED * max(effort, count))
+    return Rung(k, count, effort, 0.0, 0.0, reads)
 
 
 def _together(parts: Sequence[Profile | None], target: float, k: int) -> Rung | None:

@@ -90,6 +90,20 @@ def test_an_effort_given_by_hand_has_no_price_to_compare() -> None:
     assert choose(sizes(100_000, 10_000), MACHINE, given, listed=30).strategy == "widening"
 
 
+def by_hand(k: int) -> Rung:
+    """An effort of 64: 4 rows are read for each that is kept."""
+    return Rung(k, k, 64, 0.0, 0.0, 4 * max(64, k))
+
+
+def test_an_effort_given_by_hand_gives_way_where_reading_what_qualifies_is_surely_cheaper() -> None:
+    assert choose(sizes(100), MACHINE, by_hand).strategy == "index"  # without a filter it is meant
+    assert choose(sizes(62_816, 6_282), MACHINE, by_hand).strategy == "widening"  # 224 wanted
+    plan = choose(sizes(62_816, 1_256), MACHINE, by_hand)  # 1,073 wanted: 4,292 reads at least
+    assert plan.strategy == "exact_filtered"
+    assert widen(sizes(62_816, 6_282), MACHINE, by_hand, asked=250).strategy == "widening"
+    assert widen(sizes(62_816, 6_282), MACHINE, by_hand, asked=1_000).strategy == "exact_filtered"
+
+
 def test_no_rung_no_index() -> None:
     """An index that was not measured, or that misses the target, isn't asked."""
     assert choose(sizes(10**8), MACHINE, lambda k: None).strategy == "exact"
