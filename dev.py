@@ -184,7 +184,7 @@ def job_bench(args: list[str]) -> None:
 
 
 def job_simulate_metadata(args: list[str]) -> None:
-    """Run schedules of the metadata simulator: `--seed N`, or two minutes of fresh seeds."""
+    """Run schedules of the metadata simulator (`--seed`, `--seconds`, `--record`)."""
     os.environ["PYTHONHASHSEED"] = "0"
     become("python", "tests/simulation/metadata.py", *args)
 

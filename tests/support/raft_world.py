@@ -20,6 +20,7 @@ import hashlib
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,8 @@ class World:
         self.leaders: dict[int, str] = {}
         self.outcomes: dict[bytes, Outcome] = {}
         self.acknowledged = 0  # highest index that some caller was told of
+        self.sent = 0  # messages
+        self.faults_done: Counter[str] = Counter()
         self._commands = itertools.count()
 
     # ---- time -------------------------------------------------------------------------------
@@ -214,9 +217,13 @@ class World:
             return
         try:
             for _ in range(4):
-                if site.member is not None:
-                    site.member.tick(0.0)
-                    self._observe(site)
+                if site.member is None:
+                    return
+                was_idle, sent = site.member.idle, self.sent
+                site.member.tick(0.0)
+                self._observe(site)
+                if was_idle and self.sent == sent and site.member.idle:
+                    return  # the next tick would do nothing, either
         except PowerLoss:
             self._lose_power(site)
         except Died as end:
@@ -319,6 +326,7 @@ class World:
     def transmit(self, source: str, target: str, data: bytes) -> bool:
         link, life = (source, target), self.sites[target].life
         self.trace.update(data)
+        self.sent += 1
         sender = self.sites[source]
         assert sender.member is not None
         if sender.member.journal.unsynced or not sender.disk.is_durable(LOG):
@@ -408,6 +416,7 @@ class World:
     def _each(self, end: float, mean_s: float, action: Callable[[], None]) -> None:
         def again() -> None:
             if self.now < end:
+                self.faults_done[action.__name__] += 1
                 action()
                 self.at(self.chance.expovariate(1 / mean_s), again)
 
@@ -490,6 +499,15 @@ class World:
         command = self.propose(self.chance.choice(self.names))
         self.pass_time(0.3)
         return self.outcomes.get(command) is Outcome.APPLIED
+
+    def counts(self) -> Counter[str]:
+        """What happened: faults by kind, commands by outcome, terms that had a leader."""
+        found = Counter(
+            {name[4:]: n for name, n in self.faults_done.items() if name.startswith("_do_")}
+        )
+        found.update(outcome.value for outcome in self.outcomes.values())
+        found["leaders"] = sum(term > 0 for term in self.leaders)
+        return found
 
     def describe(self) -> str:
         """Where everybody stands."""

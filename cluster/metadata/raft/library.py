@@ -279,8 +279,12 @@ class _Voter(Node):  # type: ignore[misc]
     and one seed of the simulator must be one run.
     """
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = zlib.crc32(name.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
 
 class _NoPickle:

@@ -155,6 +155,11 @@ class RaftMember:
         return self.library.leading and self._news() != self._told
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits for the next tick: no message, no command, nothing to send."""
+        return not self._again and self._events.empty()
+
+    @property
     def learning(self) -> bool:
         """Whether this member may not vote yet."""
         return self.guard.learning

@@ -8,7 +8,8 @@ from nearql.cluster.metadata.raft.library import Outcome
 from support.raft_mutants import MUTANTS, MutantWorld
 from support.raft_world import Broken, World, run_seed, virtual
 
-# Seeds that broke something while this was written, and what it was.
+# Seeds that broke something while this was written, and what it was. What a seed does changes with
+# the simulator; what they found has tests of its own in test_raft_guard.
 FOUND = {
     2: "asked for a snapshot while a newer one was made, a member sent nothing for ever",
     101076: "the answer to a former life's request was taken for one of this life's",
@@ -36,7 +37,7 @@ def test_many_schedules_are_clean() -> None:
 
 # The other mutants need schedules made for them: test_raft_guard.
 KILLED_BY = {
-    "matching entries are truncated": 3,
+    "matching entries are truncated": 32,
     "a learner votes": 80,
     "sent before fsync": 0,
 }
