@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nearql.cluster.metadata import commands as c
-from nearql.cluster.metadata import nodes, shards, views
+from nearql.cluster.metadata import jobs, nodes, shards, views
 from nearql.cluster.metadata.access import Access, apply_access
 from nearql.cluster.metadata.access_commands import ACCESS_COMMANDS
 from nearql.cluster.metadata.commands import Result
+from nearql.cluster.metadata.jobs import JobRow
 from nearql.cluster.metadata.nodes import NodeRow
 from nearql.cluster.metadata.shards import ShardRow
 from nearql.engine.named_query import ViewDef
@@ -58,6 +59,7 @@ class Metadata:
     older_results: tuple[Mapping[str, Result], ...] = ()  # generations, the oldest first
     access: Access = field(default_factory=Access)
     join_tokens: Mapping[str, int] = field(default_factory=dict)  # digest -> valid until, ms
+    jobs: Mapping[str, JobRow] = field(default_factory=dict)  # by uuid
 
     def table_named(self, name: str) -> TableRow | None:
         """The table of this name, ready or not, whatever its case."""
@@ -257,6 +259,7 @@ _HANDLERS: dict[type[c.Command], Handler] = {
     **_TABLES,
     **nodes.HANDLERS,
     **shards.HANDLERS,
+    **jobs.HANDLERS,
     **views.HANDLERS,
     **dict.fromkeys(ACCESS_COMMANDS, _change_access),
 }

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearql.cluster.metadata import commands as c
+from nearql.cluster.metadata import jobs
 from nearql.cluster.metadata import nodes as n
 from nearql.cluster.metadata import shards as sh
 from nearql.cluster.metadata import state as s
@@ -179,6 +180,7 @@ def test_each_command_survives_its_encoding(command: c.Command) -> None:
 def test_every_command_has_a_round_trip_above() -> None:
     elsewhere = {kind.__name__ for kind in ACCESS_COMMANDS}  # test_access
     elsewhere |= {"CreateView", "DropView"}  # test_views
+    elsewhere |= {kind.__name__ for kind in jobs.HANDLERS}  # test_jobs
     assert {type(x).__name__ for x in COMMANDS} == set(s.COMMANDS) - elsewhere
 
 
