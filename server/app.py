@@ -73,6 +73,7 @@ def create_app(
         heavy_workers=Workers(
             heavy_threads(http), http.heavy_queue, "http.heavy_workers + heavy_queue"
         ),
+        remote_workers=Workers(http.remote_workers, http.queue, "http.remote_workers + http.queue"),
         json_memory=SpoolMemory(config.share_of_memory(config.limits.json_memory, 8)),
         answer_memory=SpoolMemory(
             config.share_of_memory(max(config.limits.answer_memory, config.limits.result_bytes), 4)
@@ -86,6 +87,7 @@ def create_app(
     metrics.pending.set_function(lambda: edge.workers.pending)
     metrics.bulk_pending.set_function(lambda: edge.bulk_workers.pending)
     metrics.heavy_pending.set_function(lambda: edge.heavy_workers.pending)
+    metrics.remote_pending.set_function(lambda: edge.remote_workers.pending)
     app = Starlette(
         routes=[bound(endpoint, edge) for endpoint in ROUTES],
         middleware=[
@@ -140,14 +142,16 @@ def heavy_threads(http: HttpSection) -> int:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     edge: Edge = app.state.edge
+    edge.loop = asyncio.get_running_loop()
     watching = edge.certificates and asyncio.create_task(edge.certificates.watch())
     yield
-    edge.draining = True
+    edge.draining, edge.loop = True, None
     if watching:
         watching.cancel()
     edge.workers.close()
     edge.bulk_workers.close()
     edge.heavy_workers.close()
+    edge.remote_workers.close()
 
 
 class Server(uvicorn.Server):

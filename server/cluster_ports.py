@@ -7,6 +7,7 @@ Ids of nodes are the uuids of their disks; names are what people call them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from nearql.cluster.metadata.state import Metadata
@@ -155,6 +156,15 @@ class ShardPort(Protocol):
         """
 
 
+class CancelledPort(Protocol):
+    """Whether the caller of a request still waits."""
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Have `act` called when it does no more; perhaps twice, and in a thread that must not
+        wait.
+        """
+
+
 class CallPort(Protocol):
     """A request of another node. node_id is proved by its certificate."""
 
@@ -170,7 +180,12 @@ class CallPort(Protocol):
     def deadline(self) -> Deadline:
         """How long the caller waits."""
 
+    @property
+    def cancelled(self) -> CancelledPort:
+        """Whether it still does."""
 
+
+Watching = Callable[[Callable[[], None]], AbstractContextManager[None]]
 Serve = Callable[[CallPort], Iterable[bytes]]
 
 
@@ -180,10 +195,15 @@ class CallsPort(Protocol):
     def serve(self, method: str, handler: Serve) -> None:
         """Answer a method; a NearQLError is raised alike at the caller."""
 
-    def call(self, node_id: str, method: str, payload: bytes, *, timeout_ms: int) -> bytes:
-        """The answer, whole.
+    def call(
+        self, node_id: str, method: str, payload: bytes,
+        *, timeout_ms: int, watching: Watching | None = None,
+    ) -> bytes:  # fmt: skip
+        """The answer, whole. watching: a block in which what it is given is called once nobody
+        waits for the answer any more.
 
         Raises:
+            StatementTimeout: that was so.
             Unavailable: code `node_unreachable`; it certainly was not received.
             WriteUnknown: code `call_lost`; it was sent, and no answer came.
             NearQLError: of the handler.

@@ -82,6 +82,9 @@ class HttpSection:
         low=0, high=64,
     )  # fmt: skip
     heavy_queue: int = _key(128, "Such statements waiting for a thread before 429.", low=1)
+    remote_workers: int = _key(
+        32, "Threads that wait for other nodes' answers, in a cluster.", low=1, high=256
+    )
     small_body: int = _key(
         1 << 20, "A /v1/sql body above it runs among the bulk rows, not before searches.", size=True
     )

@@ -29,7 +29,7 @@ class Edge:
     """One per application.
 
     draining: a stop has begun; `/readyz` says so. access: None where nobody is asked for a key.
-    gateway: None on a node alone.
+    gateway: None on a node alone. loop: that serves, while it does.
     """
 
     node: NodePort
@@ -39,6 +39,7 @@ class Edge:
     spool_memory: SpoolMemory
     bulk_workers: Workers
     heavy_workers: Workers
+    remote_workers: Workers
     json_memory: SpoolMemory
     answer_memory: SpoolMemory
     quotas: Quotas = field(init=False)
@@ -47,6 +48,7 @@ class Edge:
     access: AccessLayer | None = None
     certificates: Certificates | None = None
     gateway: Gateway | None = None
+    loop: asyncio.AbstractEventLoop | None = None
 
     def __post_init__(self) -> None:
         limits = self.config.limits
@@ -68,18 +70,29 @@ class Edge:
 
     async def run(
         self, work: Callable[[], T], request: Request | None = None,
-        cancel: Callable[[], None] | None = None, *, bulk: bool = False, heavy: bool = False,
+        cancel: Callable[[], None] | None = None,
+        *, bulk: bool = False, heavy: bool = False, remote: bool = False,
     ) -> T:  # fmt: skip
         """`work()` in a worker thread; `cancel()` is called when the client goes away meanwhile.
 
-        bulk, heavy: among the loads, or the heavy statements; both have threads and a queue of
-        their own, so that searches never wait for them.
+        bulk, heavy, remote: among the loads, the heavy statements, or what waits for another node;
+        each has threads and a queue of its own, so that searches never wait for them.
         """
         workers = self.heavy_workers if heavy else self.bulk_workers if bulk else self.workers
+        if remote:
+            workers = self.remote_workers
         if request is None or cancel is None:
             return await workers.run(work)
         async with _Watch(request, cancel):
             return await workers.run(work)
+
+    def run_heavy(self, work: Callable[[], T]) -> T:
+        """`work()` among the heavy statements, from a thread that waits for it: for what another
+        node asks. Raises as `run`.
+        """
+        if self.loop is None:  # nobody is served yet, so nobody is to be protected
+            return work()
+        return asyncio.run_coroutine_threadsafe(self.heavy_workers.run(work), self.loop).result()
 
 
 def principal_of(request: Request) -> Principal:

@@ -54,6 +54,11 @@ class Metrics:
             "Statements beyond searches running or waiting.",
             registry=self.registry,
         )
+        self.remote_pending = Gauge(
+            "nearql_remote_pending",
+            "Statements passed on to other nodes, or waiting for it.",
+            registry=self.registry,
+        )
         self.connections = Gauge(
             "nearql_http_connections", "Open connections.", registry=self.registry
         )

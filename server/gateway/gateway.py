@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nearql.cluster.metadata.shards import ShardRow
 from nearql.engine.errors import NearQLError, Unavailable, WriteUnknown
 from nearql.query.nature import Nature
+from nearql.query.watchdog import Stop
 from nearql.server.cluster_ports import ClusterPort, MetadataPort, ReplicationPort
 from nearql.server.gateway import envelope, placement
 from nearql.server.gateway.reads import RequestReads
@@ -118,19 +119,22 @@ class Gateway:
     # ---- there ----------------------------------------------------------------------------------
 
     def ask(
-        self, node: str, method: str, message: bytes, timeout_ms: int, *, writes: bool
-    ) -> tuple[dict[str, Any], memoryview]:
-        """What another node answers.
+        self, node: str, method: str, message: bytes, timeout_ms: int,
+        *, writes: bool, stop: Stop | None = None,
+    ) -> tuple[dict[str, Any], memoryview]:  # fmt: skip
+        """What another node answers. stop: ends it there, too.
 
         Raises:
+            StatementTimeout: it was stopped.
             Unavailable: it was not reached, or a read broke off; nothing was done.
             WriteUnknown: a write was sent and not answered.
             NearQLError: what it says.
         """
         try:
             answer = self.replication.calls.call(
-                node, method, message, timeout_ms=timeout_ms + ANSWER_SLACK_MS
-            )
+                node, method, message,
+                timeout_ms=timeout_ms + ANSWER_SLACK_MS, watching=None if stop is None else stop.watching,
+            )  # fmt: skip
         except WriteUnknown as error:
             if error.code != "call_lost":
                 raise

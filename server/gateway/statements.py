@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nearql.query.watchdog import Stop
 from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import Principal
 from nearql.server.cluster_ports import CallPort, Serve
@@ -21,7 +22,9 @@ Answer = tuple[list[Any], str, int]  # pieces, media type, rows
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A SQL request as it came. request_id: 16 bytes; session: the client's token."""
+    """A SQL request as it came. request_id: 16 bytes; session: the client's token; waited_ms: how
+    long its client has waited already, which counts against its time.
+    """
 
     body: bytes
     content_type: str
@@ -29,10 +32,22 @@ class Asked:
     session: str | None
     arrow: bool
     principal: Principal
+    waited_ms: int = 0
 
 
-def forward(gateway: Gateway, node: str, asked: Asked, timeout_ms: int, *, writes: bool) -> Answer:
-    """Have a request answered by another node.
+Run = Callable[[Asked, Stop], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """The node that runs a request, and whether that writes."""
+
+    node: str
+    writes: bool
+
+
+def forward(gateway: Gateway, there: There, asked: Asked, timeout_ms: int, stop: Stop) -> Answer:
+    """Have a request answered by another node; timeout_ms: of the statement. stop: ends it.
 
     Raises:
         As `Gateway.ask`.
@@ -43,14 +58,18 @@ def forward(gateway: Gateway, node: str, asked: Asked, timeout_ms: int, *, write
         "session": asked.session,
         "arrow": asked.arrow,
         "who": principals.told(asked.principal),
+        "waited_ms": asked.waited_ms,
     }
     message = envelope.pack(head, asked.body)
-    told, body = gateway.ask(node, envelope.SQL, message, timeout_ms, writes=writes)
+    left_ms = max(0, timeout_ms - asked.waited_ms)
+    told, body = gateway.ask(
+        there.node, envelope.SQL, message, left_ms, writes=there.writes, stop=stop
+    )
     return [body.tobytes()], str(told["kind"]), int(told["rows"])
 
 
-def served(run: Callable[[Asked], Answer], access: AccessLayer | None) -> Serve:
-    """The handler for requests that others forward; run: does them here."""
+def served(run: Run, access: AccessLayer | None) -> Serve:
+    """The handler for requests that others forward; run: does them here, until it is stopped."""
 
     def handle(call: CallPort) -> Iterable[bytes]:
         head, body = envelope.unpack(call.payload)
@@ -61,8 +80,11 @@ def served(run: Callable[[Asked], Answer], access: AccessLayer | None) -> Serve:
             session=head["session"],
             arrow=bool(head["arrow"]),
             principal=principals.believed(head["who"], access),
+            waited_ms=int(head.get("waited_ms", 0)),
         )
-        pieces, kind, rows = run(asked)
+        stop = Stop()
+        call.cancelled.then(stop.stop)
+        pieces, kind, rows = run(asked, stop)
         yield envelope.pack({"kind": kind, "rows": rows})
         yield from joined(pieces)
 

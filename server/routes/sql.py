@@ -20,7 +20,7 @@ from nearql.server.access.principal import Principal, acting_as
 from nearql.server.body import BodyLimit, JsonRoom, is_small, read_body
 from nearql.server.edge import Edge, principal_of
 from nearql.server.gateway.gateway import NODES_HEADER
-from nearql.server.gateway.statements import Asked, forward
+from nearql.server.gateway.statements import Asked, There, forward
 from nearql.server.ports import NodePort
 from nearql.server.replies import PiecesResponse
 from nearql.server.request import SqlRequest, media_type, parse_sql_request, request_id_of
@@ -68,10 +68,11 @@ class _Made:
 
 @dataclass(frozen=True, slots=True)
 class _Later:
-    """A request that is more than a search; nothing of it was done yet."""
+    """A request that is more than a search, or another node's; nothing of it was done yet."""
 
     asked: SqlRequest
     prepared: Any
+    there: There | None = None  # where it belongs, if not here
 
 
 async def _answered(request: Request, edge: Edge, body: bytes, started: float) -> Response:
@@ -90,7 +91,8 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
     light = partial(answer, edge, question, light_only=not bulk)
     made = await edge.run(light, request, stop, bulk=bulk)
     if isinstance(made, _Later):
-        made = await edge.run(partial(answer, edge, question, made), request, stop, heavy=True)
+        rest = partial(answer, edge, question, made)
+        made = await edge.run(rest, request, stop, heavy=not made.there, remote=bool(made.there))
         assert isinstance(made, _Made)
     edge.metrics.rows_returned.inc(made.rows)
     headers = {} if edge.gateway is None else {NODES_HEADER: edge.gateway.node_urls()}
@@ -119,20 +121,20 @@ def answer(
 ) -> _Made | _Later:
     """Parse, execute here or where it belongs, encode; in a worker thread.
 
-    light_only: where the request is more than a search, do nothing and say so. later: what it said.
+    light_only: where the request is more than a search, or another node's, do nothing and say so.
+    later: what it said.
     """
     _check_awaited(edge, question)
     asked = later.asked if later else parse_sql_request(question.body, question.content_type)
-    prepared = later.prepared if later else None
+    prepared, there = (later.prepared, later.there) if later else (None, None)
     if edge.gateway is not None and later is None:
         nature, prepared = question.node.session().nature(asked.sql)
         node = edge.gateway.place(nature)
-        if node is not None:
-            timeout_ms = _timeout_ms(edge, asked)
-            relayed = forward(
-                edge.gateway, node, _as_asked(question), timeout_ms, writes=nature.writes
-            )
-            return _Made(*relayed, nature.writes)
+        there = None if node is None else There(node, nature.writes)
+        if there is not None and light_only:
+            return _Later(asked, prepared, there)
+    if there is not None:
+        return _relayed(edge, question, asked, there)
     how = {"light_only": light_only, "prepared": prepared}
     try:
         return _executed(edge, question, asked, how)
@@ -143,22 +145,35 @@ def answer(
         raise
 
 
-def answer_forwarded(edge: Edge, asked: Asked) -> Answer:
-    """What another node forwarded: done here, or refused."""
-    question = _Question(
-        body=asked.body, content_type=asked.content_type, request_id=asked.request_id,
-        session=asked.session, arrow=asked.arrow, started=time.perf_counter(), stop=Stop(),
-        node=edge.node_as(asked.principal), principal=asked.principal,
-    )  # fmt: skip
-    made = _executed(edge, question, parse_sql_request(asked.body, asked.content_type), {})
-    return made.pieces, made.kind, made.rows
-
-
-def _as_asked(question: _Question) -> Asked:
-    return Asked(
+def _relayed(edge: Edge, question: _Question, asked: SqlRequest, there: There) -> _Made:
+    """Another node's answer. That node ends it when the client goes away, or has waited enough."""
+    assert edge.gateway is not None
+    sent = Asked(
         question.body, question.content_type, request_id=question.request_id,
         session=question.session, arrow=question.arrow, principal=question.principal,
+        waited_ms=int((time.perf_counter() - question.started) * 1000),
     )  # fmt: skip
+    told = forward(edge.gateway, there, sent, _timeout_ms(edge, asked), question.stop)
+    return _Made(*told, there.writes)
+
+
+def answer_forwarded(edge: Edge, asked: Asked, stop: Stop) -> Answer:
+    """What another node forwarded: done here, or refused; heavy statements wait among those of this
+    node.
+    """
+    question = _Question(
+        body=asked.body, content_type=asked.content_type, request_id=asked.request_id,
+        session=asked.session, arrow=asked.arrow, stop=stop,
+        started=time.perf_counter() - asked.waited_ms / 1000,
+        node=edge.node_as(asked.principal), principal=asked.principal,
+    )  # fmt: skip
+    parsed = parse_sql_request(asked.body, asked.content_type)
+    try:
+        made = _executed(edge, question, parsed, {"light_only": True})
+    except Deferred as deferred:
+        how = {"prepared": deferred.prepared}
+        made = edge.run_heavy(lambda: _executed(edge, question, parsed, how))
+    return made.pieces, made.kind, made.rows
 
 
 def _timeout_ms(edge: Edge, asked: SqlRequest) -> int:

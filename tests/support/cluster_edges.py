@@ -33,13 +33,13 @@ class Client:
     """A plain client of an application, without a socket; it follows no redirect."""
 
     def __init__(self, app: Starlette) -> None:
-        self._app = app
+        self.app = app
 
     def request(self, method: str, url: str, **asked: Any) -> httpx.Response:
         """One request, in an event loop of its own."""
 
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
                 return await client.request(method, url, **asked)
 
@@ -114,8 +114,10 @@ def pair_of(
         try:
             yield Edge(Client(app), node, cluster, replication, gateway)
         finally:
-            app.state.edge.workers.close()
-            app.state.edge.bulk_workers.close()
+            made = app.state.edge
+            for workers in (made.workers, made.bulk_workers, made.heavy_workers):
+                workers.close()
+            made.remote_workers.close()
 
     other = 2 if here == 1 else 1
     with edge(here) as first, edge(other) as second:

@@ -7,16 +7,18 @@ from the edge of one node to the session of another without a network.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nearql.cluster.metadata.nodes import NodeRow
 from nearql.cluster.metadata.shards import ShardRow
 from nearql.cluster.metadata.state import Metadata, TableRow
+from nearql.cluster.replication.link.serving import Cancelled
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import NearQLError, Unavailable
 from nearql.engine.schema import TableDef
-from nearql.server.cluster_ports import Serve
+from nearql.server.cluster_ports import Serve, Watching
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class FakeCall:
     node_id: str
     payload: bytes
     deadline: Deadline
+    cancelled: Cancelled = field(default_factory=Cancelled)
 
 
 class FakeMesh:
@@ -185,13 +188,17 @@ class FakeCalls:
     def serve(self, method: str, handler: Serve) -> None:
         self._mesh.handlers.setdefault(self._here, {})[method] = handler
 
-    def call(self, node_id: str, method: str, payload: bytes, *, timeout_ms: int) -> bytes:
+    def call(
+        self, node_id: str, method: str, payload: bytes,
+        *, timeout_ms: int, watching: Watching | None = None,
+    ) -> bytes:  # fmt: skip
         mesh = self._mesh
         mesh.calls.append((self._here, node_id, method))
         if node_id in mesh.cut or node_id not in mesh.handlers:
             raise Unavailable(f"{node_id} can't be reached.", code="node_unreachable")
         call = FakeCall(self._here, payload, Deadline(timeout_ms))
-        answer = b"".join(bytes(part) for part in mesh.handlers[node_id][method](call))
+        with watching(call.cancelled.set) if watching else nullcontext():
+            answer = b"".join(bytes(part) for part in mesh.handlers[node_id][method](call))
         if mesh.fail is not None:
             raise mesh.fail
         return answer

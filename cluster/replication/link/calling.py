@@ -14,7 +14,8 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from nearql.cluster.replication.link.call_frames import (
@@ -31,7 +32,15 @@ from nearql.cluster.replication.link.frames import Frame, Kind, Malformed
 from nearql.cluster.replication.link.link import Channel, Link, Source
 from nearql.cluster.replication.link.remote_errors import unpack_error
 from nearql.engine.deadline import Deadline
-from nearql.engine.errors import NearQLError, TooLarge, Unavailable, WriteUnknown
+from nearql.engine.errors import (
+    NearQLError,
+    StatementTimeout,
+    TooLarge,
+    Unavailable,
+    WriteUnknown,
+)
+
+Watching = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
 class Answer:
@@ -83,6 +92,16 @@ class Answer:
         with self._changed:
             done, self._ended = self._ended, True
             self._parts.clear()
+        if not done:
+            self._caller.give_up(self._number)
+
+    def cancel(self) -> None:
+        """Nobody waits any more; from any thread. Its reader gets a StatementTimeout, and the other
+        node's handler is told.
+        """
+        with self._changed:
+            done = self._ended
+            self._fail(StatementTimeout("Nobody waits for the answer any more."))
         if not done:
             self._caller.give_up(self._number)
 
@@ -152,10 +171,16 @@ class Caller:
         self._numbers = itertools.count(1)
         self._open: dict[int, tuple[Answer, Connection | None]] = {}
 
-    def call(self, node_id: str, method: str, payload: bytes, *, timeout_ms: int) -> bytes:
-        """The whole answer. Raises: see the module."""
+    def call(
+        self, node_id: str, method: str, payload: bytes,
+        *, timeout_ms: int, watching: Watching | None = None,
+    ) -> bytes:  # fmt: skip
+        """The whole answer. watching: as in `Calls.call`. Raises: see the module."""
         with self.stream(node_id, method, payload, timeout_ms=timeout_ms) as answer:
-            return b"".join(answer)
+            if watching is None:
+                return b"".join(answer)
+            with watching(answer.cancel):
+                return b"".join(answer)
 
     def stream(self, node_id: str, method: str, payload: bytes, *, timeout_ms: int) -> Answer:
         """Begin a call; its answer's parts. Raises: see the module, most of it while reading."""

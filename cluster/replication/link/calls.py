@@ -7,7 +7,7 @@ bulk    snapshots
 
 from __future__ import annotations
 
-from nearql.cluster.replication.link.calling import Answer, Caller
+from nearql.cluster.replication.link.calling import Answer, Caller, Watching
 from nearql.cluster.replication.link.connection import Connection
 from nearql.cluster.replication.link.frames import Frame, Kind
 from nearql.cluster.replication.link.link import Channel, Link, Source
@@ -42,15 +42,19 @@ class Calls:
 
     def call(
         self, node_id: str, method: str, payload: bytes,
-        *, timeout_ms: int, channel: Channel = Channel.CALL,
+        *, timeout_ms: int, channel: Channel = Channel.CALL, watching: Watching | None = None,
     ) -> bytes:  # fmt: skip
         """Another node's answer.
+
+        watching: given what ends the call early, a block in which that is called once nobody waits.
 
         Raises:
             Unavailable: code `node_unreachable`; certainly not done. WriteUnknown: code
             `call_lost`; perhaps done. NearQLError: what the handler raised.
         """
-        return self._callers[channel].call(node_id, method, payload, timeout_ms=timeout_ms)
+        return self._callers[channel].call(
+            node_id, method, payload, timeout_ms=timeout_ms, watching=watching
+        )
 
     def stream(
         self, node_id: str, method: str, payload: bytes,

@@ -45,6 +45,26 @@ THREADS = 32
 WAITING_BYTES = 512 << 20  # of requests that are being received or handled
 
 
+class Cancelled(threading.Event):
+    """Set when the caller gives up, or its connection ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._act: Callable[[], None] | None = None
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Have `act` called then, or now; it may be called twice, and must not wait."""
+        self._act = act
+        if self.is_set():
+            act()
+
+    def set(self) -> None:
+        """Set, and act."""
+        super().set()
+        if self._act is not None:
+            self._act()
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A call. peer: who makes it, proved. deadline: what its caller still waits."""
@@ -52,7 +72,7 @@ class Request:
     peer: Peer
     payload: bytes | bytearray
     deadline: Deadline
-    cancelled: threading.Event
+    cancelled: Cancelled
 
     @property
     def node_id(self) -> str:
@@ -72,7 +92,7 @@ class _Call:
     peer: Peer
     deadline: Deadline
     payload: bytearray = field(default_factory=bytearray)
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancelled: Cancelled = field(default_factory=Cancelled)
     window: threading.Condition = field(default_factory=threading.Condition)
     room: int = WINDOW_BYTES  # bytes of the answer that may still be sent
     refused: bool = False  # what still comes of the request is thrown away

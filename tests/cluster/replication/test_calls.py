@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nearql.cluster.replication.link.calls import Calls, Request
 from nearql.cluster.replication.link.frames import Kind
 from nearql.cluster.replication.link.link import Channel
 from nearql.cluster.replication.link.remote_errors import pack_error, unpack_error
+from nearql.cluster.replication.link.serving import Cancelled
 from nearql.engine import errors
 from nearql.engine.deadline import Deadline
 from support.replication_links import End, frame_bytes, is_ended, say_hello, stranger, tls
@@ -173,6 +175,44 @@ def test_a_handler_that_waits_learns_that_its_caller_gave_up(pair: Pair) -> None
     with a.calls.stream(b.node_id, "wait", b"", timeout_ms=LONG_MS):
         assert began.wait(60)
     assert noticed.wait(60)
+
+
+def test_a_call_that_another_thread_ends_is_ended_at_both_ends(pair: Pair) -> None:
+    a, b = pair
+    began, told = threading.Event(), threading.Event()
+
+    def waiting(request: Request) -> Iterable[bytes]:
+        request.cancelled.then(told.set)
+        began.set()
+        request.cancelled.wait(60)
+        return []
+
+    @contextmanager
+    def watching(end: Callable[[], None]) -> Iterator[None]:
+        def end_it() -> None:
+            began.wait(60)
+            end()
+            end()
+
+        ender = threading.Thread(target=end_it)
+        ender.start()
+        try:
+            yield
+        finally:
+            ender.join()
+
+    b.calls.serve("wait", waiting)
+    with pytest.raises(errors.StatementTimeout):
+        a.calls.call(b.node_id, "wait", b"", timeout_ms=LONG_MS, watching=watching)
+    assert told.wait(60)
+    wait_for(lambda: b.calls.servers[Channel.CALL].running == 0, "its place is free again")
+
+
+def test_an_act_for_a_caller_that_is_gone_already_is_done_at_once() -> None:
+    cancelled, told = Cancelled(), threading.Event()
+    cancelled.set()
+    cancelled.then(told.set)
+    assert told.is_set()
 
 
 def test_the_handler_has_what_is_left_of_the_callers_time(pair: Pair) -> None:
