@@ -228,7 +228,9 @@ class Node:
         version = state.version + self._altered
         if self._catalog.version != version:
             ready = {
-                r.table.name.lower(): self._reached(r) for r in state.tables.values() if r.ready
+                r.table.name.lower(): self._reached(r)
+                for r in state.tables.values()
+                if r.ready and not r.restoring
             }
             views = {view.name.lower(): view for view in state.views.values()}
             self._catalog = CatalogView(version, ready, views)
@@ -510,7 +512,7 @@ class Node:
     def _reconcile(self) -> None:
         """Make the disk match the catalog: finish drops, undo unfinished creates, open the rest."""
         for row in list(self.metadata.state.tables.values()):
-            if not row.ready:
+            if not row.ready or row.restoring:  # a restore ends with its process
                 self._commit(c.DropTable(request_id=_new_id(), table_uuid=row.table.uuid))
         self.copies.empty_trash()
         owned = self.metadata.state.tables

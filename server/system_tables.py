@@ -73,7 +73,8 @@ def build(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.Table:
 
 
 def _ready(node: Node) -> list[TableRow]:
-    rows = (row for row in node.metadata.state.tables.values() if row.ready)
+    tables = node.metadata.state.tables.values()
+    rows = (row for row in tables if row.ready and not row.restoring)
     return sorted(rows, key=lambda row: row.table.name)
 
 

@@ -68,12 +68,14 @@ class CreateTable(Command):
 
     shard_uuids: one per shard, chosen by the proposer. nodes: the copies' node ids, primary first;
     placement: the same for each shard by itself, () = `nodes` for all.
+    restoring: see `TableRow`.
     """
 
     table: TableDef
     shard_uuids: tuple[str, ...]
     nodes: tuple[str, ...]
     placement: tuple[tuple[str, ...], ...] = ()
+    restoring: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

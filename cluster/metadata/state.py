@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nearql.cluster.metadata import commands as c
-from nearql.cluster.metadata import jobs, nodes, shards, views
+from nearql.cluster.metadata import jobs, nodes, restores, shards, views
 from nearql.cluster.metadata.access import Access, apply_access
 from nearql.cluster.metadata.access_commands import ACCESS_COMMANDS
 from nearql.cluster.metadata.commands import Result
@@ -35,12 +35,17 @@ GENERATION, GENERATIONS = 256, 40
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A table and where it lies. ready: its copies are prepared, so it is visible."""
+    """A table and where it lies. ready: its copies are prepared, so it is visible.
+
+    restoring: rows of a backup are being written into it, so nobody sees it yet; who does that, see
+    `restores`.
+    """
 
     table: TableDef
     shards: tuple[ShardRow, ...]
     ready: bool = False
     next_number: int = 1  # the next identity number to give out
+    restoring: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,8 @@ def _create_table(state: Metadata, command: c.CreateTable) -> tuple[Metadata, Re
     placement = command.placement or (command.nodes,) * len(command.shard_uuids)
     placed = zip(command.shard_uuids, placement, strict=True)
     shards = tuple(_new_shard(uuid, nodes) for uuid, nodes in placed)
-    return _with_table(state, TableRow(table, shards)), Result(value=table.uuid)
+    row = TableRow(table, shards, restoring=command.restoring)
+    return _with_table(state, row), Result(value=table.uuid)
 
 
 def _new_shard(uuid: str, nodes: tuple[str, ...]) -> ShardRow:
@@ -261,6 +267,7 @@ _HANDLERS: dict[type[c.Command], Handler] = {
     **shards.HANDLERS,
     **jobs.HANDLERS,
     **views.HANDLERS,
+    **restores.HANDLERS,
     **dict.fromkeys(ACCESS_COMMANDS, _change_access),
 }
 COMMANDS: dict[str, type[c.Command]] = {kind.__name__: kind for kind in _HANDLERS}

@@ -106,7 +106,8 @@ def _asked(gateway: Gateway, node: str) -> Mapping[str, Report]:
 
 def shard_statuses(gateway: Gateway, reports: Reports) -> Iterator[ShardStatus]:
     """Every shard of every ready table, by name and number."""
-    rows = [row for row in gateway.metadata.state.tables.values() if row.ready]
+    known = gateway.metadata.state.tables.values()
+    rows = [row for row in known if row.ready and not row.restoring]
     for row in sorted(rows, key=lambda row: row.table.name):
         for number, shard in enumerate(row.shards):
             yield _status(gateway, (row, number, shard), reports)

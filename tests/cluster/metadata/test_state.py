@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearql.cluster.metadata import commands as c
-from nearql.cluster.metadata import jobs
+from nearql.cluster.metadata import jobs, restores
 from nearql.cluster.metadata import nodes as n
 from nearql.cluster.metadata import shards as sh
 from nearql.cluster.metadata import state as s
@@ -181,6 +181,7 @@ def test_every_command_has_a_round_trip_above() -> None:
     elsewhere = {kind.__name__ for kind in ACCESS_COMMANDS}  # test_access
     elsewhere |= {"CreateView", "DropView"}  # test_views
     elsewhere |= {kind.__name__ for kind in jobs.HANDLERS}  # test_jobs
+    elsewhere |= {kind.__name__ for kind in restores.HANDLERS}  # test_restores
     assert {type(x).__name__ for x in COMMANDS} == set(s.COMMANDS) - elsewhere
 
 
