@@ -28,6 +28,7 @@ from nearql.cluster.metadata.raft.library import Outcome
 from nearql.cluster.metadata.raft.messages import MAX_MESSAGE_BYTES
 from nearql.cluster.metadata.raft.replicated import STALE_S
 from nearql.cluster.metadata.raft.streams import (
+    OLDEST_PROTOCOL,
     PROTOCOL,
     Patience,
     Refused,
@@ -207,8 +208,8 @@ class FollowedMetadata:
     @contextmanager
     def _connected(self, voter: str) -> Iterator[ssl.SSLSocket]:
         hello = {
-            "protocol": PROTOCOL, "name": self.config.name, "to": voter, "guest": True,
-            "cluster": self.state.cluster_id,
+            "protocol": PROTOCOL, "oldest": OLDEST_PROTOCOL, "name": self.config.name, "to": voter,
+            "guest": True, "cluster": self.state.cluster_id,
         }  # fmt: skip
         stream, _ = dial(self.config.voters[voter], hello, self.config.tls, Patience())
         with stream:

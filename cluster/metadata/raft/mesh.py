@@ -9,13 +9,16 @@ few kilobytes: at most `PENDING` connections may be on their way, and the oldest
 newest, so that a flood of silent strangers keeps no voter out for longer than its own handshake.
 
 Names are resolved anew for each connection, in the link's own thread: a slow resolver, a black hole
-or an absent peer delays nobody else, and a pod that came back with another address is found at
-once. An idle link is kept alive, so that the first vote after a quiet hour is not lost.
+or an absent peer delays nobody else. A peer that comes in under a new *life* has started anew,
+perhaps at another address: our stream to its former life is given up at once, rather than when
+the kernel finds it dead. An idle link is kept alive, so that the first vote after a quiet hour is
+not lost.
 """
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import ssl
 import threading
@@ -32,6 +35,7 @@ from nearql.cluster.metadata.raft.messages import MAX_MESSAGE_BYTES
 from nearql.cluster.metadata.raft.streams import (
     HELLO_BYTES,
     LENGTH,
+    OLDEST_PROTOCOL,
     PROTOCOL,
     Patience,
     Refused,
@@ -41,6 +45,7 @@ from nearql.cluster.metadata.raft.streams import (
     prepare,
     receive,
     send,
+    spoken_with,
     unpack_hello,
 )
 from nearql.cluster.tls import TlsFiles, certified_names
@@ -85,6 +90,7 @@ class Mesh:
         self.config, self.cluster_id = config, cluster_id
         self.on_message, self.on_link = on_message, on_link
         self.refused: Counter[str] = Counter()  # connections, by reason
+        self.life = secrets.token_hex(8)  # of this process
         config.tls.context(server=True)
         self._listener = socket.create_server(config.listen, family=family(config.listen[0]))
         self.port: int = self._listener.getsockname()[1]
@@ -156,11 +162,13 @@ class Mesh:
         try:
             prepare(connection, self.config.patience.handshake_s)
             with self._context().wrap_socket(connection, server_side=True) as stream:
-                name, is_guest = self._proved_name(stream)
-                if is_guest:
+                hello = self._proved_hello(stream)
+                name = hello["name"]
+                if self._is_guest(hello):
                     self._serve_guest(name, connection, stream)
                     return
                 self._replace_incoming(name, stream)
+                self._links[name].lives(hello.get("life"))
                 self._forget_pending(connection)
                 stream.settimeout(self.config.patience.silence_s)
                 self._read(name, stream)
@@ -183,24 +191,30 @@ class Mesh:
                 self._server_context = stamp, self.config.tls.context(server=True)
             return self._server_context[1]
 
-    def _proved_name(self, stream: ssl.SSLSocket) -> tuple[str, bool]:
-        """Read the hello, check it against the certificate, and answer it; who, whether a guest."""
+    def _proved_hello(self, stream: ssl.SSLSocket) -> dict[str, Any]:
+        """Read the hello, check it against the certificate, and answer it."""
         hello = unpack_hello(receive(stream, HELLO_BYTES))
-        name = hello.get("name")
-        ours, theirs = self.cluster_id(), hello.get("cluster")
-        refusal, is_guest = "", bool(hello.get("guest")) and self.guests is not None
-        if not isinstance(name, str) or name not in certified_names(stream.getpeercert()):
-            refusal = "name"
-        elif (name not in self.config.peers and not is_guest) or hello.get("to") != self.config.me:
-            refusal = "not_a_voter"
-        elif hello.get("protocol") != PROTOCOL:
-            refusal = "protocol"
-        elif ours and theirs and ours != theirs:
-            refusal = "cluster"
-        send(stream, msgpack.packb({"refused": refusal, "cluster": ours}))
+        refusal, ours = self._refusal(hello, stream), self.cluster_id()
+        answer = {"refused": refusal, "cluster": ours, "life": self.life}
+        send(stream, msgpack.packb({**answer, "protocol": spoken_with(hello)}))
         if refusal:
             raise Refused(refusal)
-        return str(name), is_guest
+        return hello
+
+    def _refusal(self, hello: dict[str, Any], stream: ssl.SSLSocket) -> str:
+        """Why who says this is not let in; "" if it is."""
+        name, theirs, ours = hello.get("name"), hello.get("cluster"), self.cluster_id()
+        if not isinstance(name, str) or name not in certified_names(stream.getpeercert()):
+            return "name"
+        known = name in self.config.peers or self._is_guest(hello)
+        if not known or hello.get("to") != self.config.me:
+            return "not_a_voter"
+        if not spoken_with(hello):
+            return "protocol"
+        return "cluster" if ours and theirs and ours != theirs else ""
+
+    def _is_guest(self, hello: dict[str, Any]) -> bool:
+        return bool(hello.get("guest")) and self.guests is not None
 
     def _serve_guest(self, name: str, connection: socket.socket, stream: ssl.SSLSocket) -> None:
         """One request of a node that does not vote."""
@@ -248,6 +262,7 @@ class _OutgoingLink:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._stopped = False
+        self._to: tuple[ssl.SSLSocket, str] | None = None  # the stream, and whose life it ends in
 
     def put(self, data: bytes) -> bool:
         """Queue a message; False while there is no connection."""
@@ -258,6 +273,14 @@ class _OutgoingLink:
             self._waiting_bytes += len(data)
             self._changed.notify()
             return True
+
+    def lives(self, life: object) -> None:
+        """The peer has come in, in this life of its: a stream to another one leads nowhere."""
+        with self._changed:
+            if self._to is not None and isinstance(life, str) and self._to[1] not in ("", life):
+                abort(self._to[0])
+                self._to = None
+                self._changed.notify()
 
     def stop(self) -> None:
         with self._changed:
@@ -281,12 +304,17 @@ class _OutgoingLink:
 
     def _connect(self) -> ssl.SSLSocket:
         config, ours = self._mesh.config, self._mesh.cluster_id()
-        hello = {"protocol": PROTOCOL, "name": config.me, "to": self.name, "cluster": ours}
+        hello = {
+            "protocol": PROTOCOL, "oldest": OLDEST_PROTOCOL, "name": config.me, "to": self.name,
+            "cluster": ours, "life": self._mesh.life,
+        }  # fmt: skip
         stream, answer = dial(config.peers[self.name], hello, config.tls, self._patience)
         self._mesh.peer_clusters[self.name] = str(answer.get("cluster", ""))
         if ours and answer.get("cluster") and answer["cluster"] != ours:
             stream.close()
             raise Refused("cluster")
+        with self._changed:
+            self._to = stream, str(answer.get("life", ""))
         return stream
 
     def _pump(self, stream: ssl.SSLSocket) -> None:
@@ -294,8 +322,11 @@ class _OutgoingLink:
         while not self._stopped:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._waiting or self._stopped, self._patience.ping_s
+                    lambda: self._waiting or self._stopped or self._to is None,
+                    self._patience.ping_s,
                 )
+                if self._to is None:
+                    raise OSError("the peer has started anew")
                 batch = [*self._waiting]
                 too_much = self._waiting_bytes > QUEUE_BYTES
                 self._waiting.clear()
@@ -307,6 +338,7 @@ class _OutgoingLink:
     def _set_up(self, up: bool) -> None:
         with self._changed:
             changed, self.up = self.up != up, up
+            self._to = self._to if up else None
             self._waiting.clear()
             self._waiting_bytes = 0
         if changed:

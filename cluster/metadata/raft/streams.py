@@ -13,7 +13,8 @@ import msgpack
 
 from nearql.cluster.tls import TlsFiles
 
-PROTOCOL = 1
+PROTOCOL = 1  # the newest that this version speaks
+OLDEST_PROTOCOL = 1  # and the oldest: raised a release after the one that first spoke the newer
 HELLO_BYTES = 4096
 LENGTH = struct.Struct(">I")
 
@@ -31,6 +32,16 @@ class Patience:
     ping_s: float = 1.0
     silence_s: float = 5.0
     retry_s: float = 0.2
+
+
+def spoken_with(hello: dict[str, Any]) -> int:
+    """The newest protocol that both ends speak; 0 where there is none."""
+    newest = hello.get("protocol")
+    oldest = hello.get("oldest", newest)
+    if type(newest) is not int or type(oldest) is not int:
+        return 0
+    common = min(newest, PROTOCOL)
+    return common if common >= max(oldest, OLDEST_PROTOCOL) else 0
 
 
 def dial(

@@ -176,6 +176,50 @@ def test_a_peer_that_comes_back_elsewhere_is_found(pair: Pair, certificates: Pat
         again.mesh.close()
 
 
+def test_a_peer_that_started_anew_elsewhere_is_found_before_its_old_address_is_dead(
+    pair: Pair,
+) -> None:
+    """Group 10: a pod's new address, and the old one a black hole that nobody has noticed yet."""
+    a, b = pair()
+    assert a.links.get(timeout=60) == ("b", True)
+    b.mesh._links["a"].stop()  # it is gone, and its socket for what a sends is not closed
+    again = End(replace(b.mesh.config, listen=("127.0.0.1", 0)))
+    a.mesh.config = replace(a.mesh.config, peers={"b": ("127.0.0.1", again.mesh.port)})
+    again.start()
+    try:
+        assert a.links.get(timeout=60) == ("b", False)
+        assert a.links.get(timeout=60) == ("b", True)
+        assert a.mesh.send("b", b"hello")
+        assert again.heard.get(timeout=60) == ("a", b"hello")
+        assert a.mesh.send("b", b"again")
+        assert again.heard.get(timeout=60) == ("a", b"again")
+    finally:
+        again.mesh.close()
+
+
+def test_a_peer_of_the_same_life_is_not_dialled_again(pair: Pair, certificates: Path) -> None:
+    a, b = pair()
+    assert a.links.get(timeout=60) == ("b", True)
+    wait_for(lambda: "a" in b.mesh._incoming, "a's stream", 60)
+    with b.mesh._lock:
+        streams.abort(b.mesh._incoming["a"])  # as if only this direction had broken
+    assert a.links.get(timeout=60) == ("b", False)
+    assert a.links.get(timeout=60) == ("b", True)
+    assert b.mesh.send("a", b"still the first stream")
+    assert a.heard.get(timeout=60) == ("b", b"still the first stream")
+    assert b.links.get(timeout=60) == ("a", True)
+    assert b.links.empty()
+
+
+@pytest.mark.parametrize(
+    ("newest", "oldest", "spoken"), [(1, 1, 1), (3, 1, 1), (3, 2, 0), (0, 0, 0), ("1", 1, 0)]
+)
+def test_the_newest_protocol_that_both_speak_is_spoken(
+    newest: object, oldest: object, spoken: int
+) -> None:
+    assert streams.spoken_with({"protocol": newest, "oldest": oldest}) == spoken
+
+
 def test_a_slow_resolver_and_a_black_hole_delay_nobody_else(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
