@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nearql.engine import spans
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import StorageFull
 from nearql.engine.keys import Key, shard_of
@@ -115,7 +116,8 @@ def outcome_of(
         shard, awaited = write.shard, write.ended or write.behind
         if isinstance(awaited, Pending):
             wait = shard.finish if until == "applied" else shard.finish_durable
-            wait(awaited, deadline)
+            with spans.span("commit", shard=shard.number, lsn=awaited.statement.lsn, until=until):
+                wait(awaited, deadline)
     ends = [write.end() for write in writes]
     positions = tuple(
         ShardPosition(write.shard.number, end.epoch, end.lsn)

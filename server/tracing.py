@@ -118,6 +118,30 @@ class OpenTelemetry:
 
         return help_out
 
+    def carried(self) -> str | None:
+        """As a W3C `traceparent`; None where no request is under way."""
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        headers: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(headers)
+        return headers.get("traceparent")
+
+    @contextmanager
+    def carried_on(
+        self, carried: str | None, name: str, **attributes: Any
+    ) -> Iterator[_Told | _Nobody]:
+        """A span within another node's, if that node named its own and samples it."""
+        from opentelemetry.context import Context, attach, detach
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        headers = {"traceparent": carried or ""}
+        token = attach(TraceContextTextMapPropagator().extract(headers, Context()))
+        try:
+            with self.span(name, **attributes) as span:
+                yield span
+        finally:
+            detach(token)
+
     @contextmanager
     def request(self, scope: Scope) -> Iterator[Span]:
         """The span of one HTTP request, within its sender's trace if it names one."""

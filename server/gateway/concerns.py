@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from nearql.cluster.metadata.shards import ShardRow
+from nearql.engine import spans
 from nearql.engine.errors import (
     Conflict,
     InvalidValue,
@@ -98,12 +99,15 @@ class ClusterReplicas:
         """
         shards, left = self._shards(table), until(deadline)
         reached = []
-        for at in outcome.positions:
-            copy = self._copy(table, at.shard, shards[at.shard])
-            # What was done in an earlier reign, and is repeated now, is asked for in this one.
-            epoch = copy.epoch if copy.applied_lsn >= at.lsn else at.epoch
-            reached.append(copy.committed(at.lsn, epoch, concern_of(concern), left))
-        return _together(Settled(one.acked, one.committed) for one in reached)
+        with spans.span("copies", concern=concern, shards=len(outcome.positions)) as span:
+            for at in outcome.positions:
+                copy = self._copy(table, at.shard, shards[at.shard])
+                # What was done in an earlier reign, and is repeated now, is asked for in this one.
+                epoch = copy.epoch if copy.applied_lsn >= at.lsn else at.epoch
+                reached.append(copy.committed(at.lsn, epoch, concern_of(concern), left))
+            settled = _together(Settled(one.acked, one.committed) for one in reached)
+            span.tell(copies=settled.copies, committed=settled.committed)
+        return settled
 
     def wait(self, written: Sequence[Position], copies: int, deadline: float) -> Settled:
         """WAIT: how far everything is that was written up to these positions.

@@ -133,7 +133,8 @@ class Gateway:
         try:
             answer = self.replication.calls.call(
                 node, method, message,
-                timeout_ms=timeout_ms + ANSWER_SLACK_MS, watching=None if stop is None else stop.watching,
+                timeout_ms=timeout_ms + ANSWER_SLACK_MS,
+                watching=None if stop is None else stop.watching,
             )  # fmt: skip
         except WriteUnknown as error:
             if error.code != "call_lost":

@@ -15,6 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from nearql.cluster.metadata.state import TableRow
+from nearql.engine import spans
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import Conflict, InvalidValue
 from nearql.query.replicas import Confirm, Freshness, Position
@@ -59,10 +60,11 @@ class RequestReads:
         known = self.gateway.metadata.state.tables
         deadline = until(freshness.deadline)
         grants: list[GrantPort] = []
-        for uuid in sorted(tables):
-            row = known.get(uuid)
-            if row is not None:  # else the planner's catalog was older, and the table is gone
-                grants += self._enter_table(row, level, freshness, deadline)
+        with spans.span("recency", level=level):
+            for uuid in sorted(tables):
+                row = known.get(uuid)
+                if row is not None:  # else the planner's catalog was older, and the table is gone
+                    grants += self._enter_table(row, level, freshness, deadline)
 
         def confirm() -> None:
             for grant in grants:

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 
+from nearql.engine import spans
 from nearql.engine.schema import TableDef
 from nearql.engine.types import OnConflict
 from nearql.query.bulk import BulkOutcome
@@ -48,12 +49,20 @@ class RemoteRows:
         Raises:
             As `Gateway.ask`.
         """
+        with spans.span("forward", node=self.node, writes=True):
+            return self._sent(table_name, rows, on_conflict, settings, request_id)
+
+    def _sent(
+        self, table_name: str, rows: pa.Table, on_conflict: OnConflict,
+        settings: Mapping[str, Any] | None, request_id: bytes | None,
+    ) -> BulkOutcomePort:  # fmt: skip
         head = {
             "table": table_name,
             "on_conflict": on_conflict.value,
             "settings": dict(settings or {}),
             "request_id": request_id,
             "who": principals.told(self.principal),
+            "trace": spans.carried(),
         }
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, rows.schema) as writer:
@@ -73,7 +82,8 @@ def served(node_of: Callable[[Principal], NodePort], access: AccessLayer | None)
         head, body = envelope.unpack(call.payload)
         principal = principals.believed(head["who"], access)
         rows = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
-        with acting_as(principal):
+        trace = head.get("trace")
+        with acting_as(principal), spans.carried_on(trace, "forwarded", by=call.node_id):
             outcome = node_of(principal).session().insert_rows(
                 str(head["table"]), rows, OnConflict(head["on_conflict"]),
                 settings=head["settings"], request_id=head["request_id"],

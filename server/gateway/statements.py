@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from nearql.engine import spans
 from nearql.query.watchdog import Stop
 from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import Principal
@@ -52,6 +53,11 @@ def forward(gateway: Gateway, there: There, asked: Asked, timeout_ms: int, stop:
     Raises:
         As `Gateway.ask`.
     """
+    with spans.span("forward", node=there.node, writes=there.writes):
+        return _forwarded(gateway, there, asked, timeout_ms, stop)
+
+
+def _forwarded(gateway: Gateway, there: There, asked: Asked, timeout_ms: int, stop: Stop) -> Answer:
     head = {
         "type": asked.content_type,
         "request_id": asked.request_id,
@@ -59,6 +65,7 @@ def forward(gateway: Gateway, there: There, asked: Asked, timeout_ms: int, stop:
         "arrow": asked.arrow,
         "who": principals.told(asked.principal),
         "waited_ms": asked.waited_ms,
+        "trace": spans.carried(),
     }
     message = envelope.pack(head, asked.body)
     left_ms = max(0, timeout_ms - asked.waited_ms)
@@ -84,7 +91,8 @@ def served(run: Run, access: AccessLayer | None) -> Serve:
         )
         stop = Stop()
         call.cancelled.then(stop.stop)
-        pieces, kind, rows = run(asked, stop)
+        with spans.carried_on(head.get("trace"), "forwarded", by=call.node_id):
+            pieces, kind, rows = run(asked, stop)
         yield envelope.pack({"kind": kind, "rows": rows})
         yield from joined(pieces)
 

@@ -129,6 +129,15 @@ def test_a_heavy_statement_is_one_span_in_the_same_trace(kept: Kept) -> None:
     assert {parent_of(span) for span in begun} == {one(found, "POST /v1/sql").context.span_id}
 
 
+def test_a_write_shows_how_long_its_log_took(kept: Kept) -> None:
+    found = kept.of("INSERT INTO docs VALUES (1000, '[1,2]')")
+    commit = one(found, "commit")
+    assert parent_of(commit) == one(found, "statement").context.span_id
+    told = attributes(commit)
+    assert (told["nearql.shard"], told["nearql.until"]) == (0, "applied")
+    assert told["nearql.lsn"] > 0
+
+
 def test_no_value_is_in_a_span(kept: Kept) -> None:
     found = kept.of(
         "SELECT id FROM docs WHERE id = 424242 AND 'se''cret' <> '' ORDER BY id LIMIT 1"
