@@ -209,6 +209,31 @@ def job_fuzz_text(args: list[str]) -> None:
     become("python", str(ROOT / "tests" / "fuzz_text.py"), *args)
 
 
+def job_langchain(args: list[str]) -> None:
+    """Run LangChain's own tests of our `VectorStore`, in an environment of their own."""
+    python = LANGCHAIN / "bin" / "python"
+    stamp, wanted = LANGCHAIN / ".complete", json.dumps(fingerprint()) + LANGCHAIN_LOCK.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        say("making build/langchain from .ci/langchain.lock")
+        venv.create(LANGCHAIN, with_pip=False, clear=True, symlinks=True)
+        command = pip_command(True)
+        pip = [*command[: command.index("pip") + 1], "--python", str(python)]
+        install(*pip, "--require-hashes", "--only-binary=:all:", "-r", str(LANGCHAIN_LOCK))
+        (packages,) = LANGCHAIN.glob("lib/*/site-packages")
+        (ours,) = VENV.glob("lib/*/site-packages")  # the rest, this tree included, is .venv's
+        (packages / "ours.pth").write_text(f"import site; site.addsitedir({str(ours)!r})\n")
+        stamp.write_text(wanted)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    tests = ROOT / "tests" / "langchain_store"
+    os.chdir(ROOT)
+    options = ["-c", str(tests / "standard.ini"), "-p", "no:cacheprovider"]
+    os.execv(python, [str(python), "-m", "pytest", *options, str(tests), *args])
+
+
+LANGCHAIN = ROOT / "build" / "langchain"
+LANGCHAIN_LOCK = ROOT / ".ci" / "langchain.lock"
+
+
 def job_vendor(args: list[str]) -> None:
     """Bundle the dashboard's editor of its pinned packages; `--check` only compares. Needs npm."""
     npm = shutil.which("npm") or sys.exit("dev.py vendor needs npm on PATH (apt-get install npm)")
@@ -283,12 +308,14 @@ LOCKS = {
     "docker/requirements.lock": [*SERVER, *WHEELS],
     "docker/build.lock": ["--group", "build"],
     ".ci/requirements.lock": ["--group", "ci"],
+    ".ci/langchain.lock": ["--group", "langchain", "--constraint", "requirements.lock"],
 }  # fmt: skip
 
 JOBS: dict[str, Callable[[list[str]], None]] = {
     "env": job_env,
     "test": job_test,
     "lint": job_lint,
+    "langchain": job_langchain,
     "demo": job_demo,
     "bench": job_bench,
     "chaos": job_chaos,

@@ -61,3 +61,10 @@ def test_without_sqlalchemy_its_extra_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "pip install 'nearql[sqlalchemy]'" in done.stderr
+
+
+def test_without_langchain_its_extra_is_named() -> None:
+    code = "import sys; sys.modules['langchain_core'] = None; import nearql.langchain"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'nearql[langchain]'" in done.stderr
