@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from sqlglot import exp
 
@@ -23,6 +24,7 @@ from nearql.query.dialect import to_duckdb
 from nearql.query.duck_errors import nearest_name
 from nearql.query.plan import INTERNAL
 from nearql.query.ports import CatalogView
+from nearql.query.trees import all_of, below, copy_of
 
 META = "nearql_source"  # in the meta of a table's node: its source's name
 MADE = "nearql_made"  # in the meta of a table's node: the function that is asked about it
@@ -186,14 +188,22 @@ class Source:
         return self.refer(self.key)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Entry:
-    """What a name in a FROM clause means. names: its columns in lower case, None where unknown."""
+    """What a name in a FROM clause means; look at it before the tree changes.
+
+    tell: its columns in lower case, None where unknown; asked once, and only where they matter.
+    """
 
     source: Source | None
-    names: frozenset[str] | None
     item: exp.Expr
+    tell: Callable[[], frozenset[str] | None]
     query: exp.Query | None = None
+
+    @cached_property
+    def names(self) -> frozenset[str] | None:
+        """The columns in lower case; None where they can't be told."""
+        return self.tell()
 
 
 class Binding:
@@ -241,7 +251,7 @@ class Binding:
         Raises:
             NotFound: no such table, with the nearest name and the position.
         """
-        for node in list(tree.find_all(exp.Table)):
+        for node in all_of(tree, exp.Table):
             if META not in node.meta and isinstance(node.this, exp.Identifier) and not common(node):
                 source = self._source(node)
                 self.add(source)
@@ -252,7 +262,7 @@ class Binding:
     def _made(self, made: PendingMade) -> PendingMade:
         """A copy of its own for a source, its values tied to their tables."""
         own = {
-            name: replace(value, select=value.select.copy())
+            name: replace(value, select=copy_of(value.select))
             for name in ("count", "query", "balance", "fetch")
             if (value := getattr(made, name)) is not None
         }
@@ -304,16 +314,15 @@ class Binding:
         }
 
     def _entry(self, item: exp.Expr) -> Entry:
-        renamed = _alias_columns(item)
         source = self.source_of(item)
         if source is not None:
-            return Entry(source, renamed or source.names, item)
+            return Entry(source, item, lambda: _alias_columns(item) or source.names)
         query = item if not isinstance(item, exp.Table) else _definition(common(item))
         while isinstance(query, exp.Subquery | exp.Lateral):
             query = query.this
         if not isinstance(query, exp.Query):
-            return Entry(None, renamed, item)
-        return Entry(None, renamed or self.output_names(query), item, query)
+            return Entry(None, item, lambda: _alias_columns(item))
+        return Entry(None, item, lambda: _alias_columns(item) or self.output_names(query), query)
 
     def output_names(self, query: exp.Expr) -> frozenset[str] | None:
         """The column names that a query returns, in lower case; None where they can't be told."""
@@ -374,7 +383,7 @@ class Binding:
     def free(self, expression: exp.Expr) -> list[exp.Column]:
         """Columns in `expression` that are not certainly bound by a SELECT inside it."""
         return [
-            node for node in expression.find_all(exp.Column) if not self._bound(node, expression)
+            node for node in all_of(expression, exp.Column) if not self._bound(node, expression)
         ]
 
     def _bound(self, column: exp.Column, within: exp.Expr) -> bool:
@@ -405,7 +414,10 @@ class Binding:
 
     def identity(self, metric: Metric, source: Source, column: str, constant: exp.Expr) -> str:
         """Equal for equal distances."""
-        return f"{metric} {source.name} {column.lower()} {to_duckdb(constant)}"
+        constant = unwrapped(constant)
+        plain = isinstance(constant, exp.Placeholder | exp.Literal)
+        text = repr(constant.args) if plain else to_duckdb(constant)
+        return f"{metric} {source.name} {column.lower()} {text}"
 
 
 def common(node: exp.Table) -> exp.CTE | None:
@@ -421,7 +433,7 @@ def common(node: exp.Table) -> exp.CTE | None:
 
 def qualify(tree: exp.Query) -> None:
     """Say of each table that it is in the catalog, where no name of a WITH is meant."""
-    for node in list(tree.find_all(exp.Table)):
+    for node in all_of(tree, exp.Table):
         if isinstance(node.this, exp.Identifier) and not node.text("db") and common(node) is None:
             node.set("db", exp.to_identifier("main"))
 
@@ -490,14 +502,13 @@ def unwrapped(node: exp.Expr) -> exp.Expr:
     return node
 
 
-def own_nodes(select: exp.Select) -> Iterator[exp.Expr]:
+def own_nodes(select: exp.Select) -> list[exp.Expr]:
     """Nodes of this SELECT's clauses, those of SELECTs inside it left out."""
-    stack: list[exp.Expr] = list(select.iter_expressions())
-    while stack:
-        node = stack.pop()
-        yield node
+    found = below(select)
+    for node in found:  # which grows
         if not isinstance(node, exp.Query):
-            stack.extend(node.iter_expressions())
+            found += below(node)
+    return found
 
 
 def _definition(cte: exp.CTE | None) -> exp.Expr | None:

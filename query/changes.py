@@ -26,6 +26,7 @@ from nearql.query.ports import TableView
 from nearql.query.result import Result
 from nearql.query.rows import Filler, violations
 from nearql.query.statements import Delete, Update
+from nearql.query.trees import copy_of
 from nearql.query.vector_types import vector_type
 from nearql.query.writes import Write, column_of, refuse, stored, table_node
 
@@ -76,13 +77,13 @@ class _Changing:
     def plan(self) -> Plan:
         """The query for the rows that change, with the assigned values after the row number."""
         statement = self.statement
-        tree = exp.Select(expressions=[item.copy() for item in self.items()])
+        tree = exp.Select(expressions=[copy_of(item) for item in self.items()])
         tree.set("from_", exp.From(this=table_node(self.table, statement.alias)))
         for source in statement.sources:
-            join = source.copy()
+            join = copy_of(source)
             tree.append("joins", join if isinstance(join, exp.Join) else exp.Join(this=join))
         if statement.where is not None:
-            tree.set("where", exp.Where(this=statement.where.copy()))
+            tree.set("where", exp.Where(this=copy_of(statement.where)))
         return plan_rows(tree, self.write.catalog)
 
     def items(self) -> list[exp.Expr]:
@@ -143,7 +144,7 @@ class _Updating(_Changing):
 
     def items(self) -> list[exp.Expr]:
         """The assigned expressions."""
-        return [exp.alias_(value.copy(), f"c{at}") for at, (_, value) in enumerate(self.computed)]
+        return [exp.alias_(copy_of(value), f"c{at}") for at, (_, value) in enumerate(self.computed)]
 
     def evaluate(self, view: TableView, plan: Plan) -> Change:
         """Replace the rows found by themselves with the assigned columns."""

@@ -24,6 +24,7 @@ from nearql.query.planner import plan_rows
 from nearql.query.ports import TableView
 from nearql.query.rows import violations
 from nearql.query.statements import ConflictClause
+from nearql.query.trees import copy_of
 from nearql.query.writes import (
     Returning,
     RowsView,
@@ -179,11 +180,11 @@ class _Merge:
         there = RowsView(
             self.table.schema, stored(view.take(names, theirs), self.table.schema.columns)
         )
-        items = [exp.alias_(value.copy(), f"c{at}") for at, (_, value) in enumerate(computed)]
+        items = [exp.alias_(copy_of(value), f"c{at}") for at, (_, value) in enumerate(computed)]
         tree = exp.Select(expressions=items)
         tree.set("from_", exp.From(this=table_node(self.table, self.alias)))
         if self.conflict.where is not None:
-            tree.set("where", exp.Where(this=self.conflict.where.copy()))
+            tree.set("where", exp.Where(this=copy_of(self.conflict.where)))
         pair = replace(self.table, uuid=f"{self.table.uuid} {_EXCLUDED}", name=_EXCLUDED)
         plan = plan_rows(tree, self.write.catalog, pair=pair)
         views = {self.table.uuid: there, pair.uuid: given}

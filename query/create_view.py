@@ -35,6 +35,7 @@ from nearql.query.ports import CatalogView
 from nearql.query.result import Result, ResultColumn
 from nearql.query.set_functions import expand_set_functions
 from nearql.query.statements import CreateView
+from nearql.query.trees import all_of, copy_of
 from nearql.query.writes import Write
 
 
@@ -64,7 +65,7 @@ def _definition(statement: CreateView, write: Write) -> ViewDef:
             f"A view takes no parameters, and its query has :{name}; write the value.",
             position=at(statement, name),
         )
-    tree = statement.tree.copy()
+    tree = copy_of(statement.tree)
     expand_set_functions(tree, write.catalog)
     qualify(tree)
     columns = _columns(statement, _answered(tree, write))
@@ -113,16 +114,16 @@ def _check_apart(statement: CreateView, names: tuple[str, ...]) -> None:
 
 def _named(tree: exp.Query) -> Iterator[str]:
     """Names that may be those of columns."""
-    for column in tree.find_all(exp.Column):
+    for column in all_of(tree, exp.Column):
         yield column.name
-    for join in tree.find_all(exp.Join):
+    for join in all_of(tree, exp.Join):
         yield from (identifier.name for identifier in join.args.get("using") or [])
 
 
 def _reads(tree: exp.Query, catalog: CatalogView) -> set[str]:
     """The uuids of the tables and views that the query names."""
     found: set[str] = set()
-    for node in tree.find_all(exp.Table):
+    for node in all_of(tree, exp.Table):
         if not isinstance(node.this, exp.Identifier) or common(node) is not None:
             continue
         if node.text("db").lower() != "nearql":

@@ -38,6 +38,7 @@ from nearql.query.statements import (
     Statement,
     Update,
 )
+from nearql.query.trees import all_of, nodes_of
 
 SYSTEM_TABLES = (
     "tables", "columns", "indexes", "shards", "nodes", "segments", "devices", "settings",
@@ -113,7 +114,7 @@ def check_constant(tree: exp.Expr, what: str, limits: GuardLimits = DEFAULT_LIMI
         SqlError: it reads a column, a table or a parameter, or aggregates.
     """
     check_scalar(tree, what, limits)
-    for node in tree.find_all(exp.Column, exp.Placeholder):
+    for node in all_of(tree, exp.Column, exp.Placeholder):
         raise SqlError(
             f"{what} may not name {node.sql()!r}: it takes literals and functions.",
             position=position_of(node),
@@ -127,7 +128,7 @@ def check_scalar(tree: exp.Expr, what: str, limits: GuardLimits = DEFAULT_LIMITS
         SqlError: it holds one of these.
     """
     _Guard({}, limits).check(tree)
-    for node in tree.walk():
+    for node in nodes_of(tree):
         kind = _beyond_scalar(node)
         if kind:
             raise SqlError(f"{what} may not hold {kind}.", position=position_of(node))
@@ -194,8 +195,8 @@ def _aliases(statement: Statement) -> Iterable[str]:
 
 def position_of(node: exp.Expr) -> int | None:
     """1-based position of a node in the request, where sqlglot kept it."""
-    for part in node.walk():
-        start = part.meta.get("start")
+    for part in node.walk():  # which ends at the first that has one
+        start = part.meta_get("start")
         if isinstance(start, int):
             return start + 1
     return None
@@ -220,7 +221,7 @@ class _Guard:
 
     def check(self, tree: exp.Expr) -> None:
         """Every node of the tree."""
-        for node in tree.walk():
+        for node in nodes_of(tree):
             patience.check()
             if isinstance(node, exp.Join):
                 self._count_join(node)

@@ -25,6 +25,7 @@ from sqlglot import exp
 from nearql.engine.errors import InvalidValue, SqlError
 from nearql.engine.schema import MAX_DIMENSIONS
 from nearql.query.dialect import nearest
+from nearql.query.trees import all_of
 
 Vector = NDArray[np.float32]
 _PLAIN = (
@@ -41,7 +42,7 @@ def parameter_name(node: exp.Expr) -> str | None:
 
 def names_in(trees: Iterable[exp.Expr]) -> list[str]:
     """The parameters that these trees name, each once, in order."""
-    found = (parameter_name(node) for tree in trees for node in tree.find_all(exp.Placeholder))
+    found = (parameter_name(node) for tree in trees for node in all_of(tree, exp.Placeholder))
     return list(dict.fromkeys(name for name in found if name is not None))
 
 

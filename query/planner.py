@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from sqlglot import exp
@@ -63,6 +64,7 @@ from nearql.query.rules import MERGES, RULES
 from nearql.query.rules.common import is_volatile, item_name
 from nearql.query.set_functions import expand_set_functions
 from nearql.query.shown import vector_outputs
+from nearql.query.trees import all_of, below, copy_of, nodes_of
 from nearql.query.vector_types import duck_type, vector_type
 from nearql.query.views import expand
 from nearql.query.whole_rows import spell_rows
@@ -82,7 +84,7 @@ def plan_query(tree: exp.Query, catalog: CatalogView) -> Plan:
         NotFound: no such table.
         NearQLError: whatever else is wrong with the text and can be told without running it.
     """
-    own = tree.copy()
+    own = copy_of(tree)
     text = Words(tree)
     mark_texts(own, tree)
     own = expand(own, catalog)
@@ -98,7 +100,7 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
 
     pair: rows to stand beside the table's under this name, the two matched by row number.
     """
-    own = tree.copy()
+    own = copy_of(tree)
     if pair is not None:
         catalog = replace(catalog, tables={**catalog.tables, pair.name.lower(): pair})
         own.append(
@@ -126,10 +128,10 @@ def _planned(own: exp.Query, binding: Binding) -> Plan:
         for item in (shown.expressions if shown else [])
         if not _has_name(item)
     ]
-    for select in list(inside_out(own)):
+    for select in inside_out(own):
         for merge in MERGES:
             merge(select, binding)
-    for select in list(inside_out(own)):
+    for select in inside_out(own):
         apply_rules(select, binding)
     for item, text in written:
         if item.parent is shown:  # stars became columns, which have their names
@@ -152,8 +154,8 @@ def _has_name(item: exp.Expr) -> bool:
 def _keep_name(item: exp.Expr, text: str) -> None:
     """A column without an alias is named as it was written, whatever becomes of it."""
     rewritten = "$" in text or item.find(exp.Query) or to_nearql(item) != text
-    if rewritten or any(_is_ours(node) for node in item.walk()):
-        item.replace(exp.alias_(item.copy(), item_name(text), quoted=True))
+    if rewritten or any(_is_ours(node) for node in nodes_of(item)):
+        item.replace(exp.alias_(copy_of(item), item_name(text), quoted=True, copy=False))
 
 
 def _is_ours(node: exp.Expr) -> bool:
@@ -171,16 +173,29 @@ def apply_rules(select: exp.Select, binding: Binding) -> None:
         rule(select, binding)
 
 
-def inside_out(node: exp.Expr) -> Iterator[exp.Select]:
+def inside_out(tree: exp.Expr) -> list[exp.Select]:
     """The SELECTs of a tree: definitions before uses, FROM before the rest, inner before outer."""
-    for child in sorted(node.iter_expressions(), key=_turn):
-        yield from inside_out(child)
+    found: list[exp.Select] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(node: exp.Expr, found: list[exp.Select]) -> None:
+    parts = below(node)
+    if isinstance(node, exp.Query):
+        parts.sort(key=_turn)
+    for part in parts:
+        if part.args:
+            _gather(part, found)
     if isinstance(node, exp.Select):
-        yield node
+        found.append(node)
+
+
+_TURNS = {"with_": 0, "from_": 1, "joins": 2}
 
 
 def _turn(node: exp.Expr) -> int:
-    return {"with_": 0, "from_": 1, "joins": 2}.get(node.arg_key or "", 3)
+    return _TURNS.get(node.arg_key or "", 3)
 
 
 class Lowering:
@@ -210,7 +225,7 @@ class Lowering:
     # ---- which columns each source must give ------------------------------------------
 
     def _collect(self, tree: exp.Expr) -> None:
-        for node in tree.find_all(exp.Column, exp.Star, exp.Columns, exp.Join, exp.Table):
+        for node in all_of(tree, exp.Column, exp.Star, exp.Columns, exp.Join, exp.Table):
             if isinstance(node, exp.Column):
                 self._need_column(node)
             elif isinstance(node, exp.Join):
@@ -273,7 +288,7 @@ class Lowering:
     def _query(self, tree: exp.Expr) -> Query:
         steps: list[Step] = []
         text = text_of(tree)
-        tables = [(node, self.binding.source_of(node)) for node in list(tree.find_all(exp.Table))]
+        tables = [(node, self.binding.source_of(node)) for node in all_of(tree, exp.Table)]
         self._hide_helpers(tree)
         spell_rows(tree, self.binding)
         for node, source in tables:
@@ -284,7 +299,7 @@ class Lowering:
                 node.replace(self._read(node, source))
         vectors = self._bind_vectors(tree)
         parameters = tuple(name for name in names_in([tree]) if name not in vectors)
-        for placeholder in tree.find_all(exp.Placeholder):
+        for placeholder in all_of(tree, exp.Placeholder):
             placeholder.set("this", sql_name(str(placeholder.this)))
         volatile = is_volatile(tree)
         return Query(
@@ -298,7 +313,7 @@ class Lowering:
 
     def _hide_helpers(self, tree: exp.Expr) -> None:
         """`SELECT *` shows no helper column."""
-        for select in tree.find_all(exp.Select):
+        for select in all_of(tree, exp.Select):
             for item in select.expressions:
                 star = item.this if isinstance(item, exp.Column) else item
                 if isinstance(star, exp.Star):
@@ -342,13 +357,13 @@ class Lowering:
         them.
         """
         vectors: dict[str, Value] = {}
-        for cast in list(tree.find_all(exp.Cast)):
+        for cast in all_of(tree, exp.Cast):
             kind = vector_type(cast.to)
             if kind is not None:
                 _check_literal(unwrapped(cast.this), kind[1])
                 if isinstance(unwrapped(cast.this), exp.Placeholder):
                     self._bind_vector(unwrapped(cast.this), kind[1], vectors)
-        for node in list(tree.find_all(exp.Placeholder)):
+        for node in all_of(tree, exp.Placeholder):
             if parameter_name(node) not in vectors and _is_vector_argument(node):
                 self._bind_vector(node, _dimensions_beside(node, self.binding), vectors)
         return vectors
@@ -465,13 +480,20 @@ class Lowering:
 
     def _asked(self, pending: PendingValue, kind: exp.DataType) -> Value:
         item = pending.select.expressions[0]
-        pending.select.set("expressions", [exp.Cast(this=exp.paren(item.copy()), to=kind)])
+        pending.select.set(
+            "expressions", [exp.Cast(this=exp.paren(copy_of(item), copy=False), to=kind)]
+        )
         return Value(
             pending.where, query=self._query(pending.select), dimensions=pending.dimensions
         )
 
 
 def _duck(name: str) -> exp.DataType:
+    return copy_of(_built(name))
+
+
+@lru_cache(maxsize=16)
+def _built(name: str) -> exp.DataType:
     return exp.DataType.build(name, dialect="duckdb")
 
 
@@ -531,7 +553,7 @@ def _is_vector_argument(node: exp.Placeholder) -> bool:
 def _dimensions_beside(node: exp.Expr, binding: Binding) -> int | None:
     """The dimensions of the column on the other side of a distance."""
     parent = node.parent
-    sides = list(parent.iter_expressions()) if parent is not None else []
+    sides = list(below(parent)) if parent is not None else []
     found = [binding.column(side) for side in sides if side is not node]
     return found[0][1].type.dimensions if len(found) == 1 and found[0] else None
 

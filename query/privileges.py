@@ -45,6 +45,7 @@ from nearql.query.statements import (
     Update,
     Wait,
 )
+from nearql.query.trees import all_of
 
 _FREE = (Show, Describe, SetVariable, Transaction, Wait, CreateExtension)
 _READS = (Select, Insert, Update, Delete)
@@ -84,7 +85,7 @@ def tables_read_by(statement: Statement, catalog: CatalogView) -> Iterator[str]:
 
 def _reads(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
     for tree in trees_of(statement):
-        for node in tree.find_all(exp.Table):
+        for node in all_of(tree, exp.Table):
             if (asked := table_of(node)) is not None:
                 yield Need("SELECT", asked.name, position_of(asked))
             is_named = isinstance(node.this, exp.Identifier) and not _is_system(node)
@@ -136,7 +137,7 @@ def _reads_stored(conflict: ConflictClause) -> bool:
     trees = [value for _, value in conflict.assignments]
     if conflict.where is not None:
         trees.append(conflict.where)
-    columns = (column for tree in trees for column in tree.find_all(exp.Column))
+    columns = (column for tree in trees for column in all_of(tree, exp.Column))
     return any(column.table.lower() != "excluded" for column in columns)
 
 

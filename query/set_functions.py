@@ -34,6 +34,7 @@ from nearql.query.plan import INTERNAL
 from nearql.query.ports import CatalogView
 from nearql.query.rules.common import pending_value
 from nearql.query.statements import Select
+from nearql.query.trees import all_of, nodes_of
 
 KNN_GRAPH, KMEANS, MMR = "knn_graph", "kmeans", "mmr"
 _FORMS = {
@@ -80,7 +81,7 @@ def expand_set_functions(tree: exp.Query, catalog: CatalogView) -> None:
         SqlError: code `wrong_arguments`, or `wrong_type` for a column that is no vector.
         NotFound: code `undefined_table`. UndefinedColumn: no such column.
     """
-    for node in list(tree.find_all(exp.Table)):
+    for node in all_of(tree, exp.Table):
         name = _function(node)
         if name is None:
             continue
@@ -171,7 +172,7 @@ def _parsed(text: str) -> exp.Select:
     assert isinstance(statement, Select)
     tree = statement.tree
     assert isinstance(tree, exp.Select)
-    for node in tree.walk():
+    for node in nodes_of(tree):
         for key in ("start", "end", "line", "col"):
             node.meta.pop(key, None)
     return tree

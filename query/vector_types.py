@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sqlglot import exp
+
+from nearql.query.trees import copy_of
 
 _NAMES = ("VECTOR", "HALFVEC")
 
@@ -22,6 +26,9 @@ def vector_type(kind: exp.Expr) -> tuple[str, int | None] | None:
 
 def duck_type(dimensions: int | None) -> exp.DataType:
     """FLOAT[n], or FLOAT[] where the number of dimensions is open."""
-    return exp.DataType.build(
-        f"FLOAT[{'' if dimensions is None else dimensions}]", dialect="duckdb"
-    )
+    return copy_of(_float_list("" if dimensions is None else str(dimensions)))
+
+
+@lru_cache(maxsize=64)
+def _float_list(size: str) -> exp.DataType:
+    return exp.DataType.build(f"FLOAT[{size}]", dialect="duckdb")

@@ -20,6 +20,7 @@ from nearql.query.binder import TEXT, common, qualify
 from nearql.query.dialect import parse
 from nearql.query.ports import CatalogView
 from nearql.query.statements import Select
+from nearql.query.trees import all_of, copy_of, nodes_of
 from nearql.query.wording import mark_texts
 
 EXPANSIONS = 100  # views in one statement, those inside views too: they may double at each level
@@ -44,7 +45,7 @@ def expand(tree: exp.Query, catalog: CatalogView) -> exp.Query:
     """
     if not catalog.views:
         return tree
-    waiting = list(tree.find_all(exp.Table))
+    waiting = all_of(tree, exp.Table)
     count = 0
     while waiting:
         node = waiting.pop()
@@ -58,7 +59,7 @@ def expand(tree: exp.Query, catalog: CatalogView) -> exp.Query:
                 code="statement_too_complex", sqlstate="54001",
             )  # fmt: skip
         made = _reading(view, catalog)
-        waiting.extend(made.find_all(exp.Table))
+        waiting.extend(all_of(made, exp.Table))
         node.replace(_item(node, view, made))
     return tree
 
@@ -76,7 +77,7 @@ def _item(node: exp.Table, view: ViewDef, query: exp.Query) -> exp.Subquery:
 
 def _reading(view: ViewDef, catalog: CatalogView) -> exp.Query:
     """The view's query, returning the columns that the view has, by their names."""
-    body = _body(view.query).copy()
+    body = copy_of(_body(view.query))
     guard.check_query(body, catalog)
     if _is_named(body, view) and all(one.name == one.source for one in view.columns):
         return body
@@ -107,7 +108,7 @@ def _is_named(body: exp.Query, view: ViewDef) -> bool:
         return False
     for item, column in zip(items, view.columns, strict=True):
         if not isinstance(item, exp.Alias | exp.Column):
-            item.replace(exp.alias_(item.copy(), column.source, quoted=True))
+            item.replace(exp.alias_(copy_of(item), column.source, quoted=True, copy=False))
     return True
 
 
@@ -116,9 +117,9 @@ def _body(text: str) -> exp.Query:
     """A view's query as a tree; callers copy it. Its places say nothing about their statement."""
     [statement] = parse(text)
     assert isinstance(statement, Select)
-    mark_texts(statement.tree, statement.tree.copy())
+    mark_texts(statement.tree, copy_of(statement.tree))
     qualify(statement.tree)
-    for node in statement.tree.walk():
+    for node in nodes_of(statement.tree):
         for key in ("start", "end", "line", "col"):
             node.meta.pop(key, None)
     return statement.tree

@@ -42,6 +42,7 @@ from nearql.query.statements import (
     Transaction,
     Wait,
 )
+from nearql.query.trees import all_of
 
 _LIGHT = (
     SetVariable, Show, Describe, Transaction, Kill, Wait, CreateExtension, ChangeGrants, CreateUser,
@@ -84,10 +85,10 @@ def is_light(statement: Statement, plan: Callable[[], Plan]) -> bool:
 
 
 def _is_light_query(tree: exp.Expr, plan: Plan) -> bool:
-    sources = sum(1 for _ in tree.find_all(exp.From))
+    sources = sum(1 for _ in all_of(tree, exp.From))
     if sources == 0:
         return True
-    if sources > _SOURCES or any(tree.find_all(exp.Join, exp.Lateral, exp.SetOperation)):
+    if sources > _SOURCES or any(all_of(tree, exp.Join, exp.Lateral, exp.SetOperation)):
         return False
     steps = plan.query.steps
     if len(steps) != 1:

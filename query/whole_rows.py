@@ -6,11 +6,12 @@ from sqlglot import exp
 
 from nearql.query.binder import Binding, enclosing, from_items
 from nearql.query.rules.common import put_column
+from nearql.query.trees import all_of
 
 
 def spell_rows(tree: exp.Expr, binding: Binding) -> None:
     """Replace such names of sources that have helper columns by a struct of the table's own."""
-    for node in list(tree.find_all(exp.Column)):
+    for node in all_of(tree, exp.Column):
         select = next(enclosing(node), None)
         if node.table or select is None:
             continue

@@ -12,6 +12,7 @@ from nearql.query.binder import TEXT
 from nearql.query.dialect import to_nearql
 from nearql.query.plan import INTERNAL
 from nearql.query.rules.common import PARAMETER, conjuncts
+from nearql.query.trees import all_of, copy_of
 
 
 class Words:
@@ -34,9 +35,7 @@ def mark_texts(tree: exp.Expr, original: exp.Expr) -> None:
 
     original: what `tree` is a copy of, with the same nodes in the same order.
     """
-    for select, before in zip(
-        tree.find_all(exp.Select), original.find_all(exp.Select), strict=True
-    ):
+    for select, before in zip(all_of(tree, exp.Select), all_of(original, exp.Select), strict=True):
         select.meta[TEXT] = Words(before)
         for condition, as_was in zip(_conditions(select), _conditions(before), strict=True):
             condition.meta[TEXT] = Words(as_was)
@@ -59,7 +58,7 @@ def text_of(tree: exp.Expr) -> Words | str:
     where = tree.args.get("where")
     if where and items and isinstance(items[0], exp.Column) and items[0].name.startswith(INTERNAL):
         conditions = conjuncts(where.this)
-        known = [one.meta.get(TEXT) or Words(one.copy()) for one in conditions]
+        known = [one.meta.get(TEXT) or Words(copy_of(one)) for one in conditions]
         return Words(*(tree for part in known for tree in part.trees))
     marked: Words | str | None = tree.meta.get(TEXT)
-    return marked or Words(tree.copy())
+    return marked or Words(copy_of(tree))

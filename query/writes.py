@@ -45,6 +45,7 @@ from nearql.query.ports import CatalogView, Database, TableView
 from nearql.query.replicas import ALONE, Replicas, Settled
 from nearql.query.result import Result, ResultColumn, empty
 from nearql.query.settings import SessionSettings, Variables
+from nearql.query.trees import copy_of, nodes_of
 
 
 def _make_plan(part: str, version: int, make: Callable[[], Plan]) -> Plan:
@@ -158,11 +159,11 @@ class Write:
         Raises:
             Unsupported: a sub-query in it.
         """
-        if any(_beyond_a_row(node) for item in items for node in item.walk()):
+        if any(_beyond_a_row(node) for item in items for node in nodes_of(item)):
             raise Unsupported(
                 "RETURNING takes expressions over the row's columns: no sub-queries, no aggregates."
             )
-        tree = exp.Select(expressions=[item.copy() for item in items])
+        tree = exp.Select(expressions=[copy_of(item) for item in items])
         tree.set("from_", exp.From(this=table_node(table, alias)))
         plan = self.plan("returning", lambda: plan_query(tree, self.catalog)) if items else None
         return Returning(self, table, plan)

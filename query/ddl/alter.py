@@ -37,6 +37,7 @@ from nearql.query.statements import (
     RenameTable,
     SetStorage,
 )
+from nearql.query.trees import all_of
 
 Action = AddColumn | DropColumn | RenameColumn | RenameTable | SetStorage
 _NUMBERS_PER_VERSION = 1_024
@@ -225,12 +226,12 @@ def _reads(alteration: _Alteration, index: IndexDef, column: Column) -> bool:
 
 def _columns_in(alteration: _Alteration, condition: str) -> set[str]:
     tree = expression(alteration.statement, condition)
-    return {str(column.name).lower() for column in tree.find_all(exp.Column)}
+    return {str(column.name).lower() for column in all_of(tree, exp.Column)}
 
 
 def _renamed(alteration: _Alteration, condition: str, old: str, new: str) -> str:
     tree = expression(alteration.statement, condition)
-    for column in tree.find_all(exp.Column):
+    for column in all_of(tree, exp.Column):
         if str(column.name).lower() == old.lower():
             column.set("this", exp.to_identifier(new, quoted=True))
     return to_duckdb(tree)

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from sqlglot import exp
 
 from nearql.engine.errors import SqlError
+from nearql.query.trees import copy_of
 
 NESTED = 6
 _LAMBDA = 100
@@ -50,7 +51,7 @@ def bounded(node: exp.Anonymous) -> exp.Expr:
     place, size, factor = found
     parts = exp.Literal.number(_parts(node) / factor)
     arguments[place] = _call("nq_bounded", arguments[place], size, parts)
-    return exp.Anonymous(this=node.this, expressions=[one.copy() for one in arguments])
+    return exp.Anonymous(this=node.this, expressions=[copy_of(one) for one in arguments])
 
 
 def is_bounded(node: exp.Expr) -> bool:
@@ -84,7 +85,7 @@ def _parts(node: exp.Expr) -> float:
 
 
 def _call(name: str, *arguments: exp.Expr) -> exp.Anonymous:
-    return exp.Anonymous(this=name, expressions=[one.copy() for one in arguments])
+    return exp.Anonymous(this=name, expressions=[copy_of(one) for one in arguments])
 
 
 def _size(node: exp.Expr) -> exp.Expr:
@@ -119,7 +120,7 @@ def _repeated(arguments: Arguments) -> tuple[int, exp.Expr, float] | None:
 
 
 def _double(node: exp.Expr) -> exp.Expr:
-    return exp.Cast(this=node.copy(), to=exp.DataType.build("DOUBLE", dialect="duckdb"))
+    return exp.Cast(this=copy_of(node), to=exp.DataType.build("DOUBLE", dialect="duckdb"))
 
 
 def _series(arguments: Arguments) -> tuple[int, exp.Expr, float] | None:

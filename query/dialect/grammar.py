@@ -31,6 +31,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.query.dialect.literals import LIST
 from nearql.query.dialect.tokens import ends_operand, retyped
+from nearql.query.trees import nodes_of
 
 # Operator -> (token that DuckDB's dialect never makes, carrier node that it never builds).
 # The compiled parser only takes node classes that it knows, hence sqlglot's own.
@@ -196,7 +197,7 @@ class _Place(dict[str, Any]):
 
 def unmark(tree: exp.Expr) -> exp.Expr:
     """Take the marks off again, in place; of each node's place keep what messages use."""
-    for node in tree.walk():
+    for node in nodes_of(tree):
         if node._meta:
             node._meta = _Place(start=node._meta["start"]) if "start" in node._meta else None
         if isinstance(node, exp.Literal) and str(node.this).startswith(LIST):

@@ -36,6 +36,7 @@ from nearql.engine.types import Metric
 from nearql.query import patience
 from nearql.query.dialect.bounds import bounded
 from nearql.query.dialect.grammar import BROKEN, CARRIERS, NearQL
+from nearql.query.trees import copy_of, nodes_of
 
 _OPERATOR_METRIC = {
     "<->": Metric.L2, "<#>": Metric.INNER_PRODUCT, "<=>": Metric.COSINE, "<+>": Metric.L1,
@@ -109,13 +110,13 @@ Rewrites = dict[type[exp.Expr], Callable[[exp.Expr], exp.Expr]]
 def _render(tree: exp.Expr, rewrites: Rewrites, *, spent: bool = False) -> str:
     patience.check()
     try:
-        root = exp.Tuple(expressions=[tree if spent else tree.copy()])
-        found = [node for node in root.walk() if type(node) in rewrites]
+        root = exp.Tuple(expressions=[tree if spent else copy_of(tree)])
+        found = [node for node in nodes_of(root) if type(node) in rewrites]
         for node in reversed(found):  # children before parents
             made = rewrites[type(node)](node)
             if made is not node:
                 node.replace(made)
-        return _sql(root.expressions[0])
+        return _sql(root.expressions[0], spent=True)
     except UnsupportedError as error:
         detail = str(error).split("\n", 1)[0].rstrip(".")
         raise Unsupported(f"The statement can't be written for DuckDB: {detail}.") from error
@@ -127,9 +128,10 @@ def _render(tree: exp.Expr, rewrites: Rewrites, *, spent: bool = False) -> str:
         ) from error
 
 
-def _sql(node: exp.Expr) -> str:
+def _sql(node: exp.Expr, *, spent: bool = False) -> str:
     return node.sql(
         dialect=NearQL,
+        copy=not spent,  # sqlglot changes what it writes
         normalize_functions=False,
         comments=False,
         unsupported_level=ErrorLevel.RAISE,
@@ -214,7 +216,7 @@ def _canonical(node: exp.Expr) -> exp.Expr:
     if found is None:
         return _bit_distance(node)
     metric, left, right = found
-    return exp.Anonymous(this=CANONICAL[metric], expressions=[left.copy(), right.copy()])
+    return exp.Anonymous(this=CANONICAL[metric], expressions=[copy_of(left), copy_of(right)])
 
 
 def _bit_distance(node: exp.Expr) -> exp.Expr:
@@ -222,7 +224,7 @@ def _bit_distance(node: exp.Expr) -> exp.Expr:
     if found is None:
         return node
     name, left, right = found
-    return exp.Anonymous(this=name, expressions=[left.copy(), right.copy()])
+    return exp.Anonymous(this=name, expressions=[copy_of(left), copy_of(right)])
 
 
 def _called(node: exp.Expr) -> exp.Expr:
@@ -240,14 +242,14 @@ def _cast(node: exp.Expr) -> exp.Expr:
     if bits is not None:
         return exp.Anonymous(
             this="nq_try_bits" if isinstance(node, exp.TryCast) else "nq_bits",
-            expressions=[node.this.copy(), exp.Literal.number(bits)],
+            expressions=[copy_of(node.this), exp.Literal.number(bits)],
         )
     made = vector_type(node.args["to"])
     if made is None:
         return _sized_float(node)
     kind, dimensions = made
     if kind == "HALFVEC":
-        node.set("this", exp.Anonymous(this="nq_half", expressions=[node.this.copy()]))
+        node.set("this", exp.Anonymous(this="nq_half", expressions=[copy_of(node.this)]))
     suffix = "" if dimensions is None else str(dimensions)
     node.set("to", exp.Var(this=f"FLOAT[{suffix}]"))
     return node

@@ -24,6 +24,7 @@ from nearql.query.binder import (
     visible_ctes,
 )
 from nearql.query.dialect import bit_distance_of, distance_of, to_nearql
+from nearql.query.trees import all_of, copy_of, nodes_of
 
 VOLATILE = frozenset(
     {"random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "setseed", "nextval", "currval",
@@ -116,7 +117,7 @@ def nearest_first(select: exp.Select) -> exp.Expr | None:
     node, descending = key
     if not descending:
         return node if distance_of(node) else None
-    negated = unwrapped(node.this) if isinstance(node, exp.Neg) else exp.Neg(this=node.copy())
+    negated = unwrapped(node.this) if isinstance(node, exp.Neg) else exp.Neg(this=copy_of(node))
     if not isinstance(node, exp.Neg):
         negated.parent = node.parent  # so that its columns resolve where the node stands
     return negated if distance_of(negated) else None
@@ -270,27 +271,27 @@ def pending_vector(found: Found, binding: Binding) -> PendingValue:
 
 def pending_value(expression: exp.Expr, where: str, dimensions: int | None = None) -> PendingValue:
     """A constant expression, taken out of the tree with the common table expressions it names."""
-    select = exp.Select(expressions=[expression.copy()])
+    select = exp.Select(expressions=[copy_of(expression)])
     select.meta[TEXT] = to_nearql(unwrapped(expression))
     return PendingValue(with_ctes(expression, select), where, dimensions)
 
 
 def with_ctes(origin: exp.Expr, detached: exp.Select) -> exp.Select:
     """Give a SELECT made of parts of a tree the common table expressions that those parts name."""
-    if not any(common(table) for table in origin.find_all(exp.Table)):
+    if not any(common(table) for table in all_of(origin, exp.Table)):
         return detached
     seen: dict[str, exp.CTE] = {}
     for cte in visible_ctes(origin):
         seen.setdefault(cte.alias.lower(), cte)
     recursive = any(cte.parent and cte.parent.args.get("recursive") for cte in seen.values())
-    definitions = [cte.copy() for cte in reversed(seen.values())]
+    definitions = [copy_of(cte) for cte in reversed(seen.values())]
     detached.set("with_", exp.With(expressions=definitions, recursive=recursive))
     return detached
 
 
 def detachable(node: exp.Expr, binding: Binding) -> bool:
     """Whether a part of the tree may be evaluated on its own, apart from what stands around it."""
-    tables = [table for table in node.find_all(exp.Table) if common(table)]
+    tables = [table for table in all_of(node, exp.Table) if common(table)]
     if not tables:
         return True
     ctes = list(visible_ctes(node))
@@ -303,7 +304,7 @@ def detachable(node: exp.Expr, binding: Binding) -> bool:
 
 def is_volatile(tree: exp.Expr) -> bool:
     """Whether evaluating the tree twice may give two answers."""
-    for node in tree.walk():
+    for node in nodes_of(tree):
         if isinstance(node, exp.TableSample | exp.Rand | exp.CurrentTimestamp | exp.CurrentDate):
             return True
         if isinstance(node, exp.Anonymous) and str(node.this).lower() in VOLATILE:
@@ -321,11 +322,11 @@ def filter_query(
         return None
     table = next(item for item in from_items(select) if binding.source_of(item) is source)
     alone = exp.Table(
-        this=table.this.copy(), db=table.args.get("db"), alias=table.args.get("alias")
+        this=copy_of(table.this), db=table.args.get("db"), alias=table.args.get("alias")
     )
     inner = exp.Select(expressions=[exp.Null()])
-    inner.set("from_", exp.From(this=alone.copy()))
-    inner.set("where", exp.Where(this=conjunction([one.copy() for one in conditions])))
+    inner.set("from_", exp.From(this=copy_of(alone)))
+    inner.set("where", exp.Where(this=conjunction([copy_of(one) for one in conditions])))
     for condition in conditions:
         with_ctes(condition, inner)
     return _finished_filter(inner, binding)

@@ -8,6 +8,7 @@ from sqlglot import exp
 
 from nearql.query.binder import Binding, own_nodes
 from nearql.query.dialect import distance_of
+from nearql.query.trees import copy_of, nodes_of
 
 
 def expand_aliases(select: exp.Select, binding: Binding) -> None:
@@ -18,7 +19,7 @@ def expand_aliases(select: exp.Select, binding: Binding) -> None:
     distances = {
         item.alias.lower(): item.this
         for item in select.expressions
-        if isinstance(item, exp.Alias) and any(distance_of(node) for node in item.this.walk())
+        if isinstance(item, exp.Alias) and any(distance_of(node) for node in nodes_of(item.this))
     }
     if not distances:
         return
@@ -32,4 +33,4 @@ def expand_aliases(select: exp.Select, binding: Binding) -> None:
             and not taken
             and node.find_ancestor(exp.Where) is where
         ):
-            node.replace(exp.paren(distances[name].copy(), copy=False))
+            node.replace(exp.paren(copy_of(distances[name]), copy=False))

@@ -16,6 +16,7 @@ from nearql.query.rules.common import (
     only_source,
     set_where,
 )
+from nearql.query.trees import all_of
 
 
 def filtered_scan(select: exp.Select, binding: Binding) -> None:
@@ -38,4 +39,4 @@ def filtered_scan(select: exp.Select, binding: Binding) -> None:
 
 
 def _names_helpers(condition: exp.Expr) -> bool:
-    return any(column.name.startswith(INTERNAL) for column in condition.find_all(exp.Column))
+    return any(column.name.startswith(INTERNAL) for column in all_of(condition, exp.Column))

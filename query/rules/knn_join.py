@@ -51,6 +51,7 @@ from nearql.query.rules.common import (
     ties_by_key,
     with_ctes,
 )
+from nearql.query.trees import all_of, copy_of
 from nearql.query.vector_types import duck_type
 
 
@@ -213,7 +214,7 @@ def _push(select: exp.Select, join: _Join, binding: Binding) -> None:
 def _replace(select: exp.Select, found: Found, column: exp.Column) -> None:
     for node in list(own_nodes(select)):
         if node == found.node and not node.find_ancestor(exp.Where, exp.Order):
-            put_column(node, column.copy())
+            put_column(node, copy_of(column))
 
 
 def _left_source(join: _Join, binding: Binding) -> Source:
@@ -224,7 +225,7 @@ def _left_source(join: _Join, binding: Binding) -> Source:
     name = binding.fresh()
     alias = join.item.alias_or_name
     kept = exp.select(_row_number(name), exp.Star())
-    item = join.item.copy()
+    item = copy_of(join.item)
     kept.meta[TEXT] = to_nearql(join.item)
     kept.set("from_", exp.From(this=item))
     with_ctes(join.item, kept)
@@ -257,7 +258,7 @@ def _left_query(join: _Join, left: Source, binding: Binding) -> exp.Select:
         )
     else:
         table.meta[META] = left.name
-    other = exp.Cast(this=join.found.other.copy(), to=duck_type(None))
+    other = exp.Cast(this=copy_of(join.found.other), to=duck_type(None))
     query = exp.select(other)
     query.set("from_", exp.From(this=table))
     binding.bind(query)
@@ -266,7 +267,7 @@ def _left_query(join: _Join, left: Source, binding: Binding) -> exp.Select:
     query.set("expressions", [own.row_reference(), other])
     query.meta[TEXT] = f"{to_nearql(join.found.other)} of every row of {left.alias}"
     wanted = _left_conditions(join, left, binding)
-    set_where(query, [one.copy() for one in wanted])
+    set_where(query, [copy_of(one) for one in wanted])
     return query
 
 
@@ -290,7 +291,7 @@ def _left_conditions(join: _Join, left: Source, binding: Binding) -> list[exp.Ex
 
 
 def _names_helpers(condition: exp.Expr) -> bool:
-    return any(column.name.startswith(INTERNAL) for column in condition.find_all(exp.Column))
+    return any(column.name.startswith(INTERNAL) for column in all_of(condition, exp.Column))
 
 
 def _survivors(join: _Join, left: Source, equality: exp.Expr, binding: Binding) -> exp.Select:
@@ -298,7 +299,7 @@ def _survivors(join: _Join, left: Source, equality: exp.Expr, binding: Binding) 
     source = join.found.source
     query = exp.select(left.row_reference(), exp.Anonymous(this="count", expressions=[exp.Star()]))
     query.set("from_", exp.From(this=_tied(left)))
-    conditions = [equality.copy(), *(one.copy() for one in join.kept)]
+    conditions = [copy_of(equality), *(copy_of(one) for one in join.kept)]
     query.append("joins", exp.Join(this=_tied(source), on=exp.and_(*conditions, copy=False)))
     query.set("group", exp.Group(expressions=[left.row_reference()]))
     return query

@@ -42,6 +42,7 @@ from nearql.query.rules.common import (
     shown_text,
     sort_key,
 )
+from nearql.query.trees import all_of, below, copy_of, nodes_of
 
 _PLAIN = frozenset({"expressions", "from_", "joins", "where", "order"})
 _WHY = {
@@ -114,7 +115,7 @@ def _note(select: exp.Select, item: exp.Expr, why: str, binding: Binding) -> Non
 def _wanted(select: exp.Select, refused: set[int], binding: Binding) -> exp.Expr | None:
     """The first sub-query of the FROM clause that a distance asks for."""
     asked = _asked(select)
-    distances = [node for node in select.walk() if distance_of(node)]  # those of a LATERAL too
+    distances = [node for node in nodes_of(select) if distance_of(node)]  # those of a LATERAL too
     if not asked and not distances:
         return None
     for item in from_items(select):
@@ -136,12 +137,12 @@ def _asked(select: exp.Select) -> list[exp.Expr]:
     where = select.args.get("where")
     for condition in conjuncts(where.this if where else None):
         if isinstance(condition, _COMPARED):
-            found += [unwrapped(side) for side in condition.iter_expressions()]
+            found += [unwrapped(side) for side in below(condition)]
     return found
 
 
 def _reads(node: exp.Expr, item: exp.Expr, binding: Binding) -> bool:
-    return any(_is_of(column, item, binding) for column in node.find_all(exp.Column))
+    return any(_is_of(column, item, binding) for column in all_of(node, exp.Column))
 
 
 def _is_of(column: exp.Column, item: exp.Expr, binding: Binding) -> bool:
@@ -182,7 +183,7 @@ def _merge(select: exp.Select, item: exp.Expr, binding: Binding) -> None:
     alone = len(from_items(select)) == 1 and not select.args.get("laterals")
     if not alone:
         _check_place(select, item, inner)
-    own = inner.copy()  # a common table expression may be named again
+    own = copy_of(inner)  # a common table expression may be named again
     own.parent = inner.parent
     qualify(own)  # where it will stand, a name of WITH could hide its tables
     for node in from_items(own):
@@ -263,7 +264,7 @@ def _check_aliases(select: exp.Select, item: exp.Expr, inner: exp.Select) -> Non
         if join.args.get("using") or join.args.get("method"):
             raise _Refused("it joins by NATURAL or USING")
     taken = {one.alias_or_name.lower() for one in from_items(inner)}
-    for node in select.root().find_all(exp.Table, exp.Subquery, exp.CTE, exp.Lateral):
+    for node in all_of(select.root(), exp.Table, exp.Subquery, exp.CTE, exp.Lateral):
         is_within = _inside(node, item) or _inside(node, _cte_of(item))
         if node.alias_or_name.lower() in taken and not is_within:
             raise _Refused(f"the name {node.alias_or_name!r} is used around it too")
@@ -289,13 +290,13 @@ def _rename(inner: exp.Select, alias: str, binding: Binding) -> None:
     """Give the only table of the sub-query the sub-query's own alias."""
     [item] = from_items(inner)
     old = item.alias_or_name.lower()
-    for table in inner.find_all(exp.Table, exp.Subquery):
+    for table in all_of(inner, exp.Table, exp.Subquery):
         is_twice = table.alias_or_name.lower() in (old, alias.lower())
         if is_twice and not _inside(table, item):
             raise _Refused(f"the name {table.alias_or_name!r} is used twice")
     mine = [
         column
-        for column in inner.find_all(exp.Column)
+        for column in all_of(inner, exp.Column)
         if not _inside(column, item) and _is_of(column, item, binding)
     ]
     columns = item.args["alias"].args.get("columns") if item.args.get("alias") else None
@@ -305,9 +306,9 @@ def _rename(inner: exp.Select, alias: str, binding: Binding) -> None:
     if source is not None:
         source.alias = alias
     for column in mine:
-        column.set("table", name.copy())
+        column.set("table", copy_of(name))
     for star in [one for one in inner.expressions if isinstance(one, exp.Column) and one.is_star]:
-        star.set("table", name.copy())
+        star.set("table", copy_of(name))
 
 
 def _outputs(inner: exp.Select, item: exp.Expr, binding: Binding) -> dict[str, _Output]:
@@ -342,7 +343,7 @@ def _qualify(inner: exp.Select, binding: Binding) -> None:
             alias = exp.to_identifier(owner[1].item.alias_or_name, quoted=True)
             column.set("table", alias)
     inner.set("order", None)  # without LIMIT an order inside means nothing
-    for node in inner.find_all(exp.Query):
+    for node in all_of(inner, exp.Query):
         if node is not inner and binding.free(node):
             _qualify_free(node, inner, binding)
 
@@ -378,7 +379,7 @@ def _all_of(item: exp.Expr, binding: Binding) -> list[_Output]:
     """The columns of one item of the sub-query's FROM clause, in order."""
     alias = exp.to_identifier(item.alias_or_name, quoted=True)
     return [
-        _Output(name, exp.column(exp.to_identifier(name, quoted=True), table=alias.copy()))
+        _Output(name, exp.column(exp.to_identifier(name, quoted=True), table=copy_of(alias)))
         for name in _names_of(item, binding)
     ]
 
@@ -446,13 +447,13 @@ def _replace_names(merge: _Merge, binding: Binding) -> None:
 
 def _around(merge: _Merge) -> Iterator[exp.Expr]:
     """The nodes of the SELECT, the sub-query and the common table expressions left out."""
-    stack = [node for node in merge.select.iter_expressions() if node.arg_key != "with_"]
+    stack = [node for node in below(merge.select) if node.arg_key != "with_"]
     while stack:
         node = stack.pop()
         if node is merge.item:
             continue
         yield node
-        stack.extend(node.iter_expressions())
+        stack.extend(below(node))
 
 
 def _meaning(column: exp.Column, merge: _Merge, binding: Binding) -> exp.Expr | None:
@@ -477,7 +478,7 @@ def _meaning(column: exp.Column, merge: _Merge, binding: Binding) -> exp.Expr | 
         return None
     if name in merge.exposed and owner[1].item.alias_or_name:
         alias = exp.to_identifier(owner[1].item.alias_or_name, quoted=True)
-        return exp.column(column.this.copy(), table=alias)
+        return exp.column(copy_of(column.this), table=alias)
     return None
 
 
@@ -541,14 +542,14 @@ def _listed(star: exp.Star, merge: _Merge) -> list[exp.Expr]:
     if not left_out <= set(merge.outputs):
         raise _Refused("* around it leaves out a column that isn't there")
     return [
-        exp.alias_(one.value.copy(), one.name, quoted=True)
+        exp.alias_(copy_of(one.value), one.name, quoted=True, copy=False)
         for name, one in merge.outputs.items()
         if name not in left_out
     ]
 
 
 def _substitute(column: exp.Column, value: exp.Expr, select: exp.Select) -> None:
-    new = value.copy()
+    new = copy_of(value)
     if not isinstance(new, exp.Column):
         new = exp.paren(new, copy=False)
     is_item = isinstance(column.parent, exp.Select) and column.arg_key == "expressions"
@@ -575,7 +576,7 @@ def _drop_unused(cte: exp.Expr) -> None:
     clause = cte.parent
     assert clause is not None
     assert clause.parent is not None
-    if any(common(table) is cte for table in clause.parent.root().find_all(exp.Table)):
+    if any(common(table) is cte for table in all_of(clause.parent.root(), exp.Table)):
         return
     left = [one for one in clause.expressions if one is not cte]
     clause.set("expressions", left)

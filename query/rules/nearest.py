@@ -38,6 +38,7 @@ from nearql.query.rules.common import (
     with_ctes,
 )
 from nearql.query.rules.range_search import upper_bound
+from nearql.query.trees import all_of, copy_of
 
 
 def nearest(select: exp.Select, binding: Binding) -> None:
@@ -122,7 +123,7 @@ def _is_inner(join: exp.Join) -> bool:
 
 
 def _holds(item: exp.Expr, source: Source, binding: Binding) -> bool:
-    return any(binding.source_of(table) is source for table in item.find_all(exp.Table))
+    return any(binding.source_of(table) is source for table in all_of(item, exp.Table))
 
 
 def _must_widen(select: exp.Select, found: Found, binding: Binding) -> bool:
@@ -186,10 +187,10 @@ def _survivors(select: exp.Select, binding: Binding) -> exp.Select:
     """How many rows the statement makes, its order, its LIMIT and the distance's bound left out."""
     count = exp.Anonymous(this="count", expressions=[exp.Star()])
     query = exp.Select(expressions=[count])
-    query.set("from_", select.args["from_"].copy())
-    query.set("joins", [join.copy() for join in select.args.get("joins") or []])
+    query.set("from_", copy_of(select.args["from_"]))
+    query.set("joins", [copy_of(join) for join in select.args.get("joins") or []])
     where = select.args.get("where")
-    query.set("where", where.copy() if where else None)
+    query.set("where", copy_of(where) if where else None)
     for condition in [select.args["from_"], *(select.args.get("joins") or []), where]:
         if condition is not None:
             with_ctes(condition, query)

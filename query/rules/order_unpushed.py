@@ -17,6 +17,7 @@ from nearql.query.rules.common import (
     set_where,
     sort_key,
 )
+from nearql.query.trees import all_of, copy_of
 
 
 def order_unpushed(select: exp.Select, binding: Binding) -> None:
@@ -44,14 +45,16 @@ def _measured(distance: exp.Expr, select: exp.Select, binding: Binding) -> Sourc
     B'101'`.
     """
     own = [entry.source for entry in binding.entries(select).values() if entry.source is not None]
-    found = [binding.column(node) for node in distance.find_all(exp.Column)]
+    found = [binding.column(node) for node in all_of(distance, exp.Column)]
     about = [one for one in own if any(each is not None and each[0] is one for each in found)]
     return about[0] if len(about) == 1 and None not in found else None
 
 
 def _leave_out_nulls(select: exp.Select, distance: exp.Expr) -> None:
     """By WHERE; where a window function must see every row first, by QUALIFY."""
-    present = exp.Not(this=exp.Is(this=exp.paren(distance.copy()), expression=exp.Null()))
+    present = exp.Not(
+        this=exp.Is(this=exp.paren(copy_of(distance), copy=False), expression=exp.Null())
+    )
     if any(isinstance(node, exp.Window) for node in own_nodes(select)):
         qualify = select.args.get("qualify")
         condition = exp.and_(qualify.this, present, copy=False) if qualify else present

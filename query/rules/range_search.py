@@ -19,6 +19,7 @@ from nearql.query.rules.common import (
     replace_distances,
     searchable,
 )
+from nearql.query.trees import nodes_of
 
 
 def range_search(select: exp.Select, binding: Binding) -> None:
@@ -34,7 +35,7 @@ def range_search(select: exp.Select, binding: Binding) -> None:
         if not _is_grouped(select):
             replace_distances(own_nodes(select), distance, binding)
         else:
-            replace_distances(condition.walk(), distance, binding)
+            replace_distances(nodes_of(condition), distance, binding)
 
 
 def upper_bound(condition: exp.Expr, binding: Binding) -> tuple[Found, exp.Expr] | None:

@@ -15,6 +15,7 @@ from nearql.engine.schema import Column
 from nearql.query.binder import Binding, PendingText, Source, own_nodes, unwrapped
 from nearql.query.dialect import to_duckdb
 from nearql.query.rules.common import pending_value, put_column
+from nearql.query.trees import copy_of
 
 BM25 = "bm25"
 RRF = "rrf"
@@ -65,7 +66,9 @@ def _fuse(node: exp.Anonymous) -> None:
         raise _wrong(node, "it takes one rank or more")
     terms: list[exp.Expr] = []
     for rank in node.expressions:
-        shifted = exp.Add(this=exp.Literal.number(_RRF_K), expression=exp.paren(rank.copy()))
+        shifted = exp.Add(
+            this=exp.Literal.number(_RRF_K), expression=exp.paren(copy_of(rank), copy=False)
+        )
         share = exp.Div(this=exp.Literal.number("1.0e0"), expression=exp.paren(shifted))
         terms.append(exp.Coalesce(this=share, expressions=[exp.Literal.number("0.0e0")]))
     total = terms[0]

@@ -6,7 +6,7 @@ DuckDB SELECT id, vec <-> :q FROM docs
 SELECT id, vec <-> :q, vec <=> :q FROM docs WHERE price < 3 AND title LIKE 'a%'
 ----
 DuckDB SELECT id, vec <-> :q, vec <=> :q FROM docs WHERE price < 3 AND title LIKE 'a%'
-  Scan docs (id) computing vec <=> :q, vec <-> :q
+  Scan docs (id) computing vec <-> :q, vec <=> :q
     Filter price < 3 AND title LIKE 'a%'
       Scan docs (title, price)
 
