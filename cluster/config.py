@@ -37,6 +37,8 @@ class ClusterConfig:
     join_token_file: Path | None = None
     sync_bytes_per_s: int = 200 << 20  # of snapshots that this node sends
     call_threads: int = 32  # for requests of other nodes
+    disk_slow_ms: int = 5_000  # a copy whose disk owes a sync for so long gives its part up,
+    disk_stuck_ms: int = 20_000  # and for so long, the process ends
 
     @property
     def is_voter(self) -> bool:

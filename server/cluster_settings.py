@@ -73,6 +73,12 @@ class ReplicationSection:
     call_threads: int = key(
         32, "Statements and reads of other nodes at work here at once (429 beyond).", low=1
     )
+    disk_slow_ms: int = key(
+        5000, "A copy that waits for its disk for so long leaves its part to other copies.", low=100
+    )
+    disk_stuck_ms: int = key(
+        20_000, "A node whose copy waits for its disk for so long ends (exit code 70).", low=1000
+    )
 
 
 CHOICES = {
@@ -105,6 +111,8 @@ def cluster_config(config: Config) -> ClusterConfig:
         join_token_file=Path(cluster.join_token_file) if cluster.join_token_file else None,
         sync_bytes_per_s=config.replication.sync_rate,
         call_threads=config.replication.call_threads,
+        disk_slow_ms=config.replication.disk_slow_ms,
+        disk_stuck_ms=config.replication.disk_stuck_ms,
     )
 
 

@@ -144,12 +144,16 @@ class Member:
         host, port = config.replication_listen
         try:
             return Replication(
-                ReplicationConfig(config.name, cluster.node_id, (host, port), config.tls),
+                ReplicationConfig(
+                    config.name, cluster.node_id, (host, port), config.tls,
+                    config.sync_bytes_per_s, config.call_threads, config.disk_slow_ms,
+                    config.disk_stuck_ms,
+                ),
                 cluster_id=lambda: cluster.metadata.state.cluster_id,
                 incarnation=lambda: cluster.incarnation,
                 propose=cluster.metadata.propose,
                 renew=lambda table, shard, _alloc_id: self.keeper.renew(table, shard),
-            )
+            )  # fmt: skip
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise Unavailable(

@@ -31,6 +31,7 @@ from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core.core import Core
 from nearql.cluster.replication.core.messages import Append, Message
 from nearql.cluster.replication.core.timing import Timing
+from nearql.cluster.replication.disks import DiskWatch
 from nearql.cluster.replication.handle import ShardHandle
 from nearql.cluster.replication.link.calls import Calls
 from nearql.cluster.replication.link.frames import Frame, Kind, Malformed
@@ -49,6 +50,7 @@ from nearql.cluster.replication.transfer.source import SnapshotSource
 from nearql.cluster.tls import TlsFiles
 from nearql.engine.errors import NearQLError
 from nearql.engine.shard.copy import ShardCopy
+from nearql.engine.storage.wal import exit_process
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,10 @@ _LOOK_AFTER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ReplicationConfig:
-    """listen: (host, port). sync_bytes_per_s: of all snapshots that this node sends."""
+    """listen: (host, port). sync_bytes_per_s: of all snapshots that this node sends.
+
+    disk_slow_ms, disk_stuck_ms: how long a disk may owe a sync; see `disks`.
+    """
 
     name: str
     node_id: str
@@ -67,6 +72,8 @@ class ReplicationConfig:
     tls: TlsFiles
     sync_bytes_per_s: int = 200 << 20
     call_threads: int = 32
+    disk_slow_ms: int = 5_000
+    disk_stuck_ms: int = 20_000
     timing: Timing = field(default_factory=Timing)
     patience: Patience = field(default_factory=Patience)
 
@@ -88,12 +95,13 @@ class Replication:
         propose: Propose,
         renew: Renew,
         clock: Clock = boottime_ms,
+        on_stuck: Callable[[str], object] = exit_process,
     ) -> None:
         """Listen; nothing is sent or taken before `start`.
 
         cluster_id, incarnation: "" and 0 while this node has none. propose: `MetadataLog.propose`.
         renew: given table uuid, shard uuid and the new copy's alloc_id (None: any), puts a damaged
-        copy's files aside and makes an empty one; called in a thread.
+        copy's files aside and makes an empty one; called in a thread. on_stuck: ends the process.
 
         Raises:
             InvalidRequest: certificates. OSError: the address can't be had.
@@ -128,12 +136,17 @@ class Replication:
         self._attached = itertools.count()  # cores of this process
         self._turned_ms = clock()
         self._closed = threading.Event()
+        self._disks = DiskWatch(
+            lambda: list(self._runners.values()), config.disk_slow_ms, config.disk_stuck_ms,
+            on_stuck,
+        )  # fmt: skip
 
     # ---- Life ------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Accept other nodes, dial them, and let time pass."""
         self.link.start()
+        self._disks.start()
         self.thread.soon(lambda: self.link.background(self._tick()))
 
     def close(self, timeout_s: float = 0.0) -> None:
@@ -143,6 +156,7 @@ class Replication:
         if timeout_s > 0:
             self.hand_over_all(timeout_s)
         self._closed.set()
+        self._disks.close()
         for fetch in list(self._fetches.values()):
             fetch.given_up.set()
         self.thread.run(self._stop())

@@ -27,12 +27,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from nearql.cluster.metadata.commands import Command
+from nearql.cluster.metadata.shards import Promote
 from nearql.cluster.replication.clock import Clock
 from nearql.cluster.replication.codec import record
 from nearql.cluster.replication.core import effects as ef
 from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core.core import Core
-from nearql.cluster.replication.core.messages import Message
+from nearql.cluster.replication.core.messages import Ack, Message
 from nearql.cluster.replication.core.primary import Primary
 from nearql.cluster.replication.link.loop import LoopThread
 from nearql.cluster.replication.waiting import Questions
@@ -117,6 +118,7 @@ class CopyRunner:
         self._last_end = self._last_durable = (0, 0)  # told last: epoch and LSN, LSN and generation
         self._told: deque[tuple[int, int]] = deque()  # own records, not committed: LSN, bytes
         self._told_bytes = 0
+        self._slow = False  # the disk takes too long: see `disks`
         copy.listen(self)
 
     # ---- What the copy's threads tell (any thread, perhaps with locks held) -----------------
@@ -311,6 +313,8 @@ class CopyRunner:
         self._run()
 
     def _send(self, effect: ef.Send) -> None:
+        if self._slow and isinstance(effect.message, Ack) and self._is_spare:
+            return  # its primary shall not wait for this disk
         self._around.send(effect.node, self.shard_uuid, effect.message)
 
     def _persist(self, effect: ef.PersistPromise) -> None:
@@ -421,6 +425,47 @@ class CopyRunner:
         if self._around.send(effect.node, self.shard_uuid, append):
             nbytes = sum(item.nbytes for item in records)
             self.feed(ev.Shipped(effect.node, records[0].lsn, records[-1].lsn, nbytes))
+
+    # ---- A slow disk -----------------------------------------------------------------------
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the shard has other copies; for any thread."""
+        row = self.core.copy.row
+        return row is not None and len(row.replicas) > 1
+
+    def set_slow(self, slow: bool) -> None:
+        """Whether the disk takes too long; for any thread, and often."""
+        if slow != self._slow:
+            self._slow = slow
+            logger.warning(
+                "the disk of shard %s %s", self.shard_uuid,
+                "takes too long: another copy shall do its part" if slow else "keeps up again",
+            )  # fmt: skip
+        if slow:
+            self._around.thread.soon(self._abdicate)
+
+    @property
+    def _is_spare(self) -> bool:
+        """Whether the in-sync set may go on without this copy."""
+        copy = self.core.copy
+        return copy.in_sync and copy.row is not None and len(copy.row.isr) > copy.row.min_isr
+
+    def _abdicate(self) -> None:
+        """Ask metadata for another primary among those in sync: the one that has most."""
+        role, row = self.core.role, self.core.copy.row
+        if self._ended or not isinstance(role, Primary) or row is None:
+            return
+        fit = [node for node in role.peers if node in row.isr]
+        if not fit:
+            return
+        target = max(fit, key=lambda node: (role.peers[node].durable_lsn, node))
+        command = Promote(
+            request_id=f"{row.uuid}/{row.version}/{target}/slow-disk",
+            shard_uuid=row.uuid, expected_version=row.version, node_id=target,
+            incarnation=self.core.copy.incarnations.get(target, 0),
+        )  # fmt: skip
+        self._around.propose(command, lambda code: None)
 
     # ---- Now and then ----------------------------------------------------------------------
 

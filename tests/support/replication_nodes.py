@@ -118,11 +118,13 @@ class DataNode:
 
     def __init__(
         self, name: str, folder: Path, certificates: Path, catalog: Catalog,
-        settings: EngineSettings = SMALL,
+        settings: EngineSettings = SMALL, disk_slow_ms: int = 60_000,
     ) -> None:  # fmt: skip
         self.name, self.node_id = name, f"id-{name}"
         self.folder, self.catalog = folder, catalog
         self._certificates, self._settings = certificates, settings
+        self._disk_slow_ms = disk_slow_ms
+        self.stuck: list[str] = []  # why its process would have ended
         self.port = 0
         self.clock = SkippingClock()
         self.table: Table
@@ -147,7 +149,8 @@ class DataNode:
         self.table = make(self.folder, TABLE, self.context)
         config = ReplicationConfig(
             self.name, self.node_id, ("127.0.0.1", self.port), tls(self._certificates, self.name),
-            timing=TIMING, patience=QUICK,
+            timing=TIMING, patience=QUICK, disk_slow_ms=self._disk_slow_ms,
+            disk_stuck_ms=600_000,
         )  # fmt: skip
         self.replication = Replication(
             config,
@@ -156,6 +159,7 @@ class DataNode:
             propose=self.catalog.propose,
             renew=self.renew,
             clock=self.clock,
+            on_stuck=self.stuck.append,
         )
         self.port = self.replication.port
         self.incarnation = self.catalog.do(
@@ -238,10 +242,13 @@ def replace_context(plain: EngineContext) -> EngineContext:
 class Trio:
     """Nodes a, b and c; a is the first primary."""
 
-    def __init__(self, folder: Path, certificates: Path, settings: EngineSettings = SMALL) -> None:
+    def __init__(
+        self, folder: Path, certificates: Path, settings: EngineSettings = SMALL,
+        disk_slow_ms: int = 60_000,
+    ) -> None:  # fmt: skip
         self.catalog = Catalog()
         self.nodes = {
-            name: DataNode(name, folder / name, certificates, self.catalog, settings)
+            name: DataNode(name, folder / name, certificates, self.catalog, settings, disk_slow_ms)
             for name in "abc"
         }
         for node in self.nodes.values():
