@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import promql_parser as promql
 import pytest
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
+from support.cluster_edges import pair_of
+from support.doc_pages import ROOT, tables_below
+from support.fake_cluster import CopyStatus, PeerStatus
+from support.http_node import DOCS
+from support.monitoring import (
+    DASHBOARD,
+    EXPRESSIONS,
+    RULES,
+    Series,
+    check_expression,
+    selectors,
+    series_of,
+)
 from support.secured import ROOT_KEY, secured
-
-FOLDER = Path(__file__).resolve().parents[2] / "docker" / "monitoring"
-RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]
-DASHBOARD = json.loads((FOLDER / "grafana-dashboard.json").read_text())
-OF_PROMETHEUS = {"up"}
-OF_SCRAPING = {"instance", "job"}  # labels that Prometheus adds
-
-
-def dashboard_expressions() -> Iterator[tuple[str, str, str]]:
-    """(panel, expression, legend), Grafana's variables replaced as Grafana would."""
-    for panel in DASHBOARD["panels"]:
-        for target in panel["targets"]:
-            text = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*")
-            yield panel["title"], text, target["legendFormat"]
-
-
-EXPRESSIONS = [(rule["alert"], rule["expr"], "") for rule in RULES] + [*dashboard_expressions()]
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
-    """Labels of every series by its name, from a node that did a little of everything."""
+def series(tmp_path_factory: pytest.TempPathFactory) -> Series:
+    """Labels of every series by its name, from a node that did a little of everything, and from
+    one of a cluster; tests/cluster/test_served.py asks three real ones.
+    """
     with secured(tmp_path_factory.mktemp("metrics")) as node:
         node.done("CREATE TABLE docs (id BIGINT PRIMARY KEY, vec VECTOR(2))")
         node.done("INSERT INTO docs VALUES (1, '[1,2]')")
@@ -43,45 +35,24 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
         node.sql("SELECT 1", "wrong")
         edge = node.served.server.config.app.state.edge  # type: ignore[union-attr]
         edge.metrics.cut("invalid_http")
-        text = node.request("GET", "/metrics", ROOT_KEY).text
-    found: dict[str, list[dict[str, str]]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample.labels)
+        found = series_of(node.request("GET", "/metrics", ROOT_KEY).text)
+    with pair_of(tmp_path_factory.mktemp("cluster")) as pair:
+        copy = CopyStatus("primary_active", peers={"id-2": PeerStatus(17, 500)})
+        pair.here.replication.told.shards[f"{DOCS.uuid}/0"] = copy
+        found = {**series_of(pair.here.client.get("/metrics").text), **found}
+    for title in ("### Metrics of agreement", "### Metrics of the links between nodes"):
+        for row in tables_below(ROOT / "docs" / "operating.md", title):
+            found.setdefault(row[0].strip("`"), []).append({})
     return found
-
-
-def selectors(node: Any) -> Iterator[Any]:
-    """Every vector selector of an expression."""
-    if isinstance(node, promql.VectorSelector):
-        yield node
-    for name in ("lhs", "rhs", "expr", "vector_selector", "args"):
-        part = getattr(node, name, None)
-        for one in part if isinstance(part, list) else [part]:
-            if one is not None and not isinstance(one, str):
-                yield from selectors(one)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "legend"), EXPRESSIONS, ids=[f"{e[0]}-{n}" for n, e in enumerate(EXPRESSIONS)]
 )
 def test_every_expression_asks_for_what_there_is(
-    series: dict[str, list[dict[str, str]]], name: str, text: str, legend: str
+    series: Series, name: str, text: str, legend: str
 ) -> None:
-    asked = list(selectors(promql.parse(text)))
-    assert asked, "an expression without a metric"
-    labels: set[str] = set(OF_SCRAPING)
-    for selector in asked:
-        if selector.name in OF_PROMETHEUS:
-            continue
-        assert selector.name in series, f"{name}: there is no metric {selector.name}"
-        labels |= {label for labels in series[selector.name] for label in labels}
-        for matcher in selector.matchers.matchers:
-            assert matcher.name in labels, f"{name}: {selector.name} has no label {matcher.name}"
-    grouped = re.findall(r"by \(([^)]*)\)", text)
-    used = {label.strip() for group in grouped for label in group.split(",")}
-    assert used <= labels, name
-    assert set(re.findall(r"{{(\w+)}}", legend)) <= labels, name
+    check_expression(series, name, text, legend)
 
 
 def test_every_metric_of_an_expression_is_found() -> None:
@@ -89,7 +60,7 @@ def test_every_metric_of_an_expression_is_found() -> None:
     assert {found.name for found in selectors(promql.parse(text))} == {"a", "b", "c", "d"}
 
 
-def test_a_route_that_an_expression_names_exists(series: dict[str, list[dict[str, str]]]) -> None:
+def test_a_route_that_an_expression_names_exists(series: Series) -> None:
     routes = {labels["route"] for labels in series["nearql_http_requests_total"]}
     for _, text, _ in EXPRESSIONS:
         assert set(re.findall(r'route="([^"]+)"', text)) <= routes
