@@ -1,15 +1,32 @@
 """Three machines in one: network namespaces joined by a bridge, whose links can be cut one way.
 
-Needs root, `ip` and `iptables`. Names are of this process, so that runs do not meet.
+Needs root, `ip` and `iptables`. Names are of this process, so that runs do not meet. With `names`
+the machines ask a name server of the test's, which knows each as `<name>.test`, and `move` gives a
+machine another address, as Kubernetes does a pod that it makes anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from support.name_server import NameServer
+
+DOMAIN = "test"
+_RESOLV = Path("/etc/resolv.conf")
+_PER_NAMESPACE = Path("/etc/netns")  # `ip netns exec` puts what is below over /etc
+_CLONE_NEWNS, _CLONE_NEWNET = 0x20000, 0x40000000
+_MS_BIND, _MS_PRIVATE_REC = 4096, 0x44000
+_T = TypeVar("_T")
+_SERIALS = itertools.cycle("abcdefghijklmnopqrstuvwxyz")
 
 
 def possible() -> bool:
@@ -23,16 +40,23 @@ def possible() -> bool:
 
 
 class Network:
-    """Hosts by node name; `wrapper` runs a command inside one."""
+    """Hosts by node name; `wrapper` runs a command inside one, and `on` a function."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], *, resolving: bool = False) -> None:
         self.names = list(names)
-        self._tag = f"q{os.getpid() % 100_000}"
+        self._numbers = {name: at for at, name in enumerate(self.names, 1)}
+        self._resolving = resolving
+        self.resolver: NameServer | None = None
+        self._tag = f"q{os.getpid() % 100_000}{next(_SERIALS)}"  # a removed one may linger a moment
         self._subnet = f"10.{77 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
 
     def host(self, name: str) -> str:
         """A node's address."""
-        return f"{self._subnet}.{self.names.index(name) + 1}"
+        return f"{self._subnet}.{self._numbers[name]}"
+
+    def full_name(self, name: str) -> str:
+        """What the name server knows a node as."""
+        return f"{name}.{DOMAIN}"
 
     def wrapper(self, name: str) -> list[str]:
         """What goes before a command to run it on a node's machine."""
@@ -52,12 +76,67 @@ class Network:
             _ip("-n", space, "addr", "add", f"{self.host(name)}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")
             _ip("-n", space, "link", "set", "lo", "up")
+        if self._resolving:
+            self._resolve()
+
+    def _resolve(self) -> None:
+        self.resolver = NameServer(f"{self._subnet}.254")
+        for name in self.names:
+            self.resolver.addresses[self.full_name(name)] = self.host(name)
+            folder = _PER_NAMESPACE / self._namespace(name)
+            folder.mkdir(parents=True)
+            (folder / "resolv.conf").write_text(
+                f"nameserver {self._subnet}.254\noptions timeout:5 attempts:1\n"
+            )
 
     def remove(self) -> None:
         """Everything that `make` made."""
-        for name in self.names:
+        if self.resolver is not None:
+            self.resolver.close()
+        for at, name in enumerate(self.names):
+            _ip("link", "del", f"{self._tag}o{at}", check=False)
+            shutil.rmtree(_PER_NAMESPACE / self._namespace(name), ignore_errors=True)
             _ip("netns", "del", self._namespace(name), check=False)
         _ip("link", "del", f"{self._tag}br", check=False)
+
+    def move(self, name: str) -> None:
+        """Another address for a machine; nobody is at the old one any more."""
+        space, old = self._namespace(name), self.host(name)
+        self._numbers[name] = max(self._numbers.values()) + 1
+        _ip("-n", space, "addr", "del", f"{old}/24", "dev", "eth0")
+        _ip("-n", space, "addr", "add", f"{self.host(name)}/24", "dev", "eth0")
+        if self.resolver is not None:
+            self.resolver.addresses[self.full_name(name)] = self.host(name)
+
+    def on(self, name: str, function: Callable[[], _T]) -> _T:
+        """Call a function on a node's machine; threads and processes that it starts stay there."""
+        done: list[_T] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self._enter(name)
+                done.append(function())
+            except BaseException as error:  # noqa: BLE001  raised where it was called
+                failed.append(error)
+
+        thread = threading.Thread(target=run, name=f"on-{name}")
+        thread.start()
+        thread.join()
+        if failed:
+            raise failed[0]
+        return done[0]
+
+    def _enter(self, name: str) -> None:
+        """Move this thread, for its whole life."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/run/netns/{self._namespace(name)}", "rb") as space:
+            _checked(libc.setns(space.fileno(), _CLONE_NEWNET))
+        if self._resolving:
+            _checked(libc.unshare(_CLONE_NEWNS))
+            _checked(libc.mount(b"none", b"/", None, _MS_PRIVATE_REC, None))
+            ours = bytes(_PER_NAMESPACE / self._namespace(name) / "resolv.conf")
+            _checked(libc.mount(ours, bytes(_RESOLV), None, _MS_BIND, None))
 
     def cut(self, sender: str, receiver: str) -> None:
         """Nothing passes from one to the other, until `heal`."""
@@ -81,14 +160,20 @@ class Network:
 
 
 @contextlib.contextmanager
-def network(names: Iterable[str]) -> Iterator[Network]:
-    """A network, removed at the end."""
-    made = Network(names)
+def network(names: Iterable[str], *, resolving: bool = False) -> Iterator[Network]:
+    """A network, removed at the end. resolving: with a name server."""
+    made = Network(names, resolving=resolving)
     try:
         made.make()
         yield made
     finally:
         made.remove()
+
+
+def _checked(code: int) -> None:
+    if code:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _ip(*arguments: str, check: bool = True) -> None:
