@@ -302,3 +302,8 @@ class ReplicationPort(Protocol):
 
     def status(self) -> StatusPort:
         """What metrics and /v1/cluster show."""
+
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until something holds of the copies here, which is asked whenever one of them has
+        moved; False when the time is up first. It must not wait itself; what it raises, this does.
+        """

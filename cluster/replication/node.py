@@ -135,6 +135,7 @@ class Replication:
         self._metadata: Metadata | None = None
         self._attached = itertools.count()  # cores of this process
         self._turned_ms = clock()
+        self._moved, self._watchers = threading.Condition(), 0  # of copies: `wait_until`
         self._closed = threading.Event()
         self._disks = DiskWatch(
             lambda: list(self._runners.values()), config.disk_slow_ms, config.disk_stuck_ms,
@@ -383,6 +384,8 @@ class Replication:
     def _publish(self, runner: CopyRunner) -> None:
         """Let others see where the copy stands: at once where its part has changed."""
         uuid, now_ms, core = runner.shard_uuid, self.clock(), runner.core
+        if self._watchers:
+            self.thread.loop.call_soon(self._tell_watchers)  # after this, or what follows from it
         before = self._statuses.get(uuid)
         if before is None:
             return
@@ -397,6 +400,23 @@ class Replication:
             core, now_ms, alarm=runner.alarm, stopped=runner.ended, was_complete=before.complete,
             sync=fetch.progress if fetch else None,
         )  # fmt: skip
+
+    def _tell_watchers(self) -> None:
+        with self._moved:
+            self._moved.notify_all()
+
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until something holds of the copies here; asked whenever one of them has moved, and
+        hence at least with every tick. False: the time was up first.
+
+        is_so: does not wait; what it raises, this raises.
+        """
+        with self._moved:
+            self._watchers += 1
+            try:
+                return self._moved.wait_for(is_so, timeout_s)
+            finally:
+                self._watchers -= 1
 
     # ---- Handing over --------------------------------------------------------------------------
 

@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from nearql.server.gateway.gateway import Gateway
 
 ADMIT_S = 3.0  # longer than a promise lasts
-_ADMIT_PAUSE_S = 0.005
 Place = tuple[str, int, int]  # shard's uuid, epoch, LSN
 
 
@@ -72,18 +69,23 @@ class ClusterReplicas:
         """As the copy's own check; a primary that metadata has made and that is not ready yet (it
         waits for its promise, or for what it takes over) is waited for a while.
         """
-        give_up = time.monotonic() + ADMIT_S
-        while True:
-            shard = self._shards(table)[number]
+        refusals: list[Unavailable] = []
+
+        def admitted() -> bool:
+            shards = self._shards(table)
+            if number >= len(shards):  # dropped a moment ago
+                raise no_primary(table.name, number)
             try:
-                self._copy(table, number, shard).check_writable(concern)
+                self._copy(table, number, shards[number]).check_writable(concern)
             except Unavailable as error:
-                coming = error.code == "not_primary" and shard.primary == self._here
-                if not coming or time.monotonic() >= give_up:
+                if error.code != "not_primary" or shards[number].primary != self._here:
                     raise
-                Event().wait(_ADMIT_PAUSE_S)
-            else:
-                return
+                refusals[:] = [error]
+                return False
+            return True
+
+        if not admitted() and not self.gateway.replication.wait_until(admitted, ADMIT_S):
+            raise refusals[0]
 
     @property
     def _here(self) -> str:

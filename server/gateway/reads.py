@@ -8,10 +8,8 @@ linearizable   at least what was committed when the read came; confirmed once ro
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING
 
 from nearql.cluster.metadata.state import TableRow
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 
 COMES_UP_S = 2.0  # a copy learns within that it is complete
-_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class RequestReads:
         grants = []
         for number, shard in enumerate(row.shards):
             copy = copies.get(shard.uuid)
-            if copy is None or not _comes_up(copy, deadline):
+            if copy is None or not self._comes_up(copy, deadline):
                 raise missing(row.table.name, number)
             seen = self.token.get((row.table.uuid, number))
             wanted = "any" if level == "session" and seen is None else level
@@ -93,15 +90,12 @@ class RequestReads:
             grants.append(grant)
         return grants
 
-
-def _comes_up(copy: ShardPort, deadline: Deadline) -> bool:
-    """Whether a copy may be read; one of a table made a moment ago is waited for."""
-    give_up = time.monotonic() + min(COMES_UP_S, deadline.left_s)
-    while not copy.readable:
-        if time.monotonic() >= give_up:
-            return False
-        Event().wait(_PAUSE_S)
-    return True
+    def _comes_up(self, copy: ShardPort, deadline: Deadline) -> bool:
+        """Whether a copy may be read; one of a table made a moment ago is waited for."""
+        if copy.readable:
+            return True
+        timeout_s = min(COMES_UP_S, deadline.left_s)
+        return self.gateway.replication.wait_until(lambda: copy.readable, timeout_s)
 
 
 def rolled_back(table: str, error: Conflict) -> Conflict:

@@ -6,7 +6,7 @@ from the edge of one node to the session of another without a network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -257,3 +257,7 @@ class FakeReplication:
 
     def status(self) -> Status:
         return self.told
+
+    def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """As if the copies moved a few times, if there is time for it."""
+        return any(is_so() for _ in range(10 if timeout_s > 0 else 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def test_reads_at_each_level(shared: Trio, name: str) -> None:
     soon(shared[name], "any")
     with pytest.raises(InvalidRequest):
         shared[name].handle.read_gate("newest", deadline=Deadline(WAIT_MS))
+
+
+def test_what_copies_come_to_can_be_waited_for(shared: Trio) -> None:
+    node = shared["b"]
+    before = shared["a"].write_soon(new_ids())[1]
+    writer = threading.Thread(target=shared["a"].write_soon, args=(new_ids(),))
+    writer.start()
+    assert node.replication.wait_until(lambda: node.copy.applied_lsn > before, 60)
+    writer.join()
+    assert not node.replication.wait_until(lambda: False, 0)
+    with pytest.raises(ZeroDivisionError):
+        node.replication.wait_until(lambda: bool(1 // 0), 60)
 
 
 @pytest.mark.parametrize("name", ["a", "c"])
