@@ -63,6 +63,7 @@ from nearql.query.settings import SessionSettings, Variables
 from nearql.query.shown import show_vectors
 from nearql.query.texts import with_scores
 from nearql.query.trace import Searched, Trace
+from nearql.query.weight import Deferred
 
 Vector = NDArray[np.float32]
 _EXTRA = 32  # rows fetched beyond k at first, where a join may drop some
@@ -107,6 +108,7 @@ class Execution:
         self.trace = Trace()
         self.left_out: dict[str, int] = {}  # tables -> rows of damaged segments
         self.searched: list[Searched] | None = None  # a list, where somebody wants to look at them
+        self.at_once = False  # raise Deferred instead of evaluating a filter that is not kept
         self._made: dict[str, Step] = {}
         self._cursor: Cursor | None = None
         self._vectors: dict[int, Vector | None] = {}
@@ -382,6 +384,8 @@ class Execution:
         key = self._filter_key(step, query)
         found = self.filters.get(key) if key is not None else None
         if found is None:
+            if self.at_once:
+                raise Deferred(None)
             answer = self.query(query)
             rows = answer.table.column(0).to_numpy()
             rows_found = self.view(step.table).row_set(rows)

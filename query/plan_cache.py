@@ -6,14 +6,46 @@ Parameters are bound when a plan runs. Bounded by entries; the least recently us
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from nearql.query.nature import Nature
 from nearql.query.plan import Plan
 from nearql.query.statements import Statement
+
+
+class Pace:
+    """How long the last runs of a text took, as long as it was asked under the same settings.
+
+    Written by whichever threads run it; who reads it wants to know whether one more is short.
+    """
+
+    RUNS = 8
+
+    def __init__(self) -> None:
+        self._settings: Mapping[str, Any] = {}
+        self._last: tuple[float, ...] = ()
+
+    def told(self, settings: Mapping[str, Any], seconds: float) -> None:
+        """One more run ended."""
+        if settings != self._settings:
+            self._settings, self._last = settings, ()
+        self._last = (*self._last[1 - self.RUNS :], seconds)
+
+    def forget(self) -> None:
+        """A run took unlike those before it."""
+        self._last = ()
+
+    def longest(self, settings: Mapping[str, Any]) -> float:
+        """Seconds of the longest of the last RUNS runs; infinite where there were fewer."""
+        last = self._last
+        if len(last) < self.RUNS or settings != self._settings:
+            return math.inf
+        return max(last)
 
 
 @dataclass(eq=False)
@@ -23,7 +55,7 @@ class Prepared:
 
     checked: the catalog version for which the guard passed each statement.
     nature: what the statements do, with the catalog version that says so. weights: of each
-    statement, whether it is light, likewise.
+    statement, whether it is light, likewise. pace: how long the last runs took.
     """
 
     statements: tuple[Statement, ...]
@@ -32,6 +64,7 @@ class Prepared:
     checked: dict[int, int] = field(default_factory=dict)
     nature: tuple[int, Nature] | None = None
     weights: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
 
     def plan(self, place: int, part: str, version: int, make: Callable[[], Plan]) -> Plan:
         """The plan of a part of a statement for this catalog version, made on first use."""
@@ -61,18 +94,25 @@ class PlanCache:
         self.hits = 0
         self.misses = 0
 
-    def get(self, text: str, make: Callable[[str], Prepared]) -> Prepared:
-        """What is kept for this text, or what `make` gives, kept from then on unless it is long."""
+    def kept(self, text: str) -> Prepared | None:
+        """What is kept for this text; as a use of it."""
         with self._lock:
             found = self._kept.get(text)
             if found is not None:
                 self.hits += 1
                 self._kept.move_to_end(text)
-                return found
+            return found
+
+    def get(self, text: str, make: Callable[[str], Prepared]) -> Prepared:
+        """What is kept for this text, or what `make` gives, kept from then on unless it is long."""
+        found = self.kept(text)
+        if found is not None:
+            return found
+        with self._lock:
             self.misses += 1
         made = make(text)
-        if len(text) <= self._text_limit:
-            with self._lock:
+        with self._lock:
+            if len(text) <= self._text_limit:
                 self._kept[text] = made
                 while len(self._kept) > self._entries:
                     self._kept.popitem(last=False)

@@ -46,7 +46,7 @@ from nearql.query.filters import FilterCache
 from nearql.query.guard import trees_of
 from nearql.query.nature import Nature, nature_of
 from nearql.query.parameters import Parameters, names_in
-from nearql.query.plan import Plan, relations
+from nearql.query.plan import Nearest, Plan, Relation, relations
 from nearql.query.plan_cache import PlanCache, Prepared
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database
@@ -187,6 +187,7 @@ class Session:
         waited_s: float = 0.0,
         light_only: bool = False,
         prepared: Prepared | None = None,
+        at_once: bool = False,
     ) -> Result:
         """Run every statement of `text`, in order, and answer the last one's result.
 
@@ -200,6 +201,8 @@ class Session:
             waited_s: seconds that the request waited before; they count against its time.
             light_only: raise Deferred, having done nothing, where a statement is heavy.
             prepared: what Deferred held, so that the text is not parsed again.
+            at_once: share no call with other searches, which takes waiting for them, and raise
+                Deferred where a filter would have to be evaluated first.
 
         Raises:
             NearQLError: with the position in `text` where there is one. Earlier statements stand.
@@ -207,6 +210,9 @@ class Session:
         request = self._request(params, settings, request_id)
         request.stop, request.user, request.reads = stop, user, reads
         request.waited_s, request.light_only = waited_s, light_only
+        request.at_once = at_once
+        if at_once:
+            request.variables.values["latency_budget_ms"] = 0
         if prepared is None:
             prepared = self._plans.get(text, lambda new: request.prepared(new))
         if light_only and not may_begin(prepared.statements):
@@ -244,6 +250,16 @@ class Session:
         if prepared.nature is None or prepared.nature[0] != catalog.version:
             prepared.nature = catalog.version, nature_of(prepared.statements, catalog)
         return prepared.nature[1], prepared
+
+    def known_search(self, text: str) -> Prepared | None:
+        """What `execute` takes as `prepared`, where the text is one search for plain columns, was
+        planned before for the catalog as it is, and has a LIMIT that no parameter changes.
+        """
+        prepared = self._plans.kept(text)
+        kept = prepared and prepared.plans.get((0, "select"))
+        if not kept or kept[0] != self._database.catalog().version or kept[1].direct is None:
+            return None
+        return prepared if _has_constant_size(kept[1]) else None
 
     def insert_rows(
         self,
@@ -320,6 +336,7 @@ class _Request:
     reads: Reads | None = None
     waited_s: float = 0.0
     light_only: bool = False
+    at_once: bool = False
     written: list[Position] = field(default_factory=list)
     _deadline: float = 0.0
     _running: Execution | None = None
@@ -497,6 +514,7 @@ class _Request:
             deadline=self._deadline,
             variables=self.variables,
         )
+        run.at_once = self.at_once
         self._started(run)
         return run
 
@@ -561,6 +579,16 @@ def _planned(statement: Statement, place: int, prepared: Prepared, catalog: Cata
 def _plan(statement: Select, catalog: CatalogView) -> Plan:
     with spans.span("plan"):
         return plan_query(statement.tree, catalog)
+
+
+def _has_constant_size(plan: Plan) -> bool:
+    """Whether neither a parameter nor a sub-query changes how much a direct search is to do."""
+    step = plan.query.steps[0]
+    if not isinstance(step, Relation) or not isinstance(step.access, Nearest):
+        return False
+    access = step.access
+    sizes = [access.limit, *([access.offset] if access.offset else [])]
+    return access.distance.query.query is None and all(size.literal is not None for size in sizes)
 
 
 def _nothing() -> None:

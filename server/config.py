@@ -65,6 +65,11 @@ class HttpSection:
     port: int = _key(8470, "Port of the API, the dashboard and the metrics; 0 takes a free one.")
     workers: int = _key(8, "Threads that run searches and writes.", low=1, high=256)
     queue: int = _key(512, "Requests waiting for such a thread before 429 is answered.", low=1)
+    inline_ms: int = _key(
+        3,
+        "A search that took no longer in its last runs is run without a thread; 0 = none is.",
+        low=0, high=100,
+    )  # fmt: skip
     keep_alive_ms: int = _key(75_000, "Idle time after which a connection is closed.", low=1000)
     shutdown_timeout_ms: int = _key(30_000, "How long a stop waits for requests in flight.", low=0)
     tls_cert_file: str = _key(

@@ -14,6 +14,7 @@ from nearql.server.access.principal import Principal
 from nearql.server.access.quota import Quotas
 from nearql.server.config import Config
 from nearql.server.gateway.gateway import Gateway
+from nearql.server.inline import Inline
 from nearql.server.metrics import Metrics
 from nearql.server.ports import NodePort
 from nearql.server.spool import Spool, SpoolMemory
@@ -49,9 +50,11 @@ class Edge:
     certificates: Certificates | None = None
     gateway: Gateway | None = None
     loop: asyncio.AbstractEventLoop | None = None
+    inline: Inline = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.config.limits
+        self.inline = Inline(self.config.http.inline_ms, self.node.has_room)
         self.result_bytes = self.config.share_of_memory(limits.result_bytes, 4)
         self.quotas = Quotas(limits.key_rate, limits.key_concurrency)
 

@@ -209,6 +209,11 @@ class Node:
         return self.metadata.node_id
 
     @property
+    def context(self) -> EngineContext:
+        """What its tables share."""
+        return self._context
+
+    @property
     def access(self) -> AccessStore:
         """Users, grants and keys."""
         return self._access
@@ -217,6 +222,10 @@ class Node:
     def memory(self) -> MemoryBudget:
         """What the node's work may take together."""
         return self._context.memory
+
+    def has_room(self) -> bool:
+        """Whether memory is not short, so that a search would begin at once."""
+        return self.memory.used_bytes <= self.memory.limit_bytes
 
     def session(self) -> Session:
         """The SQL session; shared, thread-safe."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 from nearql.engine.errors import Corruption
 from nearql.engine.types import OnConflict
 from nearql.query.nature import Nature
+from nearql.query.plan_cache import Prepared
 from nearql.query.ports import CatalogView, TableHandle
 from nearql.query.replicas import Reads, Replicas
 from nearql.query.running import Statements
@@ -107,11 +108,17 @@ class SessionPort(Stores, Protocol):
         waited_s: float = 0.0,
         light_only: bool = False,
         prepared: Any = None,
+        at_once: bool = False,
     ) -> ResultPort:
         """Run every statement of `text` and answer the last one's result; `user` asks for it.
 
         light_only: raise `query.weight.Deferred` where it is more than a search; it holds the text
-        as `prepared`.
+        as `prepared`. at_once: as where it may wait for nothing.
+        """
+
+    def known_search(self, text: str) -> Prepared | None:
+        """What `execute` takes as `prepared`, where a text is one search that was planned before
+        and no parameter changes its size.
         """
 
     def nature(self, text: str) -> tuple[Nature, Any]:
@@ -128,6 +135,9 @@ class NodePort(Protocol):
     @property
     def config(self) -> Config:
         """Its settings."""
+
+    def has_room(self) -> bool:
+        """Whether memory is not short, so that a search would begin at once."""
 
     def session(self) -> SessionPort:
         """The session that runs requests."""

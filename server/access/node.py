@@ -130,6 +130,10 @@ class CheckedNode:
         """For administrators; every change is in the audit log."""
         return AuditedAccess(self._node.access, self._audit, self.rights)
 
+    def has_room(self) -> bool:
+        """The node's own."""
+        return self._node.has_room()
+
     def session(self) -> Session:
         """The session that runs SQL within these rights."""
         if self._session is None:

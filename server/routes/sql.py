@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from nearql.server.session_token import SESSION_HEADER, check_token, positions_o
 
 Answer = tuple[list[Any], str, int]  # pieces, media type, rows
 _NO_TIMEOUT_MS = 24 * 3_600_000
+_GLANCE_BYTES = 64 << 10  # bodies up to here are parsed by the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,9 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
         node=edge.node_of(request),
         principal=principal_of(request),
     )
-    bulk, stop = len(body) > edge.config.http.small_body, question.stop.stop
-    light = partial(answer, edge, question, light_only=not bulk)
-    made = await edge.run(light, request, stop, bulk=bulk)
+    made = await _first_tried(request, edge, question)
     if isinstance(made, _Later):
+        stop = question.stop.stop
         rest = partial(answer, edge, question, made)
         made = await edge.run(rest, request, stop, heavy=not made.there, remote=bool(made.there))
         assert isinstance(made, _Made)
@@ -99,6 +99,48 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
     if len(made.pieces) == 1 and isinstance(made.pieces[0], bytes):
         return Response(made.pieces[0], media_type=made.kind, headers=headers)
     return _large(edge, made, headers)
+
+
+async def _first_tried(request: Request, edge: Edge, question: _Question) -> _Made | _Later:
+    """The answer, unless it is found to be a matter for other threads."""
+    bulk = len(question.body) > edge.config.http.small_body
+    known = _known(edge, question) if len(question.body) <= _GLANCE_BYTES else None
+    if known is None or known.prepared is None:
+        work = partial(answer, edge, question, known, light_only=not bulk)
+        return await edge.run(work, request, question.stop.stop, bulk=bulk)
+    if edge.inline.takes(known.prepared, known.asked.settings or {}):
+        work = partial(_paced, edge, question, known, time.perf_counter, at_once=True)
+        made = edge.inline.run(known.prepared, work)
+        if isinstance(made, _Made):
+            return made
+    work = partial(_paced, edge, question, known, time.thread_time)
+    return await edge.run(work, request, question.stop.stop)
+
+
+def _known(edge: Edge, question: _Question) -> _Later | None:
+    """The request parsed, and prepared where it is a search that was planned before. None in a
+    cluster, where a read may have to wait for what others wrote.
+    """
+    if edge.gateway is not None:
+        return None
+    asked = parse_sql_request(question.body, question.content_type)
+    return _Later(asked, question.node.session().known_search(asked.sql))
+
+
+def _paced(
+    edge: Edge,
+    question: _Question,
+    known: _Later,
+    clock: Callable[[], float],
+    *,
+    at_once: bool = False,
+) -> _Made | _Later:
+    """The answer to a known search; remembers how long it took."""
+    before = clock()
+    made = answer(edge, question, known, light_only=True, at_once=at_once)
+    if isinstance(made, _Made):
+        known.prepared.pace.told(known.asked.settings or {}, clock() - before)
+    return made
 
 
 def _large(edge: Edge, made: _Made, headers: Mapping[str, str]) -> Response:
@@ -117,12 +159,17 @@ def _large(edge: Edge, made: _Made, headers: Mapping[str, str]) -> Response:
 
 
 def answer(
-    edge: Edge, question: _Question, later: _Later | None = None, *, light_only: bool = False
+    edge: Edge,
+    question: _Question,
+    later: _Later | None = None,
+    *,
+    light_only: bool = False,
+    at_once: bool = False,
 ) -> _Made | _Later:
-    """Parse, execute here or where it belongs, encode; in a worker thread.
+    """Parse, execute here or where it belongs, encode; in a worker thread, or see `server.inline`.
 
     light_only: where the request is more than a search, or another node's, do nothing and say so.
-    later: what it said.
+    later: what it said. at_once: where it would have to wait, likewise.
     """
     _check_awaited(edge, question)
     asked = later.asked if later else parse_sql_request(question.body, question.content_type)
@@ -135,7 +182,7 @@ def answer(
             return _Later(asked, prepared, there)
     if there is not None:
         return _relayed(edge, question, asked, there)
-    how = {"light_only": light_only, "prepared": prepared}
+    how = {"light_only": light_only, "prepared": prepared, "at_once": at_once}
     try:
         return _executed(edge, question, asked, how)
     except Deferred as deferred:

@@ -124,6 +124,7 @@ class FakeSession:
         waited_s: float = 0.0,
         light_only: bool = False,
         prepared: Any = None,
+        at_once: bool = False,
     ) -> Any:
         if light_only and text in self.heavy:
             raise Deferred(None)
@@ -131,6 +132,9 @@ class FakeSession:
         self.calls.append(call)
         answer = self.answers.get(text)
         return FakeResult() if answer is None else answer(call)
+
+    def known_search(self, text: str) -> None:
+        return None
 
     def nature(self, text: str) -> tuple[Nature, Any]:
         return nature_of(parse(text), CatalogView(1, {"docs": DOCS})), None
@@ -168,6 +172,9 @@ class FakeNode:
 
     def session(self) -> FakeSession:
         return self.fake
+
+    def has_room(self) -> bool:
+        return True
 
     def catalog(self) -> CatalogView:
         return CatalogView(1, self.tables)
