@@ -107,6 +107,15 @@ def _every_snapshot(member: RaftMember) -> None:
     member.accept_snapshot = accept_snapshot  # type: ignore[method-assign]
 
 
+def _straight_in(guard: Guard, rules: Rules, sender: str, message: Message) -> None:
+    if message["type"] != "term_notice" and sender in guard._voters:
+        rules.deliver(sender, message)
+
+
+def _straight_out(_guard: Guard, message: Message, term: int) -> Message:
+    return {**message, "term": term} if message["type"] == "next_node_idx" else message
+
+
 MUTANTS: dict[str, Callable[[RaftMember], None]] = {
     "acknowledgements of older terms count": _with_guard(_on_next_node_idx=_pass),
     "matching entries are truncated": _with_guard(_without_what_we_hold=_as_it_came),
@@ -116,5 +125,6 @@ MUTANTS: dict[str, Callable[[RaftMember], None]] = {
     "a learner votes": _learner_votes,
     "sent before fsync": _sends_before_sync,
     "every snapshot is loaded": _every_snapshot,
+    "none of our rules": _with_guard(incoming=_straight_in, outgoing=_straight_out),
 }
 __all__ = ["MUTANTS", "Faults", "MutantWorld"]

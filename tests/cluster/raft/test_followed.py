@@ -25,8 +25,8 @@ PATIENCE_MS = 60_000
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    options: dict[str, object] = {"election_min_s": 0.5, "election_max_s": 1.5}
-    with running(tmp_path_factory.mktemp("voter"), size=1, **options) as started:
+    folder = tmp_path_factory.mktemp("voter")
+    with running(folder, size=1, election_min_s=0.5, election_max_s=1.5) as started:
         make_certificates(started.folder / "certificates", ["n4", "n5"])
         metadata = started.metadata["n1"].open()
         register = registration("n1", metadata.node_id)

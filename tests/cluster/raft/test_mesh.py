@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import msgpack
 import pytest
@@ -246,6 +247,25 @@ def test_a_slow_resolver_and_a_black_hole_delay_nobody_else(
     assert not a.mesh.send("c", b"x")
     assert config.me == "c"
     released.put(None)
+
+
+def test_a_black_hole_is_given_up_after_a_second(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Group 8: and tried again at once, whatever the kernel's back-off has come to."""
+    tried: queue.Queue[float] = queue.Queue()
+
+    def connect(_address: object, timeout: float) -> NoReturn:
+        tried.put(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    files = tls(certificates / "ours", "a")
+    end = End(MeshConfig("a", {"b": ("192.0.2.1", 1)}, ("127.0.0.1", 0), files)).start()
+    try:
+        assert [tried.get(timeout=60) for _ in range(3)] == [1.0] * 3
+    finally:
+        end.mesh.close()
 
 
 def refusals(end: End) -> dict[str, int]:
