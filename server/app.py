@@ -25,6 +25,7 @@ from starlette.responses import Response
 
 from nearql.engine import spans
 from nearql.server.access.layer import AccessLayer
+from nearql.server.cluster_settings import HAND_OVER_S
 from nearql.server.config import Config, ConfigError, HttpSection
 from nearql.server.edge import Edge
 from nearql.server.gateway.attach import attach
@@ -198,5 +199,11 @@ def uvicorn_config(app: Starlette, config: Config) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,  # nothing here depends on who a proxy says is asking
         timeout_keep_alive=config.http.keep_alive_ms // 1000,
-        timeout_graceful_shutdown=max(1, config.http.shutdown_timeout_ms // 1000),
+        timeout_graceful_shutdown=_patience_s(config),
     )
+
+
+def _patience_s(config: Config) -> int:
+    """How long a stop waits for requests in flight; the rest of its time is for handing over."""
+    handing_over_s = HAND_OVER_S if config.cluster.enabled else 0
+    return max(1, int(config.http.shutdown_timeout_ms / 1000 - handing_over_s))

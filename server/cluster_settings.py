@@ -14,6 +14,7 @@ from nearql.server.setting import key
 if TYPE_CHECKING:
     from nearql.server.config import Config
 
+HAND_OVER_S = 10.0  # of a stop's time, for giving away what the node orders
 EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # what nobody can dial
 
 

@@ -71,7 +71,12 @@ class HttpSection:
         low=0, high=100,
     )  # fmt: skip
     keep_alive_ms: int = _key(75_000, "Idle time after which a connection is closed.", low=1000)
-    shutdown_timeout_ms: int = _key(30_000, "How long a stop waits for requests in flight.", low=0)
+    shutdown_timeout_ms: int = _key(
+        30_000,
+        "How long a stop waits for requests in flight; in a cluster 10 s of it are for handing "
+        "over.",
+        low=0,
+    )
     tls_cert_file: str = _key(
         "", "Certificate chain (PEM): https instead of http. Read again when it changes.", path=True
     )

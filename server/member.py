@@ -33,7 +33,7 @@ from nearql.engine.errors import InvalidRequest, NearQLError, Unavailable
 from nearql.engine.schema import TableDef
 from nearql.engine.shard.meta import new_meta
 from nearql.engine.storage.files import FileSystem
-from nearql.server.cluster_settings import cluster_config
+from nearql.server.cluster_settings import HAND_OVER_S, cluster_config
 from nearql.server.config import Config
 from nearql.server.copies import Copies
 from nearql.server.keeper import Keeper
@@ -41,7 +41,7 @@ from nearql.server.keeper import Keeper
 log = structlog.get_logger("nearql.node")
 
 PREPARE_S = 5.0  # for placed nodes to prepare the copies of a new table
-HAND_OVER_S = 20.0
+_HAND_OVER_TRY_S = 3.0
 SETTLE_S = 2.0  # a change of metadata is answered when all living nodes have it, or after this
 _APPLIED = "metadata_applied"
 _LOOK_S = 0.02
@@ -165,13 +165,24 @@ class Member:
     def close(self) -> None:
         """Hand over what this node orders, and end its links; the tables stay open."""
         if self._started:
-            if self.cluster.leader() is not None:  # else nobody could agree on it
-                self.replication.hand_over_all(HAND_OVER_S)
+            self._hand_over()
             self.controller.close()
             self._voice.close()
             self.keeper.close()
             self.replication.close()
             self._settling.shutdown(cancel_futures=True)
+
+    def _hand_over(self) -> None:
+        """Give the primaries away, as long as somebody is there who could agree on it: where
+        several nodes stop at once, the last ones find nobody.
+        """
+        deadline, pause = time.monotonic() + HAND_OVER_S, threading.Event()
+        while self.cluster.leader() is not None and time.monotonic() < deadline:
+            failed = self.replication.hand_over_all(_HAND_OVER_TRY_S)
+            if not failed:
+                return
+            log.info("not_handed_over", shards=len(failed), reason=next(iter(failed.values())))
+            pause.wait(_LOOK_S)
 
     # ---- what others know -----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from nearql.engine.errors import Corruption, Overloaded, StorageFull, WriteUnknown
-from nearql.server.app import create_app
+from nearql.server.app import create_app, uvicorn_config
 from nearql.server.config import AuthSection, ConfigError
 from support.http_node import FakeNode, FakeResult, Served, make_config, serve
 from support.waiting import wait_for
@@ -236,3 +236,13 @@ def test_a_slow_answer_does_not_hold_up_others(served: Served) -> None:
         assert not held.done()
         release.set()
         assert held.result().status_code == 200
+
+
+def test_a_stop_in_a_cluster_leaves_time_to_hand_over(tmp_path: Path) -> None:
+    alone = make_config(tmp_path)
+    member = replace(alone, cluster=replace(alone.cluster, enabled=True))
+    patience = [
+        uvicorn_config(create_app(FakeNode(config), config), config).timeout_graceful_shutdown
+        for config in (alone, member)
+    ]
+    assert patience == [30, 20]
