@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,7 +23,6 @@ from nearql.engine.errors import (
     Conflict,
     NearQLError,
     SqlError,
-    StatementTimeout,
     Unsupported,
 )
 from nearql.engine.request_id import part_of
@@ -56,6 +54,7 @@ from nearql.query.replicas import ALONE, Confirm, Freshness, Position, Reads, Re
 from nearql.query.result import Result, empty
 from nearql.query.running import RunningStatement, Statements
 from nearql.query.settings import SessionSettings, Variables
+from nearql.query.settled import settled
 from nearql.query.statements import (
     AlterTable,
     ChangeGrants,
@@ -99,32 +98,9 @@ _LEFT_OUT = (
 _OTHER_DEVICE = "device = {asked}: this node searches on the {used}; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate, CopyFrom)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
-_STALE = ("schema_changed", "wrong_columns")  # what was planned for a table's schema before
-_TRIES = 10
 _SHOWN = 1_000  # characters of a statement in its span
 _NO_TIMEOUT_S = 365 * 86_400
-_Answer = TypeVar("_Answer")
 Authorise = Callable[[Statement, CatalogView], None]
-
-
-def settled(database: Database, attempt: Callable[[], _Answer]) -> _Answer:
-    """Do it again while it fails because tables were created, altered or dropped in between.
-
-    Whatever else it says then may come from a plan for tables that are no more. A definite error
-    has done nothing.
-    """
-    for tried in range(_TRIES - 1):
-        version = database.catalog().version
-        try:
-            return attempt()
-        except NearQLError as error:
-            altered = error.code in _STALE or database.catalog().version != version
-            if not altered or not error.definite or isinstance(error, StatementTimeout):
-                raise
-        # A table changes a moment before the catalog says so: without a pause every try could fall
-        # into that moment. 1 ms, 2 ms, ... 256 ms.
-        Event().wait(0.001 * 2**tried)
-    return attempt()
 
 
 class Session:

@@ -66,10 +66,8 @@ class HttpSection:
     workers: int = _key(8, "Threads that run searches and writes.", low=1, high=256)
     queue: int = _key(512, "Requests waiting for such a thread before 429 is answered.", low=1)
     inline_ms: int = _key(
-        3,
-        "A search that took no longer in its last runs is run without a thread; 0 = none is.",
-        low=0, high=100,
-    )  # fmt: skip
+        3, "A search whose last runs took no longer needs no thread; 0 = each does.", low=0, high=99
+    )
     keep_alive_ms: int = _key(75_000, "Idle time after which a connection is closed.", low=1000)
     shutdown_timeout_ms: int = _key(
         30_000,

@@ -8,8 +8,9 @@ rows it asks for, its filter is one that is kept, and it waits for nothing. The 
 stays short:
 
     one search      at most `http.inline_ms`, by its last runs; one that takes much longer than
-                    them goes back to the threads until it is short again
-    one after the other, without the loop looking after anything else: at most BURST
+                    that goes back to the threads until it is short again
+    many at once    at most BURST, without the loop looking after anything else; if more come, then
+                    for CROWDED_S all go to the threads, where searches share calls
 
 Times of runs in threads are the thread's own time on a core: beside others each takes longer than
 it would alone, and that must not keep it there.
@@ -18,12 +19,15 @@ it would alone, and that must not keep it there.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from nearql.engine.strategy import SHARED_QUERIES
 from nearql.query.plan_cache import Prepared
 
-BURST = 8
+BURST = SHARED_QUERIES - 1  # as many as are not cheaper in one call
+CROWDED_S = 0.1
 _MUCH = 4  # times the limit
 
 T = TypeVar("T")
@@ -37,13 +41,17 @@ class Inline:
         self._limit_s = limit_ms / 1000
         self._has_room = has_room
         self._burst = 0
+        self._crowded_until = 0.0
         self.runs = 0
 
     def takes(self, prepared: Prepared, settings: Mapping[str, Any]) -> bool:
         """Whether to run this now, in the loop."""
-        if prepared.pace.longest(settings) > self._limit_s or self._burst >= BURST:
+        if prepared.pace.longest(settings) > self._limit_s:
             return False
-        return self._has_room()
+        now = time.monotonic()
+        if self._burst >= BURST:
+            self._crowded_until = now + CROWDED_S
+        return now >= self._crowded_until and self._has_room()
 
     def run(self, prepared: Prepared, work: Callable[[], T]) -> T:
         """What `work()` gives; in the loop's thread."""
@@ -52,11 +60,11 @@ class Inline:
             loop.call_soon(self._rested)
         self._burst += 1
         self.runs += 1
-        before = loop.time()
+        before = time.monotonic()
         try:
             return work()
         finally:
-            if loop.time() - before > _MUCH * self._limit_s:
+            if time.monotonic() - before > _MUCH * self._limit_s:
                 prepared.pace.forget()
 
     def _rested(self) -> None:

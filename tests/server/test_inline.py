@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nearql.query.plan_cache import Pace, Prepared
-from nearql.server.inline import BURST, Inline
+from nearql.server import inline as server_inline
+from nearql.server.inline import BURST, CROWDED_S, Inline
 from nearql.server.node import Node
 from support.http_node import Served, make_config, serve
 
@@ -53,13 +55,14 @@ def test_runs_under_other_settings_tell_nothing() -> None:
     assert not inline().takes(quick, {})
 
 
-def test_a_run_that_takes_much_longer_goes_back_to_the_threads() -> None:
+def test_a_run_that_takes_much_longer_goes_back_to_the_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found, quick = inline(), prepared(*[QUICK_S] * Pace.RUNS)
-    times = iter([0.0, 0.003, 0.0, 0.005])
+    times = iter([0.0, 0.003, 1.0, 2.0, 2.005, 3.0])
+    monkeypatch.setattr(server_inline, "time", SimpleNamespace(monotonic=lambda: next(times)))
 
     async def run_twice() -> tuple[bool, bool]:
-        loop = asyncio.get_running_loop()
-        loop.time = lambda: next(times, 0.0)  # type: ignore[method-assign]
         found.run(quick, lambda: None)
         after_short = found.takes(quick, {})
         found.run(quick, lambda: None)
@@ -79,8 +82,10 @@ def test_an_error_is_the_callers() -> None:
         asyncio.run(run())
 
 
-def test_after_a_burst_the_loop_looks_after_the_others_first() -> None:
+def test_more_at_once_go_to_the_threads_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     found, quick = inline(), prepared(*[QUICK_S] * Pace.RUNS)
+    now = SimpleNamespace(value=100.0)
+    monkeypatch.setattr(server_inline, "time", SimpleNamespace(monotonic=lambda: now.value))
 
     async def run() -> list[bool]:
         taken = []
@@ -89,9 +94,25 @@ def test_after_a_burst_the_loop_looks_after_the_others_first() -> None:
             found.run(quick, lambda: None)
         taken.append(found.takes(quick, {}))
         await asyncio.sleep(0)
+        taken.append(found.takes(quick, {}))
+        now.value += CROWDED_S
         return [*taken, found.takes(quick, {})]
 
-    assert asyncio.run(run()) == [True] * BURST + [False, True]
+    assert asyncio.run(run()) == [True] * BURST + [False, False, True]
+
+
+def test_the_loops_next_turn_begins_a_new_burst() -> None:
+    found, quick = inline(), prepared(*[QUICK_S] * Pace.RUNS)
+
+    async def run() -> list[bool]:
+        taken = []
+        for _ in range(BURST + 1):
+            taken.append(found.takes(quick, {}))
+            found.run(quick, lambda: None)
+            await asyncio.sleep(0)
+        return taken
+
+    assert asyncio.run(run()) == [True] * (BURST + 1)
 
 
 @pytest.fixture
