@@ -52,16 +52,24 @@ def near_distances(
 
     rows: float32 or float16, (m, d), m d small; under cosine neither they nor the query are zero.
     """
-    left, right = rows.astype(np.float64), query.astype(np.float64)
     if metric is not Metric.COSINE:
+        left, right = rows.astype(np.float64), query.astype(np.float64)
         return _KERNELS[metric](left, right[np.newaxis]).astype(np.float32) + np.float32(0)
-    wide = np.sqrt(_dot(left, left) * np.add.reduce(right * right))
-    left *= right
-    np.divide(np.add.reduce(left, axis=1), wide, out=wide)
-    np.subtract(1.0, wide, out=wide)
+    count = len(rows)
+    both = np.empty((count + 1, rows.shape[1]))  # the query last: one call does for it, too
+    both[:count], both[count] = rows, query
+    squares = np.add.reduce(both * both, axis=1)
+    wide = squares[:count]
+    wide *= squares[count]
+    np.sqrt(wide, out=wide)
+    left = both[:count]
+    left *= both[count]
+    near = np.add.reduce(left, axis=1)
+    near /= wide
+    np.subtract(1.0, near, out=near)
     # Rounding to float32 brings what is above 2 back, and 1 - 1 is no -0.0.
-    near: NDArray[np.float32] = np.maximum(wide.astype(np.float32), np.float32(0))
-    return near
+    rounded: NDArray[np.float32] = np.maximum(near.astype(np.float32), np.float32(0))
+    return rounded
 
 
 def pairwise_distances(left: Vectors, right: Vectors, metric: Metric) -> NDArray[np.float32]:

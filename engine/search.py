@@ -48,7 +48,7 @@ from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 __all__ = ["Searcher", "VectorSlice", "row_norms"]
 
 Masks = Sequence["NDArray[np.bool_] | None"]
-_ALONE = Team(1)  # for searches too small to share
+ALONE = Team(1)  # for searches too small to share
 _RANKED = 4_096  # candidates whose distance one thread computes at once
 
 
@@ -162,6 +162,13 @@ class Searcher:
         """Let the threads go; searches must have ended."""
         self.team.close()
         self.coder.close()
+
+    def blocks(
+        self, one: VectorSlice, mask: NDArray[np.bool_] | None, request: SearchRequest
+    ) -> list[Block]:
+        """What a backend would be asked of these rows of a slice for the request."""
+        units = self._units([one], [mask], request.metric, len(request.queries), request.k)
+        return [unit.block for unit in units]
 
     def _units(
         self,
@@ -343,7 +350,7 @@ class _Run:
     def _rank_one(self, query: NDArray[np.float32], limit: float) -> Ranking:
         named = partial(self._named, query=query, limit=limit)
         elements = sum(unit.block.vectors.size for unit in self.units)
-        team = self.team if elements > strategy.PIECE_ELEMENTS else _ALONE
+        team = self.team if elements > strategy.PIECE_ELEMENTS else ALONE
         parts = team.map(named, self.units)
         self.reranked += sum(len(part.rows) for part in parts)
         return _ranked(parts, 1)

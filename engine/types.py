@@ -39,7 +39,7 @@ class OnConflict(StrEnum):
     REPLACE = "replace"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class RowSet:
     """A filter: which rows of a read view qualify.
 

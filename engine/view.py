@@ -7,7 +7,7 @@ place is found by bisection over the starts of all chunks, never in a map.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,12 +21,10 @@ from nearql.engine.defaults import literal_default
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
 from nearql.engine.index.catalog import TableIndexes
-from nearql.engine.index.plan import Indexed
-from nearql.engine.index.search import is_tame, ready, search_indexed
-from nearql.engine.index.single import Ready
-from nearql.engine.ranking import KeysOf
+from nearql.engine.index.kept import Kept
+from nearql.engine.index.search import search_indexed
 from nearql.engine.schema import Column, TableSchema
-from nearql.engine.search import Searcher, VectorSlice
+from nearql.engine.search import VectorSlice
 from nearql.engine.segment.damage import check_keys
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
@@ -41,8 +39,6 @@ from nearql.engine.types import (
     SearchRequest,
     ShardPosition,
 )
-
-_PLANS = 64  # of searches without a filter that a view keeps
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,34 +68,6 @@ class _Pick:
         return self.part.segment.data.rows if self.offsets is None else len(self.offsets)
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """The indexes of one column's parts, None = it has none. ready: plans of searches of one query,
-    by k and tuning; None = they take the long way.
-    """
-
-    generation: int
-    indexes: Sequence[Indexed | None]
-    ready: dict[tuple[Any, ...], Ready | None] = field(default_factory=dict)
-
-    def at_once(
-        self, searcher: Searcher, slices: Sequence[VectorSlice], request: SearchRequest,
-        keys_of: KeysOf,
-    ) -> SearchHits | None:  # fmt: skip
-        """The hits of one query without a filter, planned before; None = it takes the long way."""
-        tuning = request.tuning
-        key = request.k, tuning.target_recall, tuning.ef_search, tuning.probes
-        try:
-            known = self.ready[key]
-        except KeyError:
-            if len(self.ready) >= _PLANS:
-                self.ready.clear()
-            known = self.ready[key] = ready(searcher, slices, self.indexes, request)
-        if known is None or not is_tame(request):
-            return None
-        return known.answer(request.queries, keys_of)
-
-
 class TableView:
     """Implements `query.ports.TableView`. Immutable; holds its memory for as long as it is held."""
 
@@ -116,7 +84,7 @@ class TableView:
         self._context = context
         self._indexes = indexes
         self._sliced: dict[int, tuple[list[_Part], list[VectorSlice]]] = {}
-        self._indexed: dict[tuple[int, Metric], _Found] = {}
+        self._indexed: dict[tuple[int, Metric], Kept] = {}
         self._texts = texts
 
     def without_damage(self) -> TableView:
@@ -240,29 +208,29 @@ class TableView:
         number = self._schema.column(request.column).number
         parts, slices = self._slices(number)
         searcher = self._context.searcher
-        indexes: Sequence[Indexed | None] = ()
-        if (found := self._found(number, parts, request)) is not None:
-            if request.rows is None and len(request.queries) == 1:
-                hits = found.at_once(searcher, slices, request, self._keys_of)
-                if hits is not None:
-                    return hits
-            indexes = found.indexes
+        kept = self._kept(number, parts, request)
+        if len(request.queries) == 1:
+            masks_of = partial(self._masks, parts)
+            hits = kept.at_once(searcher, slices, request, masks_of, self._keys_of)
+            if hits is not None:
+                return hits
         return search_indexed(
-            searcher, slices, indexes,
+            searcher, slices, kept.indexes,
             request, masks=self._masks(parts, request.rows), keys_of=self._keys_of,
         )  # fmt: skip
 
-    def _found(self, number: int, parts: Sequence[_Part], request: SearchRequest) -> _Found | None:
+    def _kept(self, number: int, parts: Sequence[_Part], request: SearchRequest) -> Kept:
         """The indexes that the search may ask; looked up again when one has changed."""
-        if not self._indexes.asked(number, request):
-            return None
+        usable = self._indexes.asked(number, request)
         generation = self._indexes.generation
-        found = self._indexed.get((number, request.metric))
-        if found is None or found.generation != generation:
-            data = [part.segment.data for part in parts]
-            found = _Found(generation, self._indexes.over(data, number, request.metric))
-            self._indexed[number, request.metric] = found
-        return found
+        kept = self._indexed.get((number, request.metric))
+        if kept is None or kept.generation != generation:
+            indexes: Sequence[Any] = [None] * len(parts)
+            if usable:
+                data = [part.segment.data for part in parts]
+                indexes = self._indexes.over(data, number, request.metric)
+            kept = self._indexed[number, request.metric] = Kept(generation, indexes)
+        return kept
 
     def search_range(
         self, column: str, metric: Metric, query: NDArray[np.float32], radius: float,

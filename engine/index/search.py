@@ -25,7 +25,7 @@ from nearql.engine.costs import CODE_COST, LOCAL, Best, SearchPlan, Sizes, choos
 from nearql.engine.distance import candidate_distances
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.index.plan import Indexed, best_of
-from nearql.engine.index.single import Ready, strategy_of
+from nearql.engine.index.single import Ready, few_rows, strategy_of
 from nearql.engine.ranking import KeysOf, Ranking
 from nearql.engine.search import Masks, Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
@@ -96,10 +96,6 @@ def search_indexed(
     ]
     if not any(segment.plan.effort for segment in segments):
         return searcher.search(slices, request, masks=masks, keys_of=keys_of)
-    if len(request.queries) == 1 and (ready := _ready(segments, request, masks)) is not None:
-        hits = ready.answer(request.queries, keys_of)
-        if hits is not None:
-            return hits
     return _Run(searcher, segments, request, keys_of, masks is not None).answer()
 
 
@@ -108,24 +104,36 @@ def ready(
     slices: Sequence[VectorSlice],
     indexes: Sequence[Indexed | None],
     request: SearchRequest,
+    masks: Masks | None,
 ) -> Ready | None:
-    """What answers searches without a filter that differ in their one query alone, if that is tame,
-    for as long as these are the indexes; None = they take the long way.
+    """What answers searches that differ in their one query alone, if that is tame, for as long as
+    these are the indexes; None = they take the long way.
     """
+    given = masks if masks is not None else [None] * len(slices)
     segments = [
-        _segment(searcher, one, None, found, request)
-        for one, found in zip(slices, indexes, strict=True)
+        _segment(searcher, one, mask, found, request)
+        for one, mask, found in zip(slices, given, indexes, strict=True)
     ]
-    return _ready(segments, request, None)
+    return _ready(searcher, segments, request, masks)
 
 
 def _ready(
-    segments: Sequence[Segment], request: SearchRequest, masks: Masks | None
+    searcher: Searcher, segments: Sequence[Segment], request: SearchRequest, masks: Masks | None
 ) -> Ready | None:
     asked = [segment for segment in segments if segment.qualifying]
-    if not asked or not all(_is_named_whole(segment, request.metric) for segment in asked):
+    named, reads = [], []
+    for segment in asked:
+        if _is_named_whole(segment, request.metric):
+            named.append(segment)
+        elif (read := few_rows(searcher, segment, request)) is not None:
+            reads.append(read)
+        else:
+            return None
+    if not asked:
         return None
-    return Ready(asked, request, filtered=masks is not None)
+    return Ready(
+        segments, named, reads, request, filtered=masks is not None, backend=searcher.backend
+    )
 
 
 def is_tame(request: SearchRequest) -> bool:
