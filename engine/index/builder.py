@@ -2,8 +2,9 @@
 
 A table that has something to build is put into the queue once; it builds one segment's index when
 its turn comes and queues up again. So a small table doesn't wait for all of a large one, and never
-more than one build's memory is in use. The thread starts with the first build and is let go when
-the node closes; what it had under way is called off, finished files stay.
+more than one build's memory is in use. One that must wait for memory lets the others go first. The
+thread starts with the first build and is let go when the node closes; what it had under way is
+called off, finished files stay.
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ class Builder:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether other tables wait for their turn."""
+        with self._changed:
+            return bool(self._queue)
 
     def _at_once(self, table: Buildable) -> None:
         if self._busy is None:  # else what runs asks for itself, and looks again when it ends

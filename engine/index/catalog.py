@@ -122,6 +122,10 @@ class _Running:
     stepped_s: float
 
 
+class _TurnGiven(Exception):
+    """A build waits for memory, and other tables for the builder: they go first."""
+
+
 class TableIndexes:
     """Thread-safe. `declare` first; `close` calls off what is under way."""
 
@@ -139,6 +143,7 @@ class TableIndexes:
         self._profiles = Profiles()
         self._tuning = Tuning(self.tune, context)
         self._running: _Running | None = None
+        self._waiting: _Declared | None = None  # for memory, while others have the builder
         self._seals_wanted = 0  # how often growing segments were to be sealed ...
         self._seals_done = 0  # ... and up to which of these they are
         self._seal_at_rows = context.settings.index_seal_rows  # more after a disk was full
@@ -321,8 +326,11 @@ class TableIndexes:
     def _run(self, task: _Task, work: Callable[[_Task], None]) -> None:
         with self._lock:
             self._running = _Running(task, "queued", 0, 0.0, 0.0)
+            self._waiting = None
         try:
             work(task)
+        except _TurnGiven:
+            self._waiting = task.declared
         except BuildCancelled:
             logger.info("building index %s was called off", task.declared.definition.name)
         except StorageFull as error:
@@ -349,11 +357,24 @@ class TableIndexes:
                 f"engine.memory_limit ({self._context.memory.limit_bytes})",
             )
             return
-        with self._context.memory.awaited(needed, lambda: self.step("waiting", 0)):
+        with self._context.memory.awaited(needed, self._waits()):
             index = task.kind.build(source, definition.metric, definition.options, self)
             self._files[task.shard].write(task.name, task.kind, index, source)
             del index  # the file takes its place
         self._opened(task, verify=False)
+
+    def _waits(self) -> Callable[[], None]:
+        """What is called again and again while there is no memory for a build."""
+        first = True
+
+        def check() -> None:
+            nonlocal first
+            self.step("waiting", 0)
+            if not first and self._context.index_builder.wanted:
+                raise _TurnGiven
+            first = False  # tables that all wait for memory wait a moment each
+
+        return check
 
     def _source(self, task: _Task) -> Source:
         block = task.data.vectors[task.declared.column]
@@ -498,6 +519,7 @@ class TableIndexes:
         """By uuid."""
         with self._lock:
             running, sealing = self._running, self._seals_wanted > self._seals_done
+            waiting = self._waiting
             failed = {key[0]: why for key, why in self._failed.items() if why}
         missing = [*self._missing(), *self._unmeasured()]
         total = sum(segment.data.rows - segment.dead for segment in self._segments())
@@ -514,7 +536,7 @@ class TableIndexes:
                 pending = total
             rate = _rate(mine)
             found[uuid] = IndexProgress(
-                phase=_phase(mine, pending, failed.get(uuid)),
+                phase=_phase(mine, pending, failed.get(uuid), waiting is declared),
                 rows_done=max(0, total - pending), rows_total=total, rate=rate,
                 eta_ms=0 if not pending else int(1000 * pending / rate) if rate else None,
                 bytes=self._bytes(uuid), detail=failed.get(uuid),
@@ -546,11 +568,11 @@ def _lacks(data: SegmentData, declared: _Declared) -> bool:
     return found is None or isinstance(found, CarriedIndex)
 
 
-def _phase(running: _Running | None, pending: int, failed: str | None) -> str:
+def _phase(running: _Running | None, pending: int, failed: str | None, waiting: bool) -> str:
     if running is not None:
         return running.phase
     if pending:
-        return "queued"
+        return "waiting" if waiting else "queued"
     return "failed" if failed else "ready"
 
 

@@ -16,10 +16,12 @@ from nearql.engine.index.base import BuildWatch, IndexKind
 from nearql.engine.index.builder import Builder
 from nearql.engine.index.files import INDEX_DIRECTORY
 from nearql.engine.index.registry import index_kinds
+from nearql.engine.memory import MemoryBudget
 from nearql.engine.storage.files import LocalFileSystem
 from nearql.engine.table import Table
 from support.indexes import SETTINGS, UUID, filled, found, ids, index_def, packages, put
 from support.tables import context
+from support.waiting import wait_for
 
 PATIENCE_S = 60.0
 
@@ -195,3 +197,25 @@ def test_closing_calls_it_off_and_opening_builds_it(table: Table, slow: Slow) ->
     assert finished or slow.began.wait(PATIENCE_S)
     again.close()
     again._context.index_builder.close()
+
+
+def test_a_build_that_waits_for_memory_holds_up_no_other_table(tmp_path: Path) -> None:
+    """It queues up again, says that it waits, and is built when there is memory."""
+    pytest.importorskip("faiss", reason="FAISS isn't installed")
+    rows, memory = np.ascontiguousarray(packages()[:600, :16]), threading.Event()
+    large = filled(tmp_path / "large", context(SETTINGS), rows)
+    large._context.memory = MemoryBudget(1 << 30, lambda: 0 if memory.is_set() else 1 << 30)
+    log: list[str] = []
+    small = Jobs("small", 3, log)
+    small.leave.set()
+    try:
+        large.declare_indexes([index_def("hnsw")])
+        wait_for(lambda: large.index_progress()[UUID].phase == "waiting", "it waits", PATIENCE_S)
+        large._context.index_builder.ask(small)
+        assert small.done.wait(PATIENCE_S)
+        assert large.index_progress()[UUID].phase != "ready"
+        memory.set()
+        wait_for(lambda: large.index_progress()[UUID].phase == "ready", "it is built", PATIENCE_S)
+    finally:
+        large.close()
+        large._context.index_builder.close()
