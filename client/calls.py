@@ -13,6 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from nearql.client.checks import (
+    check_choice,
+    check_count,
+    check_settings,
+    check_table,
+    check_text,
+)
 from nearql.client.errors import RowsFailed, UsageError, from_problem
 from nearql.client.flight import IN_FLIGHT, overlapped
 from nearql.client.loader import BATCH_BYTES, InsertReport, source_of
@@ -129,6 +136,7 @@ def explain(
         UsageError: several statements, or a write to be measured, which would happen.
         As `sql`.
     """
+    check_text("A statement", text)
     statements, rest = split(text)
     every = [each for each in (*statements, rest) if each]
     if len(every) != 1:
@@ -148,12 +156,13 @@ def _statement(
     settings: Mapping[str, Any] | None,
 ) -> Call:
     self.check_open()
+    check_text("A statement", text)
     nature = nature_of(text)
     return Call(
         kind="sql",
         text=text,
         parameters=encode_parameters(params),
-        settings={**self.settings, **(settings or {})},
+        settings={**self.settings, **check_settings(settings)},
         request_id=self.next_request_id(),
         session=self.session,
         repeatable=nature.repeatable,
@@ -199,11 +208,12 @@ def insert(
         As `sql`; a note says how many rows are stored.
     """
     self.check_open()
-    _check_choice("mode", mode, ("insert", "upsert"))
-    _check_choice("errors", errors, ("raise", "report"))
-    _check_count("batch_bytes", batch_bytes)
+    check_table(table)
+    check_choice("mode", mode, ("insert", "upsert"))
+    check_choice("errors", errors, ("raise", "report"))
+    check_count("batch_bytes", batch_bytes)
     limit = (1 if mode == "upsert" else IN_FLIGHT) if in_flight is None else in_flight
-    _check_count("in_flight", limit)
+    check_count("in_flight", limit)
     settings = {} if write_concern is None else {"write_concern": str(write_concern)}
     source, report = source_of(data), InsertReport()
     calls = (
@@ -288,6 +298,7 @@ def tables(self: Caller) -> Steps[list[dict[str, Any]]]:
 
 def table(self: Caller, name: str) -> Steps[dict[str, Any]]:
     """One table: schema, rows, bytes, indexes. Raises NotFound."""
+    check_table(name)
     return (yield from get(self, f"/v1/tables/{quote(name, safe='')}"))
 
 
@@ -328,18 +339,8 @@ def _accept(self: Caller, status: int, body: Mapping[str, Any]) -> None:
     self.session = body.get("stats", {}).get("session") or self.session
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} is {value!r}; it must be {' or '.join(map(repr, choices))}.")
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise UsageError(f"{name} is {value}; it must be at least 1.")
-
-
 def _describe(report: InsertReport, table: str) -> str:
-    shown = [f"row {f.row}: {f.detail}" for f in report.failed[:FAILED_ROWS_SHOWN]]
+    shown = [f"row {f.row}: {f.detail.rstrip('.')}" for f in report.failed[:FAILED_ROWS_SHOWN]]
     more = report.failed_count - len(shown)
     tail = f" ... and {more} more" if more else ""
     stored = report.inserted + report.updated

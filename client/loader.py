@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from nearql.client.errors import UsageError
+from nearql.client.values import from_values, joined
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,14 +103,14 @@ def source_of(data: Any) -> Source:
     if isinstance(data, Mapping):
         return _whole(from_columns(data))
     if _is_pandas(data):
-        return _whole(_arrow(lambda: pa.Table.from_pandas(data, preserve_index=False)))
+        return _whole(_from_pandas(data))
     if hasattr(data, "__arrow_c_stream__"):
         return _whole(pa.table(data))
     if isinstance(data, Iterable) and not isinstance(data, str | bytes):
         return Source(_gathered(data), len(data) if isinstance(data, list | tuple) else None)
     raise UsageError(
-        f"insert can't read a {type(data).__name__}. Give Arrow, pandas or polars data, a dict of "
-        "columns, or dicts, one per row."
+        f"insert can't read data of type {type(data).__name__}. Give Arrow, pandas or polars data, "
+        "a dict of columns, or dicts, one per row."
     )
 
 
@@ -121,18 +122,21 @@ def _is_pandas(data: Any) -> bool:
     return type(data).__module__.startswith("pandas") and hasattr(data, "to_numpy")
 
 
-def from_columns(columns: Mapping[str, Any]) -> pa.Table:
-    """A table from columns; two-dimensional arrays become fixed-size lists, without a copy."""
+def from_columns(columns: Mapping[str, Any], first: int = 0) -> pa.Table:
+    """A table from columns; two-dimensional arrays become fixed-size lists, without a copy.
+
+    first: the position of the first row in all the data, for messages.
+    """
     import pyarrow as pa
 
-    arrays = {str(name): _column(name, values) for name, values in columns.items()}
+    arrays = {str(name): _column(name, values, first) for name, values in columns.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise UsageError(f"The columns have different lengths: {lengths}.")
     return pa.table(arrays)
 
 
-def _column(name: str, values: Any) -> Any:
+def _column(name: str, values: Any, first: int) -> Any:
     import numpy as np
     import pyarrow as pa
 
@@ -141,8 +145,27 @@ def _column(name: str, values: Any) -> Any:
     if hasattr(values, "__array__"):
         return _from_numpy(name, np.asarray(values))
     if isinstance(values, list | tuple):
-        return _arrow(lambda: pa.array(values), f"column {name!r}: ")
-    raise UsageError(f"Column {name!r} is a {type(values).__name__}; give a list or an array.")
+        return from_values(name, values, first)
+    raise UsageError(
+        f"Column {name!r} is of type {type(values).__name__}; give a list or an array."
+    )
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    """A frame's columns; those of Python's objects like lists, where None and NaN are NULL."""
+    import pyarrow as pa
+
+    if not frame.columns.is_unique:
+        raise UsageError("The frame has a column's name twice; rename one of them.")
+    return pa.table({str(name): _from_series(str(name), frame[name]) for name in frame.columns})
+
+
+def _from_series(name: str, series: Any) -> Any:
+    import pyarrow as pa
+
+    if series.dtype == object:
+        return from_values(name, series.tolist(), missing_nan=True)
+    return _arrow(lambda: pa.array(series, from_pandas=True), name)
 
 
 def _from_numpy(name: str, values: Any) -> Any:
@@ -154,16 +177,18 @@ def _from_numpy(name: str, values: Any) -> Any:
         return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     if values.ndim != 1:
         raise UsageError(f"Column {name!r} has the shape {values.shape}; give (n,) or (n, d).")
-    return _arrow(lambda: pa.array(values), f"column {name!r}: ")
+    if values.dtype == object:
+        return from_values(name, values.tolist())
+    return _arrow(lambda: pa.array(values), name)
 
 
-def _arrow(make: Callable[[], pa.Table], where: str = "") -> Any:
+def _arrow(make: Callable[[], Any], name: object) -> Any:
     import pyarrow as pa
 
     try:
         return make()
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise UsageError(f"The data is no Arrow table: {where}{error}") from error
+        raise UsageError(f"Column {name!r} can't be sent: {error}.") from error
 
 
 def _gathered(items: Iterable[Any]) -> Iterator[pa.Table]:
@@ -189,7 +214,8 @@ def from_rows(rows: list[Any], first: int = 0) -> pa.Table:
     """
     records = [_record(row, first + i) for i, row in enumerate(rows)]
     names = dict.fromkeys(name for record in records for name in record)
-    return from_columns({name: [record.get(name) for record in records] for name in names})
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return from_columns(columns, first)
 
 
 def _record(row: Any, position: int) -> Mapping[str, Any]:
@@ -198,26 +224,25 @@ def _record(row: Any, position: int) -> Mapping[str, Any]:
     if is_dataclass(row) and not isinstance(row, type):
         return {name: getattr(row, name) for name in row.__dataclass_fields__}
     raise UsageError(
-        f"Row {position} is a {type(row).__name__}; every row is a dict of column names and values."
+        f"Row {position} is of type {type(row).__name__}; every row is a dict of column names and "
+        "values."
     )
 
 
 def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of exactly `rows` rows, the last one shorter."""
-    import pyarrow as pa
-
     waiting: list[pa.Table] = []
     count = 0
     for table in tables:
         while count + table.num_rows >= rows:
             head = table.slice(0, rows - count)
-            yield pa.concat_tables([*waiting, head], promote_options="permissive")
+            yield joined([*waiting, head])
             table, waiting, count = table.slice(rows - count), [], 0
         if table.num_rows:
             waiting.append(table)
             count += table.num_rows
     if waiting:
-        yield pa.concat_tables(waiting, promote_options="permissive")
+        yield joined(waiting)
 
 
 def cut(table: pa.Table, batch_bytes: int) -> Iterator[pa.Table]:

@@ -34,16 +34,20 @@ def encode_parameters(values: Mapping[str, Any] | Sequence[Any] | None) -> Param
     Raises:
         UsageError: a value that can't be sent, with the parameter's name and the remedy.
     """
-    if not values:
+    if values is None:
         return None
     if isinstance(values, Mapping):
-        return {str(name): encode_value(value, f":{name}") for name, value in values.items()}
+        return (
+            None
+            if not values
+            else {str(name): encode_value(value, f":{name}") for name, value in values.items()}
+        )
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise UsageError(
             "Parameters are a dict for :name or a list for $1, $2, not "
-            f"{type(values).__name__}; a single value goes into a list: [value]."
+            f"of type {type(values).__name__}; a single value goes into a list: [value]."
         )
-    return [encode_value(value, f"${i}") for i, value in enumerate(values, 1)]
+    return [encode_value(value, f"${i}") for i, value in enumerate(values, 1)] or None
 
 
 def encode_value(value: Any, name: str) -> Any:
@@ -63,8 +67,13 @@ def encode_value(value: Any, name: str) -> Any:
     if isinstance(value, uuid.UUID | decimal.Decimal):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        return "".join(f"\\x{byte:02x}" for byte in bytes(value))
+        return blob_text(value)
     return _foreign(value, name)
+
+
+def blob_text(value: bytes | bytearray | memoryview) -> str:
+    """Bytes as SQL reads a BLOB from text: `\\x00\\xff`."""
+    return "".join(f"\\x{byte:02x}" for byte in bytes(value))
 
 
 def _integer(value: int, name: str) -> int:
@@ -88,7 +97,7 @@ def _foreign(value: Any, name: str) -> Any:
     if hasattr(value, "item"):
         return encode_value(value.item(), name)
     raise UsageError(
-        f"Parameter {name} is a {type(value).__name__}, which can't be sent; give a number, "
+        f"Parameter {name} is of type {type(value).__name__}, which can't be sent; give a number, "
         "text, list, NumPy array, date or UUID."
     )
 

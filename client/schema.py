@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,18 @@ def _list(name: str, kind: Any, values: pa.ChunkedArray, typed: bool) -> str:
     return sql_type(name, pa.chunked_array([], kind.value_type)) + "[]"
 
 
+def _is_object(text: str) -> bool:
+    try:
+        return text.lstrip().startswith("{") and isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
 def _text(values: pa.ChunkedArray) -> str:
-    """Text that is `[1,2,3]` in every row, with one length, is a vector."""
+    """Text that is `[1,2,3]` in every row, with one length, is a vector; `{...}` in every, JSON."""
     texts = [text for text in values.slice(0, SAMPLE_ROWS).to_pylist() if text]
+    if texts and all(map(_is_object, texts)):
+        return "JSON"
     if not texts or not all(_VECTOR_TEXT.fullmatch(text) for text in texts):
         return "TEXT"
     lengths = {text.count(",") + 1 for text in texts}

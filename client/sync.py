@@ -8,6 +8,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
 from nearql.client.calls import Caller
+from nearql.client.checks import check_options, check_settings
+from nearql.client.errors import UsageError
 from nearql.client.flight import Threads
 from nearql.client.http import HttpTransport
 from nearql.client.network import Limits, Steps, drive
@@ -76,9 +78,11 @@ def open_transport(
     url: str | Sequence[str] | None, transport: Transport | None, token: str | None, **options: Any
 ) -> Transport:
     """The transport given, or one over HTTP."""
+    check_options(token, options)
     if transport is not None:
         return transport
-    assert url is not None, "connect needs a url or a transport"
+    if url is None:
+        raise UsageError("connect needs a node's address, such as http://host:8470.")
     retries, ca_file = options.pop("retries"), options.pop("ca_file")
     limits = Limits(**options)
     return HttpTransport(url, token=token, limits=limits, retries=retries, ca_file=ca_file)
@@ -109,9 +113,12 @@ def connect(
         retries: how often a call is repeated where that is safe.
         ca_file: certificates (PEM) to trust instead of the system's.
         settings: for every call, as in `{"target_recall": 0.95}`.
+
+    Raises:
+        UsageError: no address, or an argument that can't be.
     """
     chosen = open_transport(
         url, transport, token, timeout=timeout, connect_timeout=connect_timeout,
         max_connections=max_connections, retries=retries, ca_file=ca_file,
     )  # fmt: skip
-    return Connection(chosen, settings)
+    return Connection(chosen, check_settings(settings))

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from nearql.client.errors import ProtocolError, VersionMismatch
+from nearql.client.errors import ProtocolError, UsageError, VersionMismatch
 from nearql.client.transport import Answer, Call
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _encode_sql(call: Call) -> Request:
     if call.settings:
         body["settings"] = call.settings
     headers = (("content-type", JSON), ("accept", f"{ARROW}, {PROBLEM}"), *_identity(call))
-    return Request("POST", "/v1/sql", headers, orjson.dumps(body))
+    return Request("POST", "/v1/sql", headers, _json_bytes(body))
 
 
 def _encode_insert(call: Call) -> Request:
@@ -78,8 +78,15 @@ def _encode_get(call: Call) -> Request:
 
 def _encode_ask(call: Call) -> Request:
     headers = (("content-type", JSON), ("accept", f"{JSON}, {PROBLEM}"), *_identity(call))
-    body = b"" if call.parameters is None else orjson.dumps(call.parameters)
+    body = b"" if call.parameters is None else _json_bytes(call.parameters)
     return Request(call.mode, call.text, headers, body)
+
+
+def _json_bytes(body: Any) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:  # half of a surrogate pair is in Python's text, and in no other
+        raise UsageError(f"The call can't be sent as JSON: {error}.") from error
 
 
 _ENCODERS: dict[str, Callable[[Call], Request]] = {

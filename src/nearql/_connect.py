@@ -38,7 +38,12 @@ def connect(target: Target, **options: Any) -> Connection:
     urls = _urls(target)
     if urls is not None:
         return client.connect(urls, **options)
-    return client.connect(transport=_open_here(target), **options)
+    opened = _open_here(target)
+    try:
+        return client.connect(transport=opened, **options)
+    except BaseException:
+        opened.close()
+        raise
 
 
 async def aconnect(target: Target, **options: Any) -> AsyncConnection:
@@ -50,15 +55,29 @@ async def aconnect(target: Target, **options: Any) -> AsyncConnection:
     urls = _urls(target)
     if urls is not None:
         return await client.aconnect(urls, **options)
-    transport = await asyncio.to_thread(_open_here, target)
-    return await client.aconnect(transport=transport, **options)
+    opened = await asyncio.to_thread(_open_here, target)
+    try:
+        return await client.aconnect(transport=opened, **options)
+    except BaseException:
+        opened.close()
+        raise
 
 
 def _urls(target: Target) -> str | Sequence[str] | None:
     """The target, if it is a URL or several of them."""
-    if isinstance(target, str):
+    from nearql.client.errors import UsageError
+
+    if isinstance(target, str) and target.strip():
         return target if target.lower().startswith(_URL_SCHEMES) else None
-    return None if isinstance(target, os.PathLike) else target
+    if isinstance(target, os.PathLike):
+        return None
+    several = isinstance(target, list | tuple) and target
+    if several and all(isinstance(each, str) for each in target):
+        return target
+    raise UsageError(
+        "connect takes a node's URL such as http://host:8470, a list of them, or a directory; "
+        f"{target!r} is none of these."
+    )
 
 
 def _open_here(target: Any) -> Transport:

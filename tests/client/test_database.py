@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import json
 import math
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -275,6 +277,49 @@ def test_wrong_rows_do_not_stop_right_ones(db: Connection, table: str) -> None:
     assert db.sql(f"SELECT id FROM {table} ORDER BY id").fetchall() == [(1,), (5,)]
 
 
+def test_values_of_several_kinds_fail_row_by_row(db: Connection, table: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": 1, "title": "a", "vec": [1, 2, 3]},
+        {"id": "x", "title": 5, "vec": np.zeros(3)},
+        {"id": 2.5, "title": True},
+        {"id": 2**70},
+        {"id": "6", "title": dt.date(2026, 1, 2), "vec": "[1,2,3]"},
+        {"id": 7, "title": uuid.UUID(int=7), "vec": [1.5, "a", 3]},
+        {"id": 8, "title": Decimal("1.50"), "vec": None},
+    ]
+    report = db.insert(table, iter(rows), errors="report")
+    assert [f.row for f in report.failed] == [1, 2, 3, 5]
+    assert db.sql(f"SELECT * FROM {table} ORDER BY id").fetchall() == [
+        (1, "a", [1.0, 2.0, 3.0]),
+        (6, "2026-01-02", [1.0, 2.0, 3.0]),
+        (8, "1.50", None),
+    ]
+
+
+def test_dicts_are_stored_as_they_are(db: Connection, table: str) -> None:
+    """Arrow's structs would give each the keys of all."""
+    db.sql(f"ALTER TABLE {table} ADD COLUMN j JSON")
+    values = [{"a": 1}, {"b": [None, "é"]}, None, {"c": {"d": dt.date(2026, 1, 2)}}]
+    rows = [{"id": i, "j": value} for i, value in enumerate(values)]
+    rows.append({"id": 4, "j": [{"a": 1}, {"b": 2}]})
+    assert db.insert(table, rows).inserted == 5
+    found = [text and json.loads(text) for (text,) in db.sql(f"SELECT j FROM {table} ORDER BY id")]
+    assert found == [*values[:3], {"c": {"d": "2026-01-02"}}, [{"a": 1}, {"b": 2}]]
+    frame = pd.DataFrame({"id": [10, 11], "j": values[:2]})
+    assert db.insert(table, frame).inserted == 2
+    assert db.sql(f"SELECT j FROM {table} WHERE id = 10").fetchone() == ('{"a": 1}',)
+
+
+def test_what_has_no_form_is_named_with_its_row(db: Connection, table: str) -> None:
+    with pytest.raises(errors.UsageError, match="Row 1: column 'title' holds .* type object"):
+        db.insert(table, [{"id": 1, "title": "a"}, {"id": 2, "title": object()}])
+    with pytest.raises(errors.UsageError, match="Row 0: column 'title' is no JSON"):
+        db.insert(table, [{"id": 1, "title": {"n": math.nan}}])
+    with pytest.raises(errors.UsageError, match="has a column's name twice"):
+        db.insert(table, pd.DataFrame([[1, 2]], columns=["id", "id"]))
+    assert db.sql(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
+
+
 @pytest.mark.parametrize("form", ["pandas", "polars", "reader", "generator", "half"])
 def test_insert_of_other_forms(db: Connection, table: str, form: str) -> None:
     flat = pa.array(vectors(5).reshape(-1))
@@ -345,6 +390,50 @@ def test_measuring_a_write_is_refused(db: Connection, table: str) -> None:
     with pytest.raises(errors.UsageError, match="is to do it"):
         db.explain(f"DELETE FROM {table}", analyze=True)
     assert db.sql(f"SELECT count(*) FROM {table}").fetchall() == [(10,)]
+
+
+# ---- wrong calls ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("sql", (None,), "A statement is text, and this is of type NoneType"),
+        ("sql", (b"SELECT 1",), "of type bytes; decode it"),
+        ("execute", (5,), "A statement is text"),
+        ("explain", (5,), "A statement is text"),
+        ("stream", (None,), "A statement is text"),
+        ("execute", ("SELECT $1", 5), "Parameters are a dict .* not of type int; .* into a list"),
+        ("execute", ("SELECT $1", np.zeros(3)), "not of type ndarray; .* into a list"),
+        ("execute", ("SELECT 1", None, [1]), "settings is a dict such as"),
+        ("execute", ("SELECT 1", None, {"target_recall": {}}), "The setting target_recall"),
+        ("insert", (None, {"id": [1]}), "A table's name is text"),
+        ("insert", ("", {"id": [1]}), "'' is no name of a table"),
+        ("insert", ("../x", {"id": [1]}), "'../x' is no name of a table"),
+        ("table", (5,), "A table's name is text"),
+        ("table", ("",), "'' is no name of a table"),
+        ("insert", ("t", 5), "insert can't read data of type int"),
+        ("insert", ("t", [[1, 2]]), "Row 0 is of type list; every row is a dict"),
+        ("insert", ("t", {"id": 5}), "Column 'id' is of type int; give a list"),
+    ],
+)
+def test_wrong_calls_say_what_is_right(
+    db: Connection, name: str, arguments: tuple[Any, ...], said: str
+) -> None:
+    with pytest.raises(errors.UsageError, match=said):
+        getattr(db, name)(*arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_bytes": 0}, {"batch_bytes": "8"}, {"in_flight": 1.5}, {"in_flight": True},
+     {"mode": "replace"}, {"errors": "ignore"}],
+)  # fmt: skip
+def test_wrong_options_of_insert(db: Connection, table: str, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(errors.UsageError, match=f"^{name} is .*; it must be"):
+        db.insert(table, {"id": [1]}, **options)
+    assert db.sql(f"SELECT count(*) FROM {table}").fetchall() == [(0,)]
 
 
 # ---- around it ------------------------------------------------------------------------------

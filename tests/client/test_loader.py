@@ -82,14 +82,16 @@ def test_pandas_index_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (5, "can't read a int"),
-        ("text", "can't read a str"),
-        ([1, 2], "Row 0 is a int"),
-        ([{"a": 1}, (2,)], "Row 1 is a tuple"),
+        (5, "can't read data of type int"),
+        ("text", "can't read data of type str"),
+        ([1, 2], "Row 0 is of type int"),
+        ([{"a": 1}, (2,)], "Row 1 is of type tuple"),
         ({"a": [1], "b": [1, 2]}, "different lengths"),
         ({"a": np.zeros((2, 2, 2))}, r"shape \(2, 2, 2\)"),
-        ({"a": 5}, "Column 'a' is a int"),
-        ({"a": [1, "x"]}, "column 'a'"),
+        ({"a": 5}, "Column 'a' is of type int"),
+        ({"a": [1, object()]}, "Row 1: column 'a' holds a value of type object"),
+        ([{"a": 1}, {"a": {"b": object()}}], "Row 1: column 'a' holds a value of type object"),
+        ({"a": np.array([1 + 2j])}, "Column 'a' can't be sent"),
     ],
 )
 def test_wrong_data_is_named(wrong: Any, said: str) -> None:
@@ -109,6 +111,20 @@ def test_cut_keeps_rows_and_size(batch_bytes: int) -> None:
 def test_nothing_is_no_batch() -> None:
     assert not list(source_of(TABLE.slice(0, 0)).batches(100))
     assert not list(source_of([]).batches(100))
+
+
+def test_values_of_several_kinds_become_text() -> None:
+    values = [1, "x", 2.5, True, None, [1, "a"], np.zeros(2), {"b": 1}, b"\x00", float("nan")]
+    (table,) = source_of({"a": values}).tables
+    texts = ["1", "x", "2.5", "true", None, '[1, "a"]', "[0.0, 0.0]", '{"b": 1}', "\\x00", None]
+    assert table["a"].to_pylist() == texts
+
+
+def test_regrouped_joins_columns_of_several_kinds() -> None:
+    tables = [pa.table({"a": [1, 2], "b": [[1.5], None]}), pa.table({"a": ["x"], "b": ["[2]"]}),
+              pa.table({"a": [None]})]  # fmt: skip
+    (whole,) = regrouped(tables, 4)
+    assert whole.to_pydict() == {"a": ["1", "2", "x", None], "b": ["[1.5]", None, "[2]", None]}
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 12))

@@ -67,8 +67,8 @@ def test_values(value: Any, expected: Any) -> None:
         (np.float32("inf"), "holds inf"),
         (np.zeros((2, 2)), r"shape \(2, 2\)"),
         (2**64, "beyond 64 bits"),
-        (object(), "is a object"),
-        ({1, 2}, "is a set"),
+        (object(), "is of type object"),
+        ({1, 2}, "is of type set"),
     ],
 )
 def test_what_cannot_be_sent_is_named(value: Any, said: str) -> None:
