@@ -16,7 +16,9 @@ Example: `SELECT title FROM docs WHERE price < 5 ORDER BY vec <-> :q LIMIT 3` be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nearql.engine.schema import TableDef
@@ -239,6 +241,11 @@ class Plan:
     vectors: dict[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+
+    @cached_property
+    def tables(self) -> Mapping[str, str]:
+        """Names of the tables that it reads, by uuid."""
+        return {step.table.uuid: step.table.name for step in relations(self)}
 
 
 def relations(plan: Plan) -> list[Relation]:

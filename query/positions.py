@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from nearql.query.executor import Execution
-from nearql.query.plan import Plan, relations
+from nearql.query.plan import Plan
 from nearql.query.replicas import Position
 from nearql.query.result import Result
 
 
 def with_stats(result: Result, run: Execution, plan: Plan) -> Result:
     """The answer with how it came about: strategy, and the shards that were read."""
-    names = {step.table.uuid: step.table.name for step in relations(plan)}
     shards = [
-        {"table": names.get(uuid, ""), "shard": at.shard, "epoch": at.epoch, "lsn": at.lsn}
+        {"table": plan.tables.get(uuid, ""), "shard": at.shard, "epoch": at.epoch, "lsn": at.lsn}
         for uuid, view in run.views.items()
         for at in view.positions
     ]
     stats: dict[str, Any] = {"strategy": run.trace.strategy(), "shards": shards}
     if "search" in run.trace.times:  # the engine's part of elapsed_ms
         stats["search_ms"] = round(run.trace.times["search"], 3)
-    return replace(result, stats=stats)
+    return Result(
+        result.columns, result.table, result.row_count, result.kind, stats, result.notices
+    )
 
 
 def furthest(touched: Sequence[Position]) -> list[Position]:

@@ -44,7 +44,7 @@ from nearql.query.filters import FilterCache
 from nearql.query.guard import trees_of
 from nearql.query.nature import Nature, nature_of
 from nearql.query.parameters import Parameters, names_in
-from nearql.query.plan import Nearest, Plan, Relation, relations
+from nearql.query.plan import Nearest, Plan, Relation
 from nearql.query.plan_cache import PlanCache, Prepared
 from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database
@@ -98,6 +98,7 @@ _LEFT_OUT = (
 _OTHER_DEVICE = "device = {asked}: this node searches on the {used}; the answer is the same."
 _WRITES = (Insert, Update, Delete, Truncate, CopyFrom)
 _AGAIN = (Select, Explain, *_WRITES)  # done again when a table was altered meanwhile
+_NOTHING_YET = empty("utility")
 _SHOWN = 1_000  # characters of a statement in its span
 _NO_TIMEOUT_S = 365 * 86_400
 Authorise = Callable[[Statement, CatalogView], None]
@@ -194,7 +195,7 @@ class Session:
         if light_only and not may_begin(prepared.statements):
             raise Deferred(prepared)
         request.parameters.check_used(prepared.parameters)
-        result, touched = empty("utility"), list[Position]()
+        result, touched = _NOTHING_YET, list[Position]()
         for place, statement in enumerate(prepared.statements):
             try:
                 request.notices += result.notices
@@ -408,7 +409,7 @@ class _Request:
 
     def _entered(self, plan: Plan) -> Confirm:
         """Wait until the copies here are as recent as the request wants them."""
-        return self._enter({step.table.uuid for step in relations(plan)})
+        return self._enter(plan.tables.keys())
 
     def _enter_sources(self, statement: Statement, catalog: CatalogView) -> None:
         """The same for what a write reads: the tables of INSERT ... SELECT, sub-queries."""

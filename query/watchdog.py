@@ -10,8 +10,7 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 REPEAT_S = 0.05
 
@@ -105,21 +104,37 @@ class Stop:
                 self._asked = True
                 self._begin()
 
-    @contextmanager
-    def watching(self, call: Callable[[], None]) -> Iterator[None]:
+    def watching(self, call: Callable[[], None]) -> _Watching:
         """Have `call` called again and again once `stop` was, until the block ends."""
+        return _Watching(self, call)
+
+    def _watch_for(self, call: Callable[[], None]) -> None:
         with self._lock:
             self._call = call
             if self._asked:
                 self._begin()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._call, watch, self._watch = None, self._watch, None
-            if watch is not None:
-                watch.__exit__()
+
+    def _unwatch(self) -> None:
+        with self._lock:
+            self._call, watch, self._watch = None, self._watch, None
+        if watch is not None:
+            watch.__exit__()
 
     def _begin(self) -> None:
         if self._call is not None:
             self._watch = WATCHDOG.watch(0.0, self._call)
+
+
+class _Watching:
+    """The block of `Stop.watching`; every statement has two of them."""
+
+    __slots__ = ("_call", "_stop")
+
+    def __init__(self, stop: Stop, call: Callable[[], None]) -> None:
+        self._stop, self._call = stop, call
+
+    def __enter__(self) -> None:
+        self._stop._watch_for(self._call)
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop._unwatch()

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import zstandard
 from starlette.requests import Request
+from starlette.types import Message
 
 from nearql.engine.errors import InvalidRequest, Overloaded, TooLarge, UnsupportedMediaType
 from nearql.server.config import LimitsSection
@@ -212,9 +213,34 @@ class JsonRoom:
 
 
 def is_small(request: Request) -> bool:
-    """Whether a body says itself that it needs no room to be taken for it."""
-    length = request.headers.get("content-length", "")
-    return len(length) < 6 and length.isdigit() and "content-encoding" not in request.headers
+    """Whether a body says itself that it is short and not compressed: no room is taken for it."""
+    length = b""
+    for name, value in request.scope["headers"]:
+        if name == b"content-length":
+            length = value
+        elif name == b"content-encoding":
+            return False
+    return 0 < len(length) < 6 and length.isdigit()
+
+
+async def read_small(request: Request, limit: BodyLimit) -> bytes:
+    """The whole body, where `is_small` says so; one that comes in one piece takes no detour."""
+    check_length(request, limit.size, limit.setting)
+    message = await request.receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        return bytes(message.get("body", b""))
+    return await _read_on(request, limit, message)
+
+
+async def _read_on(request: Request, limit: BodyLimit, first: Message) -> bytes:
+    """A body whose first message was taken already."""
+
+    async def receive() -> Message:
+        nonlocal first
+        taken, first = first, {}
+        return taken or await request.receive()
+
+    return await read_body(Request(request.scope, receive), limit)
 
 
 async def read_body(request: Request, limit: BodyLimit) -> bytes:

@@ -23,6 +23,7 @@ class Metrics:
 
     def __init__(self, node: NodePort) -> None:
         self.registry = CollectorRegistry()
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         labels = ("method", "route", "status")
         self.requests = Counter(
             "nearql_http_requests", "Requests answered.", labels, registry=self.registry
@@ -92,9 +93,13 @@ class Metrics:
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Count one request; a path without a route is one label, whatever the path."""
         route = scope.get("nearql.route", "none")
-        method = scope["method"] if route != "none" else "any"
-        self.requests.labels(method, route, str(status)).inc()
-        self.seconds.labels(method, route).observe(seconds)
+        key = scope["method"] if route != "none" else "any", route, status
+        counted = self._counted.get(key)
+        if counted is None:
+            requests = self.requests.labels(*key[:2], str(status))
+            counted = self._counted[key] = requests, self.seconds.labels(*key[:2])
+        counted[0].inc()
+        counted[1].observe(seconds)
 
     def cut(self, code: str) -> None:
         """Count a connection that was cut short."""

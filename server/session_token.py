@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -34,11 +35,12 @@ def session_token(node: NodePort, since: Positions, shards: Iterable[Mapping[str
             key = (table.uuid, int(shard["shard"]))
             reached = (int(shard["epoch"]), int(shard["lsn"]))
             positions[key] = max(reached, positions.get(key, reached))
-    return _encode(positions)
+    return _encode(tuple(positions.items()))
 
 
-def _encode(positions: Positions) -> str:
-    rows = [[table, shard, epoch, lsn] for (table, shard), (epoch, lsn) in positions.items()]
+@lru_cache(maxsize=256)  # readers ask again and again at the same positions
+def _encode(positions: tuple[tuple[tuple[str, int], tuple[int, int]], ...]) -> str:
+    rows = [[table, shard, epoch, lsn] for (table, shard), (epoch, lsn) in positions]
     return base64.urlsafe_b64encode(msgpack.packb(rows)).decode().rstrip("=")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -36,14 +34,19 @@ LOCAL = Principal("local", "local", ALL)
 _acting: ContextVar[Principal] = ContextVar("nearql_principal", default=LOCAL)
 
 
-@contextmanager
-def acting_as(principal: Principal) -> Iterator[None]:
+class acting_as:  # used like a function; a class costs a third of a generator
     """What the block does is done for this principal: the audit log and nearql.queries say so."""
-    token = _acting.set(principal)
-    try:
-        yield
-    finally:
-        _acting.reset(token)
+
+    __slots__ = ("_principal", "_token")
+
+    def __init__(self, principal: Principal) -> None:
+        self._principal = principal
+
+    def __enter__(self) -> None:
+        self._token = _acting.set(self._principal)
+
+    def __exit__(self, *exception: object) -> None:
+        _acting.reset(self._token)
 
 
 def acting() -> Principal:

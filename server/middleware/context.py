@@ -6,14 +6,13 @@ each answer's headers, in each problem document and in every log line of the req
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from uuid import uuid4
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +31,12 @@ _HEADERS = {
 _TLS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}
 
 Observer = Callable[[Scope, int, float], None]
+RawHeaders = Sequence[tuple[bytes, bytes]]  # lower-case name, value
+_ID = b"x-request-id"
+
+
+def _raw(headers: Mapping[str, str]) -> RawHeaders:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def request_id(scope: Scope) -> str:
@@ -39,7 +44,7 @@ def request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid4().hex
+    return os.urandom(16).hex()
 
 
 class RequestContext:
@@ -49,7 +54,7 @@ class RequestContext:
         self, app: ASGIApp, observe: Observer, access_log: bool = False, tls: bool = False
     ) -> None:
         self.app = app
-        self.headers = {**_HEADERS, **(_TLS_HEADERS if tls else {})}
+        self.headers = _raw({**_HEADERS, **(_TLS_HEADERS if tls else {})})
         self.observe = observe
         self.access_log = access_log
 
@@ -58,13 +63,14 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, send, self.headers)
-        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
-            try:
-                await self.app(scope, receive, exchange.send)
-            except Exception as error:  # noqa: BLE001 - the last place where an error can be answered
-                await exchange.fail(error, receive)
-            finally:
-                self._finish(exchange)
+        tokens = structlog.contextvars.bind_contextvars(request_id=exchange.id)
+        try:
+            await self.app(scope, receive, exchange.send)
+        except Exception as error:  # noqa: BLE001 - the last place where an error can be answered
+            await exchange.fail(error, receive)
+        finally:
+            self._finish(exchange)
+            structlog.contextvars.reset_contextvars(**tokens)
 
     def _finish(self, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.started
@@ -82,7 +88,7 @@ class RequestContext:
 class _Exchange:
     """One request and what was answered to it. status 0 = nothing was sent."""
 
-    def __init__(self, scope: Scope, send: Send, headers: Mapping[str, str]) -> None:
+    def __init__(self, scope: Scope, send: Send, headers: RawHeaders) -> None:
         self.headers = headers
         self.scope = scope
         self.started = time.perf_counter()
@@ -93,10 +99,12 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.id
-            for name, value in self.headers.items():
-                headers.setdefault(name, value)
+            given = {name for name, _ in message["headers"]}
+            message["headers"] = [
+                *(pair for pair in message["headers"] if pair[0] != _ID),
+                (_ID, self.id.encode()),
+                *(pair for pair in self.headers if pair[0] not in given),
+            ]
         await self._send(message)
 
     async def fail(self, error: Exception, receive: Receive) -> None:

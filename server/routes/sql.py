@@ -17,7 +17,7 @@ from nearql.query.watchdog import Stop
 from nearql.query.weight import Deferred
 from nearql.server import wire
 from nearql.server.access.principal import Principal, acting_as
-from nearql.server.body import BodyLimit, JsonRoom, is_small, read_body
+from nearql.server.body import BodyLimit, JsonRoom, is_small, read_small
 from nearql.server.edge import Edge, principal_of
 from nearql.server.gateway.gateway import NODES_HEADER
 from nearql.server.gateway.statements import Asked, There, forward
@@ -50,7 +50,7 @@ async def sql(request: Request, edge: Edge) -> Response:
     """Run the statements of a body."""
     started = time.perf_counter()
     if is_small(request):
-        body = await read_body(request, BodyLimit.json(edge.config.limits))
+        body = await read_small(request, BodyLimit.json(edge.config.limits))
         return await _answered(request, edge, body, started)
     with JsonRoom(edge.json_memory) as room:
         body = await room.read(request, BodyLimit.json(edge.config.limits))
