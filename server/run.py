@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import signal
 import socket
 import sys
+import threading
 from dataclasses import replace
 from importlib.abc import MetaPathFinder
 
@@ -48,6 +50,7 @@ def serve(config: Config, listener: socket.socket) -> int:
         access = AccessLayer(node, config) if config.auth.mode == "required" else None
         app = create_app(node, config, access, gateway=node.gateway())
         server = _AnnouncingServer(uvicorn_config(app, config), config.advertise_url)
+        _outlive_a_second_signal(server)
         server.run(sockets=[listener])
         return 0 if server.started else 1
     finally:
@@ -55,6 +58,14 @@ def serve(config: Config, listener: socket.socket) -> int:
         if tracing is not None:
             tracing.end()
         log.info("stopped")
+
+
+def _outlive_a_second_signal(server: Server) -> None:
+    """Let one SIGTERM be as good as two: uvicorn listens only as long as it serves, and what comes
+    while the node is closed must not end it there. A second Ctrl-C does.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, server.handle_exit)
 
 
 def keep_pandas_out() -> None:
