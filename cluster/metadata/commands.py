@@ -50,7 +50,8 @@ class RegisterNode(Command):
 
     replication: host:port that other nodes dial for rows. voter: it is one of Raft's voters.
     join_digest: of the one-time token that lets a new disk in, or take a lost disk's place;
-    registered_ms: now, by the proposer's clock, against the token's end.
+    registered_ms: now, by the proposer's clock, against the token's end. level: the highest
+    feature level that its version supports; below the cluster's it is refused.
     """
 
     node_id: str
@@ -60,6 +61,7 @@ class RegisterNode(Command):
     voter: bool = False
     join_digest: str = ""
     registered_ms: int = 0
+    level: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

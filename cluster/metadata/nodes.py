@@ -32,6 +32,7 @@ class NodeRow:
     draining: bool = False  # gets no new copies, and gives away those it has
     replication: str = ""  # host:port that other nodes dial for rows
     voter: bool = False  # one of Raft's voters
+    level: int = 0  # the highest feature level that its version supports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,12 @@ class RaiseFeatureLevel(Command):
 
 
 def _register(state: Metadata, command: RegisterNode) -> tuple[Metadata, Result]:
+    if command.level < state.feature_level:
+        detail = (
+            f"The cluster uses what level {state.feature_level} brought, and this version knows "
+            f"level {command.level}: start the newer version again."
+        )
+        return state, Result("version_too_old", detail)
     known = state.nodes.get(command.node_id)
     refused = _uninvited(state, command) if known is None else None
     if refused:
@@ -108,6 +115,7 @@ def _register(state: Metadata, command: RegisterNode) -> tuple[Metadata, Result]
         draining=known.draining if known else False,
         replication=command.replication,
         voter=command.voter,
+        level=command.level,
     )
     state = _without_token(_with_node(state, row), command.join_digest)
     return _each_shard(state, lambda shard: _reign_anew(shard, row.node_id)), Result(
@@ -258,6 +266,10 @@ def _raise_level(state: Metadata, command: RaiseFeatureLevel) -> tuple[Metadata,
     if state.feature_level != command.expected or command.level < state.feature_level:
         detail = f"The feature level is {state.feature_level}, and it never falls."
         return state, Result("feature_level_changed", detail)
+    for row in state.nodes.values():
+        if row.level < command.level:
+            detail = f"Node {row.name!r} knows level {row.level} only; upgrade it first."
+            return state, Result("version_too_old", detail)
     return replace(state, feature_level=command.level), Result(value=command.level)
 
 

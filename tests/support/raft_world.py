@@ -99,6 +99,7 @@ class Faults:
     cut: float = 0.0
     stall: float = 0.0
     repeat: float = 0.0  # chance per message
+    hand_over: float = 0.0
 
 
 def random_faults(chance: random.Random) -> Faults:
@@ -109,7 +110,7 @@ def random_faults(chance: random.Random) -> Faults:
 
     return Faults(
         kill=some(0.6), power=some(0.6), power_all=some(0.15), freeze=some(0.4), wipe=some(0.1),
-        cut=some(1.2), stall=some(1.0), repeat=some(0.1),
+        cut=some(1.2), stall=some(1.0), repeat=some(0.1), hand_over=some(0.5),
     )  # fmt: skip
 
 
@@ -405,7 +406,7 @@ class World:
             self.start(name)
         end = self.now + seconds
         self._each(end, self.chance.uniform(0.005, 0.1), self._ask)
-        for kind in ("kill", "power", "power_all", "freeze", "wipe", "cut"):
+        for kind in ("kill", "power", "power_all", "freeze", "wipe", "cut", "hand_over"):
             rate = getattr(self.faults, kind)
             if rate:
                 self._each(end, 1 / rate, getattr(self, f"_do_{kind}"))
@@ -454,6 +455,11 @@ class World:
     def _do_wipe(self) -> None:
         if not any(site.learner for site in self.sites.values()):
             self.wipe(self.chance.choice(self.names))
+
+    def _do_hand_over(self) -> None:
+        for site in self.sites.values():
+            if site.member is not None and site.member.library.leading:
+                site.member.post_hand_over()
 
     def _do_cut(self) -> None:
         source, target = self.chance.sample(self.names, 2)

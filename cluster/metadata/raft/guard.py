@@ -13,7 +13,8 @@ shows the fault without it:
 - what is committed is what a message proves: a snapshot chunk or a longer end proves nothing;
 - one vote per member and term;
 - who hears a leader does not help to depose it: a member cut off from the leader alone would else
-  force an election a second, for as long as the cut lasts;
+  force an election a second, for as long as the cut lasts. Unless the leader called for it: one
+  that shuts down asks a follower to stand, whose request for votes says so;
 - a learner, whose disk was empty, neither votes nor stands: it may have voted before it forgot.
 """
 
@@ -71,9 +72,12 @@ class Guard:
         self._matched: int | None = None  # what the answer to the message in hand must say
         self._begin_at: int | None = None  # where the leader should try to begin
         self._votes: tuple[int, set[str]] = (-1, set())
+        self._called_in: int | None = None  # the term whose leader called for this candidate
 
     def outgoing(self, message: Message, term: int) -> Message:
         """The message as it leaves."""
+        if message["type"] == "request_vote" and self._called_in == message["term"] - 1:
+            return {**message, "called": True}
         if message["type"] != "next_node_idx":
             return message
         stamped = {**message, "term": term}
@@ -100,14 +104,19 @@ class Guard:
             rules.deliver(sender, _hopeless_vote(message["term"]))
 
     def _on_request_vote(self, rules: Rules, sender: str, message: Message) -> None:
+        called = message.get("called", False)
+        message = {name: value for name, value in message.items() if name != "called"}
         if message["term"] < rules.term:
             self._send(sender, {"type": "term_notice", "term": rules.term})
-        elif rules.leading or self._clock() - self._heard_leader < self._loyal_s:
+        elif not called and self._is_loyal(rules):
             self.counts["loyal"] += 1
         elif not self.learning:
             rules.deliver(sender, message)
         elif message["term"] > rules.term:
             rules.deliver(sender, _hopeless_vote(message["term"]))
+
+    def _is_loyal(self, rules: Rules) -> bool:
+        return rules.leading or self._clock() - self._heard_leader < self._loyal_s
 
     def _on_response_vote(self, rules: Rules, sender: str, message: Message) -> None:
         if self._votes[0] != rules.term:
@@ -120,6 +129,7 @@ class Guard:
 
     def _on_timeout_now(self, rules: Rules, sender: str, message: Message) -> None:
         if not self.learning:
+            self._called_in = message["term"]
             rules.deliver(sender, message)
 
     def _on_next_node_idx(self, rules: Rules, sender: str, message: Message) -> None:

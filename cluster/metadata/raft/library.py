@@ -205,6 +205,10 @@ class Library(syncobj.SyncObj):  # type: ignore[misc]
         else:
             self._links._onNodeDisconnected(_Voter(name))
 
+    def hand_over(self) -> None:
+        """Ask the follower that has everything to stand at once; nothing where there is none."""
+        self.transferLeadership()
+
     def send_at_once(self) -> None:
         """Let the next tick send entries without waiting for the heartbeat."""
         self._SyncObj__newAppendEntriesTime = 0

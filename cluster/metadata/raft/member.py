@@ -131,6 +131,10 @@ class RaftMember:
         """The link to a member came up or went down."""
         self._events.put(lambda: self.library.connected(name, up))
 
+    def post_hand_over(self) -> None:
+        """If this member leads, let a follower that has everything stand at once."""
+        self._events.put(lambda: self.library.hand_over())
+
     def post(self, event: Callable[[], None]) -> None:
         """Run something in the tick's thread."""
         self._events.put(event)

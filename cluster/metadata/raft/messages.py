@@ -2,7 +2,8 @@
 else sees them.
 
 The names and fields are PySyncObj's, so that the library can be handed them as they are; two are
-ours: `term` in `next_node_idx`, and the whole `term_notice` (see `guard`).
+ours: `term` in `next_node_idx`, and the whole `term_notice` (see `guard`). A `request_vote` of a
+candidate that its leader called for has `called: true`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ def _fields(message: Message, *names: str) -> bool:
 
 def _request_vote(message: Message) -> bool:
     names = ("term", "last_log_index", "last_log_term")
-    return _fields(message, *names) and _number(message, *names)
+    known = _fields(message, *names) or (
+        _fields(message, *names, "called") and message["called"] is True
+    )
+    return known and _number(message, *names)
 
 
 def _term_only(message: Message) -> bool:

@@ -10,6 +10,7 @@ again rather than done again.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -45,6 +46,7 @@ log = structlog.get_logger("nearql.metadata")
 STALE_S = 2.0  # without a tick for so long, the sidecar counts as gone
 _RETRY_S = 0.05
 _ATTEMPT_S = 2.0
+_HAND_OVER_S = 1.0
 _RESTART_S, _RESTART_LIMIT_S = 0.2, 10.0
 
 
@@ -162,13 +164,25 @@ class ReplicatedMetadata:
         return self
 
     def close(self) -> None:
-        """End the sidecar; whoever waits is told that the outcome is unknown."""
+        """Let another voter lead, and end the sidecar; who waits is told the outcome is unknown."""
+        self._hand_over()
         self._closed.set()
         with self._lock:
             frames = self._frames
         if frames is not None:
             frames.abort()
         self._supervisor.join()
+
+    def _hand_over(self) -> None:
+        """A leader that ends by itself costs the others no election timeout."""
+        deadline = time.monotonic() + _HAND_OVER_S
+        while self.leading and self.status.get("links_up") and time.monotonic() < deadline:
+            with self._lock:
+                frames = self._frames
+            if frames is not None:
+                with contextlib.suppress(Closed):
+                    frames.write(next(self._numbers), "hand_over")
+            self._closed.wait(_RETRY_S)
 
     # ---- asking -----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ The only connection is the socket it was born with:
 
     in    [id, "submit", command]        propose a command
           [id, "barrier"]                wait until all that was committed before is applied
+          [id, "hand_over"]              if this voter leads: let another one lead
     out   ["state", index, state]        once, and when a leader's snapshot replaced it
           ["applied", index, command]    each command after that, in order
           ["done", id, outcome, result]  a request's end, behind what it applied
@@ -247,6 +248,9 @@ class Sidecar:
                 number, request, *arguments = self._frames.read()
             except Closed:
                 os._exit(0)  # the data process has gone, and its voter with it
+            if request == "hand_over":
+                self.member.post_hand_over()
+                continue
             command = arguments[0] if request == "submit" else BARRIER
             self.member.post_submit(command, self._answer(number))
 

@@ -46,6 +46,15 @@ class Cluster:
             assert self.shard == before
         return str(result.code)
 
+    def register(self, name: str, *, level: int = 0) -> str:
+        command = c.RegisterNode(
+            request_id=request(), node_id=name, name=name, url=name, level=level
+        )
+        return self.do(command)
+
+    def upgrade(self, *names: str, level: int) -> None:
+        assert [self.register(name, level=level) for name in names] == [""] * len(names)
+
     def on_shard(self, kind: type[sh.ShardCommand], **arguments: Any) -> str:
         arguments.setdefault("expected_version", self.shard.version)
         return self.do(kind(request_id=request(), shard_uuid="s", **arguments))
@@ -181,10 +190,23 @@ def test_settings_and_the_feature_level_are_compared_and_set() -> None:
         "", "setting_changed", "", "",
     ]  # fmt: skip
     assert cluster.state.settings == {}
+    cluster.upgrade(*NAMES, level=2)
     assert cluster.do(n.RaiseFeatureLevel(request_id=request(), level=2, expected=0)) == ""
     assert cluster.do(n.RaiseFeatureLevel(request_id=request(), level=1, expected=2)) == (
         "feature_level_changed"
     )
+
+
+def test_a_level_is_raised_once_every_node_knows_it_and_then_needed() -> None:
+    cluster = Cluster()
+    raised = {"level": 1, "expected": 0}
+    cluster.upgrade("a", "b", "c", level=1)
+    assert cluster.do(n.RaiseFeatureLevel(request_id=request(), **raised)) == "version_too_old"
+    cluster.upgrade("a", level=0)  # back again: nothing was raised yet
+    cluster.upgrade("a", "d", level=1)
+    assert cluster.do(n.RaiseFeatureLevel(request_id=request(), **raised)) == ""
+    assert cluster.register("d", level=0) == "version_too_old"
+    assert cluster.register("d", level=2) == ""
 
 
 @pytest.mark.parametrize(

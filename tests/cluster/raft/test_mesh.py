@@ -436,6 +436,15 @@ def test_missing_certificates_say_how_to_make_some(tmp_path: Path) -> None:
         msgpack.packb({"type": "add", "node": "evil:1"}),
         msgpack.packb({"type": "response_vote", "term": -1}),
         msgpack.packb({"type": "response_vote", "term": 1, "more": 2}),
+        msgpack.packb(
+            {
+                "type": "request_vote",
+                "term": 1,
+                "last_log_index": 1,
+                "last_log_term": 1,
+                "called": 0,
+            }
+        ),
         msgpack.packb({"type": "apply_command", "command": b"\x02membership"}),
         msgpack.packb({"type": "apply_command", "command": b"\x00" + bytes(300 << 10)}),
         msgpack.packb({"type": ["x"]}),

@@ -159,6 +159,25 @@ def test_who_hears_a_leader_helps_nobody_to_depose_it() -> None:
         assert [m["type"] for m in stage.hear("c", term=6, **request)] == ["response_vote"]
 
 
+def test_a_candidate_that_the_leader_called_for_is_helped_at_once() -> None:
+    """A leader that shuts down asks a follower to stand; nobody else's word counts."""
+    with on_stage() as stage:
+        stage.append(5, (1, 0), [])
+        request = {"type": "request_vote", "last_log_index": 9, "last_log_term": 9, "term": 6}
+        (answer,) = stage.hear("c", called=True, **request)
+        assert answer == {"type": "response_vote", "term": 6}
+    with on_stage() as stage:
+        stage.append(5, (1, 0), [])
+        assert stage.hear("c", type="timeout_now", term=5) == []  # c does not lead
+        asked = stage.hear("b", type="timeout_now", term=5)
+        assert [(m["type"], m["term"], m["called"]) for m in asked] == [
+            ("request_vote", 6, True)
+        ] * 2
+        while stage.member.library.term < 7:  # nobody answers, and nobody called for the next one
+            stage.advance(0.05)
+        assert "called" not in [m for _, m in stage.sent if m["type"] == "request_vote"][-1]
+
+
 def test_a_member_that_is_none_is_not_heard() -> None:
     with on_stage() as stage:
         answers = stage.hear(
