@@ -12,9 +12,10 @@ Rules
 - A controller that is new knows nothing: it waits `warm_up_s`, and takes from the others when they
   last heard a node. If nobody has, as after a restart of all, it waits `restart_s`.
 - The others' word ends nobody and saves nobody: whom the controller does not hear is fenced.
-- Promotion: a shard whose primary is dead, gone or on its way out, or reaches too few of its
-  in-sync set while another member reaches enough. One that reaches enough is preferred, then the
-  longest log, then the name. Shards of one table go to one node where they can.
+- Promotion: a shard whose primary is dead or gone, or reaches too few of its in-sync set while
+  another member reaches enough (one that lives and is drained hands over itself: `migration`). One
+  that reaches enough is preferred, then the longest log, then the name. Shards of one table go to
+  one node where they can.
 - A shard is promoted again only after `gap_s`, doubled each time up to `gap_limit_s`.
 - A table that was not made ready within `unready_s` is made ready if enough copies are prepared,
   else dropped: whoever made it has died.
@@ -223,13 +224,11 @@ class _Look:
         primary = self.state.nodes.get(shard.primary or "")
         if primary is None or primary.fenced:
             return True
-        others = [n for n in shard.isr if n != shard.primary and self._lives(n)]
-        if primary.draining:
-            return any(not self.state.nodes[n].draining for n in others)
         if not self._lives(primary.node_id) or self._is_young(primary):
             return False  # it will be fenced first, if it is dead
         if self._reach(primary.node_id, shard) >= shard.min_isr:
             return False
+        others = [n for n in shard.isr if n != shard.primary and self._lives(n)]
         return any(self._reach(n, shard) >= shard.min_isr for n in others)
 
     def _is_young(self, node: NodeRow) -> bool:

@@ -7,7 +7,7 @@ is then evaluated in one place. Nodes with the fewest copies come first, names d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from nearql.cluster.metadata.state import Metadata
 
@@ -45,3 +45,15 @@ def place(state: Metadata, alive: Collection[str], copies: int, first: str) -> t
     )
     nodes.sort(key=lambda node: (node != first, load[node], state.nodes[node].name))
     return tuple(nodes[:copies])
+
+
+def loads(state: Metadata, sizes: Mapping[str, int]) -> Counter[str]:
+    """What lies on each node, by node id. sizes: bytes of one copy of a table, by its uuid; a copy
+    that is still empty counts for one.
+    """
+    load: Counter[str] = Counter()
+    for uuid, row in state.tables.items():
+        each = 1 + sizes.get(uuid, 0) // max(1, len(row.shards))
+        for shard in row.shards:
+            load.update(dict.fromkeys(shard.replicas, each))
+    return load

@@ -41,6 +41,13 @@ class ClusterSection:
         "", "File with the one-time token that lets a disk in which the cluster does not know.",
         path=True,
     )  # fmt: skip
+    parallel_moves: int = key(
+        2, "Tables whose copies are moved at a time; a node takes part in one move.", low=1
+    )
+    replace_after_s: int = key(
+        600, "Seconds after a node was declared dead until its copies are made anew elsewhere.",
+        low=1,
+    )  # fmt: skip
     ca_file: str = key("", "Certificate (PEM) of the authority that nodes trust.", path=True)
     cert_file: str = key("", "This node's certificate (PEM); it must name node.name.", path=True)
     key_file: str = key("", "Key of the certificate (PEM, without a password).", path=True)

@@ -27,6 +27,8 @@ from nearql.cluster.metadata.commands import Command, CreateTable, DropTable, Ta
 from nearql.cluster.metadata.log import MetadataLog
 from nearql.cluster.metadata.state import Metadata, Result, TableRow
 from nearql.cluster.placement import place, placeable
+from nearql.cluster.migration import Limits
+from nearql.cluster.mover import Mover
 from nearql.cluster.replication.link.serving import Request
 from nearql.cluster.replication.node import Replication, ReplicationConfig
 from nearql.engine.errors import InvalidRequest, NearQLError, Unavailable
@@ -38,6 +40,7 @@ from nearql.server.config import Config
 from nearql.server.copies import Copies
 from nearql.server.keeper import Keeper
 
+from nearql.server.steps import Steps
 log = structlog.get_logger("nearql.node")
 
 PREPARE_S = 5.0  # for placed nodes to prepare the copies of a new table
@@ -77,6 +80,8 @@ class Member:
         self.keeper: Keeper
         self.controller: Controller
         self._voice: Voice
+        self.steps: Steps
+        self.mover: Mover
         self._started = False
         self._settling = ThreadPoolExecutor(8, thread_name_prefix="settling")
 
@@ -126,6 +131,11 @@ class Member:
         self.keeper = Keeper(cluster.node_id, copies, self.replication, metadata, on_change)
         self.controller = Controller(cluster, Ear(beats), ends)
         self._voice = Voice(cluster, beats, ends)
+        self.steps = Steps(cluster, self.replication, copies)
+        section = self._config.cluster
+        self.mover = Mover(
+            cluster, self.steps, Limits(section.parallel_moves, section.replace_after_s)
+        )
         self._started = True
         self.keeper.start()
         cluster.register()
@@ -136,8 +146,10 @@ class Member:
         self.keeper.see(metadata.state)
         self.replication.calls.serve(_APPLIED, self._tell_applied)
         self._voice.start()
+        self.steps.serve()
         self.controller.start()
 
+        self.mover.start()
     def _replicate(self) -> Replication:
         """Listen for other nodes, on a port that may be taken."""
         cluster, config = self.cluster, self.cluster.config
@@ -166,6 +178,8 @@ class Member:
         """Hand over what this node orders, and end its links; the tables stay open."""
         if self._started:
             self._hand_over()
+            self.mover.close()
+            self.steps.close()
             self.controller.close()
             self._voice.close()
             self.keeper.close()

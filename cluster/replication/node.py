@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import logging
 import threading
+import uuid
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -417,6 +418,17 @@ class Replication:
                 return self._moved.wait_for(is_so, timeout_s)
             finally:
                 self._watchers -= 1
+
+    # ---- Repair --------------------------------------------------------------------------------
+
+    def condemn(self, shard_uuid: str, reason: str) -> None:
+        """What the copy here holds is not what the others hold: it is to be made anew.
+
+        Like damage found on its disk; metadata refuses where it is the last one in sync.
+        """
+        runner = self._runners.get(shard_uuid)
+        if runner is not None:
+            self.thread.soon(runner.feed, ev.Corrupted(reason, uuid.uuid4().hex))
 
     # ---- Handing over --------------------------------------------------------------------------
 

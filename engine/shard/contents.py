@@ -64,8 +64,9 @@ class Hold:
 
 
 def content_hashes(
-    view: ShardView, lsn: int, key_number: int, columns: Sequence[int]
-) -> ContentHashes:
+    view: ShardView, lsn: int, key_number: int, columns: Sequence[int],
+    between: Callable[[], None] = lambda: None,
+) -> ContentHashes:  # fmt: skip
     """See `ShardCopy.content_hashes`; `view` shows the rows of that LSN.
 
     Raises:
@@ -76,7 +77,7 @@ def content_hashes(
         damage = damage_of(segment.data)
         if damage is not None:
             raise damage.error()
-        for key, row in _rows(segment, view, key_number, columns):
+        for key, row in _rows(segment, view, (key_number, columns), between):
             digest = blake2b(row, digest_size=16).digest()
             sums[crc32c(key) % BUCKETS] += int.from_bytes(digest, "little")
     buckets = tuple(total & _SUM_MASK for total in sums)
@@ -84,11 +85,14 @@ def content_hashes(
 
 
 def _rows(
-    segment: SegmentView, view: ShardView, key_number: int, columns: Sequence[int]
-) -> Iterator[tuple[bytes, bytes]]:
-    """(key, row) of each live row, as bytes."""
+    segment: SegmentView, view: ShardView, wanted: tuple[int, Sequence[int]],
+    between: Callable[[], None],
+) -> Iterator[tuple[bytes, bytes]]:  # fmt: skip
+    """(key, row) of each live row, as bytes. wanted: numbers of the key and of the columns."""
+    key_number, columns = wanted
     live = segment.live_offsets
     for first in range(0, len(live), _BATCH_ROWS):
+        between()
         offsets = live[first : first + _BATCH_ROWS]
         keys = _column(segment, view, key_number, offsets)
         parts = [_column(segment, view, number, offsets) for number in columns]

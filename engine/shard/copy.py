@@ -27,7 +27,7 @@ that appends, an epoch that goes back) is an AssertionError, as it can only be a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -282,12 +282,14 @@ class ShardCopy(Protocol):
         ...
 
     def content_hashes(
-        self, lsn: int, columns: Sequence[int], deadline: Deadline
-    ) -> ContentHashes | None:
+        self, lsn: int, columns: Sequence[int], deadline: Deadline,
+        between: Callable[[], None] = lambda: None,
+    ) -> ContentHashes | None:  # fmt: skip
         """Hashes of the rows at exactly this LSN; waits until it is applied. Blocks.
 
         columns: numbers, the key's among them; copies are asked for the same. Ask all copies for an
-        LSN that they have not passed: None where this one has (or the time is up).
+        LSN that they have not passed: None where this one has (or the time is up). between: called
+        after every few thousand rows: it may wait, to leave others room, or raise.
         """
         ...
 

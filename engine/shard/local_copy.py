@@ -402,8 +402,9 @@ class LocalCopy:
         self._connect()
 
     def content_hashes(
-        self, lsn: int, columns: Sequence[int], deadline: Deadline
-    ) -> ContentHashes | None:
+        self, lsn: int, columns: Sequence[int], deadline: Deadline,
+        between: Callable[[], None] = lambda: None,
+    ) -> ContentHashes | None:  # fmt: skip
         """See `ShardCopy.content_hashes`."""
         shard = self._shard
         with shard.lock:
@@ -420,7 +421,7 @@ class LocalCopy:
             if hold.view is None:
                 return None
             view = hold.view
-        return content_hashes(view, lsn, shard.key_number, columns)
+        return content_hashes(view, lsn, shard.key_number, columns, between)
 
 
 def _nothing() -> None:
