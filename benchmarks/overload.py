@@ -1,6 +1,7 @@
 """A node under more than it can do: 200 connections that search, load and send garbage.
 
     python3 dev.py bench overload [--seconds 300] [--rows 20000] [--joins] [--out FILE]
+        [--searches 120] [--loads 60] [--garbage 20]
 
 A server of its own, in a process of its own, with keys required. First searches alone, to know
 their time when it is quiet; then for --seconds, each over a connection that is kept where the
@@ -49,9 +50,13 @@ FACTOR, GROWTH = 10.0, 1.10
 
 @dataclass
 class Seen:
-    """What the clients saw. times: seconds of searches that were answered."""
+    """What the clients saw. times: seconds of searches that were answered; inside: those that the
+    server took by its own account; lag: how late this process was itself.
+    """
 
     times: list[float] = field(default_factory=list)
+    inside: list[float] = field(default_factory=list)
+    lag: list[float] = field(default_factory=list)
     searches: Counter[str] = field(default_factory=Counter)
     loads: Counter[str] = field(default_factory=Counter)
     garbage: Counter[str] = field(default_factory=Counter)
@@ -126,13 +131,14 @@ async def search(client: Client, request: bytes, seen: Seen) -> None:
     """One search, timed."""
     started = time.perf_counter()
     try:
-        status, _, _ = await client.ask(request)
+        status, _, body = await client.ask(request)
     except OSError:
         seen.searches["cut"] += 1
         return
     seen.searches[str(status)] += 1
     if status == 200:
         seen.times.append(time.perf_counter() - started)
+        seen.inside.append(json.loads(body)["stats"]["elapsed_ms"] / 1000)
 
 
 async def load(client: Client, request: bytes, seen: Seen) -> None:
@@ -234,12 +240,17 @@ async def storm(
         found = process.memory_info()
         seen.memory.append((time.monotonic(), found.rss - found.shared))  # without mapped files
 
+    async def look() -> None:
+        due = time.perf_counter() + 0.01
+        await asyncio.sleep(0.01)
+        seen.lag.append(time.perf_counter() - due)
+
     await asyncio.gather(
-        *(one(4.0, search, asked) for _ in range(SEARCHERS)),
-        *(one(0.0, load, loads) for _ in range(LOADERS)),
-        *(one(0.5, spoil, bad) for _ in range(GARBAGE)),
-        repeat(until, 1.0, watch),
-    )
+        *(one(4.0, search, asked) for _ in range(options.searches)),
+        *(one(0.0, load, loads) for _ in range(options.loads)),
+        *(one(0.5, spoil, bad) for _ in range(options.garbage)),
+        repeat(until, 1.0, watch), repeat(until, 0.01, look),
+    )  # fmt: skip
     return seen
 
 
@@ -248,7 +259,7 @@ def percentile(times: list[float], share: float) -> float:
     return float(np.percentile(times, share) * 1000) if times else float("nan")
 
 
-def report(calm: Seen, seen: Seen, seconds: float, faults: int) -> dict[str, Any]:
+def report(calm: Seen, seen: Seen, options: argparse.Namespace, faults: int) -> dict[str, Any]:
     """The figures, and whether they are as they should be."""
     tail = [rss for _, rss in seen.memory[len(seen.memory) // 3 :]]
     half = len(tail) // 2
@@ -261,11 +272,14 @@ def report(calm: Seen, seen: Seen, seconds: float, faults: int) -> dict[str, Any
         "memory flat": late < GROWTH * early,
     }
     return {
-        "seconds": seconds,
-        "connections": {"searches": SEARCHERS, "loads": LOADERS, "garbage": GARBAGE},
+        "seconds": options.seconds,
+        "connections": {n: vars(options)[n] for n in ("searches", "loads", "garbage")},
         "searches": {
             "quiet_p50_ms": round(p50, 2), "quiet_p99_ms": round(percentile(calm.times, 99), 2),
             "p50_ms": round(percentile(seen.times, 50), 2), "p99_ms": round(p99, 2),
+            "inside_the_server_p50_ms": round(percentile(seen.inside, 50), 2),
+            "inside_the_server_p99_ms": round(percentile(seen.inside, 99), 2),
+            "this_client_late_p99_ms": round(percentile(seen.lag, 99), 2),
             "answers": dict(seen.searches),
         },
         "loads": dict(seen.loads),
@@ -325,6 +339,9 @@ def main() -> int:
     parser.add_argument("--dimensions", type=int, default=128)
     parser.add_argument("--port", type=int, default=18_470)
     parser.add_argument("--joins", action="store_true", help="joins without an end, too")
+    parser.add_argument("--searches", type=int, default=SEARCHERS, help="connections")
+    parser.add_argument("--loads", type=int, default=LOADERS, help="connections")
+    parser.add_argument("--garbage", type=int, default=GARBAGE, help="connections")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -350,7 +367,7 @@ def main() -> int:
         faults = [line for line in lines if '"request_failed"' in line or "Traceback" in line]
     for line in faults[:5]:
         print(line[:2000], file=sys.stderr)
-    found = report(calm, seen, options.seconds, len(faults))
+    found = report(calm, seen, options, len(faults))
     print(json.dumps(found, indent=2))
     if options.out is not None:
         options.out.write_text(json.dumps(found, indent=2) + "\n")
