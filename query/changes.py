@@ -19,6 +19,7 @@ from nearql.engine.types import Change
 from nearql.query.binder import unwrapped
 from nearql.query.casting import cast_column, cast_values
 from nearql.query.executor import check_schema
+from nearql.query.keyed import is_worth, keys_named, reads_once
 from nearql.query.parameters import parameter_name
 from nearql.query.plan import Plan
 from nearql.query.planner import plan_rows
@@ -28,7 +29,7 @@ from nearql.query.rows import Filler, violations
 from nearql.query.statements import Delete, Update
 from nearql.query.trees import copy_of
 from nearql.query.vector_types import vector_type
-from nearql.query.writes import Write, column_of, refuse, stored, table_node
+from nearql.query.writes import RowsView, Write, column_of, refuse, stored, table_node
 
 NO_ROWS: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -97,10 +98,30 @@ class _Changing:
     def affected(self, view: TableView, plan: Plan) -> pa.Table:
         """Row number and values, once per row: of several matches in FROM, the first counts."""
         check_schema(view, self.table)
+        rows = self._named_rows(view, plan)
+        if rows is None:
+            return self._found(view, plan)
+        found = self._found(RowsView(self.table.schema, self.take(view, rows)), plan)
+        places = found.column(0).to_numpy()
+        return found.set_column(0, found.field(0).name, pa.array(rows[places]))
+
+    def _found(self, view: TableView, plan: Plan) -> pa.Table:
         with self.write.execution({self.table.uuid: view}) as run:
             answer = run.query(plan.query).table
         _, first = np.unique(answer.column(0).to_numpy(), return_index=True)
         return answer.take(pa.array(first)) if len(first) else answer.slice(0, 0)
+
+    def _named_rows(self, view: TableView, plan: Plan) -> NDArray[np.int64] | None:
+        """The rows that WHERE names by their keys, ascending; None where it may be any."""
+        statement = self.statement
+        if statement.sources or not reads_once(plan, self.table):
+            return None
+        keys = keys_named(statement.where, self.table, statement.alias, self.write.parameters)
+        if keys is None or not is_worth(keys, view.row_count):
+            return None
+        rows = self.write.database.table(self.table.uuid).find(keys)
+        found: NDArray[np.int64] = np.sort(rows[rows >= 0])
+        return found
 
     def take(self, view: TableView, rows: NDArray[np.int64]) -> pa.Table:
         """Complete rows in storage types."""

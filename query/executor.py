@@ -32,6 +32,7 @@ from nearql.engine.types import (
     Tuning,
 )
 from nearql.query import duck, patience
+from nearql.query.at_once import run_direct
 from nearql.query.duck import Answer, Cursor
 from nearql.query.duck_errors import nearest_name
 from nearql.query.filters import FilterCache
@@ -46,7 +47,6 @@ from nearql.query.plan import (
     Made,
     Materialized,
     Nearest,
-    Output,
     Plan,
     Query,
     Relation,
@@ -162,7 +162,7 @@ class Execution:
     def run(self, plan: Plan) -> Result:
         """The answer of a planned query."""
         if plan.direct is not None:
-            return self._run_direct(plan)
+            return run_direct(self, plan)
         answer = self.query(plan.query, check_size=self._check_size)
         columns = tuple(
             ResultColumn(name, shown_type(kind))
@@ -192,7 +192,7 @@ class Execution:
         """Make the query's relations, then run its SQL."""
         self.prepare(query)
         bound = self.bound(query)
-        answer: Answer = self._timed(
+        answer: Answer = self.timed(
             "duckdb", lambda: self.cursor.query(query.sql, bound, check_size=check_size)
         )
         return answer
@@ -213,7 +213,8 @@ class Execution:
             values[name] = None if bound is None else bound.tolist()
         return values
 
-    def _timed(self, what: str, work: Callable[[], Any]) -> Any:
+    def timed(self, what: str, work: Callable[[], Any]) -> Any:
+        """What `work()` gives, in the statement's time, which is counted under `what`."""
         self.check_time()
         started = time.perf_counter()
         try:
@@ -235,7 +236,7 @@ class Execution:
             self.cursor.register(step.name, self._system(step.table))
         elif isinstance(step, Materialized):
             self.prepare(step.query)
-            self._timed("duckdb", lambda: self._materialize(step))
+            self.timed("duckdb", lambda: self._materialize(step))
         else:
             table = self.relation(step)
             self.trace.rows[step.name] = table.num_rows
@@ -260,12 +261,12 @@ class Execution:
         """The rows of a base table that the plan asks for, with columns, helpers and distances."""
         access = step.access
         if isinstance(access, Scan):
-            return self._timed("scan", lambda: self._scanned(step, access))
+            return self.timed("scan", lambda: self._scanned(step, access))
         if isinstance(access, KnnJoin):
-            return self._timed("search", lambda: knn_rows(self, step, access))
+            return self.timed("search", lambda: knn_rows(self, step, access))
         if isinstance(access, Made):
-            return self._timed("search", lambda: made_rows(self, step, access))
-        hits = self._timed("search", lambda: self._search(step, access))
+            return self.timed("search", lambda: made_rows(self, step, access))
+        hits = self.timed("search", lambda: self.hits(step, access))
         self.trace.add_search(step.name, hits.stats)
         rows, distances = found_rows(hits)
         return self.rows_table(step, rows, {access.distance.name: distances})
@@ -321,13 +322,16 @@ class Execution:
 
     # ---- searches ---------------------------------------------------------------------
 
-    def _search(self, step: Relation, access: Nearest | Within) -> SearchHits:
+    def hits(self, step: Relation, access: Nearest | Within) -> SearchHits:
+        """What a relation's search finds."""
         query = self.vector(access.distance.query)
         view = self.view(step.table)
         if isinstance(access, Within):
             radius = self.number(access.radius)
-            if query is None or radius is None or math.isnan(radius):
+            if query is None or radius is None:
                 return nothing()
+            if math.isnan(radius):  # larger than every number, and NaN distances are not beyond it
+                return self._all_measured(step, access.distance, query)
             limit = float(np.nextafter(np.float32(radius), np.float32(np.inf)))
             return view.search_range(
                 access.distance.column, access.distance.metric, query, limit, inclusive=True
@@ -345,6 +349,16 @@ class Execution:
         if access.survivors is None:
             return self.search(step.name, view, request)
         return self._widened(step, access, request, access.survivors)
+
+    def _all_measured(self, step: Relation, distance: Distance, query: Vector) -> SearchHits:
+        """Every row that has a distance, NaN too."""
+        view = self.view(step.table)
+        every = max(1, view.row_count)
+        return view.search(
+            SearchRequest(
+                distance.column, distance.metric, query[np.newaxis], every, tuning=Tuning(1.0)
+            )
+        )
 
     def search(self, name: str, view: TableView, request: SearchRequest) -> SearchHits:
         """What a view finds; EXPLAIN ANALYZE looks at it again afterwards."""
@@ -510,34 +524,6 @@ class Execution:
                 )
             return int(number)
 
-    # ---- the hot path -----------------------------------------------------------------
-
-    def _run_direct(self, plan: Plan) -> Result:
-        """One search for plain columns: the answer is taken from the arrays."""
-        step, outputs = plan.query.steps[0], plan.direct
-        assert isinstance(step, Relation)
-        assert outputs is not None
-        access = step.access
-        assert isinstance(access, Nearest)
-        hits = self._timed("search", lambda: self._search(step, access))
-        self.trace.add_search(step.name, hits.stats)
-        rows, distances = found_rows(hits)
-        skipped = self.count(access.offset, None) if access.offset else 0
-        rows, distances = rows[skipped:], distances[skipped:]
-        self.trace.rows[step.name] = len(rows)
-        names = [output.column for output in outputs if output.column is not None]
-        taken = iter(self.view(step.table).take(names, rows).columns)
-        arrays = [
-            pa.array(_shown_distances(distances, o)) if o.column is None else next(taken)
-            for o in outputs
-        ]
-        columns = tuple(
-            ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column))
-            for o in outputs
-        )
-        table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
-        return Result(columns, table, len(rows), "select")
-
 
 def _fingerprint(value: Any) -> str | bytes:
     """Equal for equal values of one type; short, however long a list of keys is."""
@@ -545,15 +531,6 @@ def _fingerprint(value: Any) -> str | bytes:
     return text if len(text) <= 64 else blake2b(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _shown_distances(distances: Vector, output: Output) -> Vector:
-    """The distances, or what they are subtracted from less them, in float32 as DuckDB does it."""
-    return distances if output.minuend is None else np.float32(output.minuend) - distances
-
-
 def shown(number: float | None) -> str:
     """A number as SQL writes it."""
     return "NULL" if number is None else f"{number:g}"
-
-
-def _display(step: Relation, name: str) -> str:
-    return step.table.schema.column(name).type.display

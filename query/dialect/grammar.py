@@ -195,6 +195,11 @@ class _Place(dict[str, Any]):
         return _Place(self)
 
 
+def _is_endless(limit: exp.Expr) -> bool:
+    """LIMIT ALL and LIMIT NULL are PostgreSQL's words for no limit."""
+    return isinstance(limit, exp.Null) or (isinstance(limit, exp.Var) and limit.name == "ALL")
+
+
 def unmark(tree: exp.Expr) -> exp.Expr:
     """Take the marks off again, in place; of each node's place keep what messages use."""
     for node in nodes_of(tree):
@@ -202,6 +207,9 @@ def unmark(tree: exp.Expr) -> exp.Expr:
             node._meta = _Place(start=node._meta["start"]) if "start" in node._meta else None
         if isinstance(node, exp.Literal) and str(node.this).startswith(LIST):
             node.replace(exp.Var(this=node.this[len(LIST) :]))
+            continue
+        if isinstance(node, exp.Limit) and _is_endless(node.expression):
+            node.pop()
             continue
         for key in ("this", "alias"):
             text = node.args.get(key)

@@ -106,13 +106,20 @@ def sort_key(select: exp.Select) -> tuple[exp.Expr, bool] | None:
     return unwrapped(key), bool(first.args.get("desc"))
 
 
+def nulls_first(select: exp.Select) -> bool:
+    """Whether ORDER BY asks in words for rows without a value first."""
+    order = select.args.get("order")
+    first = order.expressions[0] if order and order.expressions else None
+    return isinstance(first, exp.Ordered) and bool(first.args.get("nulls_first"))
+
+
 def nearest_first(select: exp.Select) -> exp.Expr | None:
     """The distance by which ORDER BY sorts the nearest rows first, or None.
 
     `-(a <#> b) DESC` and `inner_product(a, b) DESC` say the same as `a <#> b ASC`.
     """
     key = sort_key(select)
-    if key is None:
+    if key is None or nulls_first(select):
         return None
     node, descending = key
     if not descending:

@@ -27,6 +27,7 @@ from nearql.query.rules.common import (
     limit_of,
     movable,
     nearest_first,
+    nulls_first,
     pending_value,
     replace_distances,
     row_obstacle,
@@ -69,6 +70,7 @@ def _note_unsearched(select: exp.Select, binding: Binding) -> None:
     if found is None or any(bounds):
         return
     why = "the order isn't that of rising distances" if select.args.get("limit") else "no LIMIT"
+    why = "NULLS FIRST asks for rows that no search finds" if nulls_first(select) else why
     binding.note(f"{found.text}: {why}, so it is computed exactly for every row")
 
 

@@ -14,6 +14,7 @@ from nearql.query.rules.common import (
     conjuncts,
     distance_in,
     distance_to,
+    nulls_first,
     set_where,
     sort_key,
 )
@@ -33,7 +34,8 @@ def order_unpushed(select: exp.Select, binding: Binding) -> None:
         return
     if bit_distance_of(distance):
         binding.note(f"{to_nearql(distance)[:80]}: bit strings, computed exactly for every row")
-    _leave_out_nulls(select, distance)
+    if not nulls_first(select):
+        _leave_out_nulls(select, distance)
     helpers = not any(isinstance(node, exp.Columns) for node in own_nodes(select))
     source = _measured(distance, select, binding) if found is None else found.source
     if source is not None and not source.opaque and helpers and not select.args.get("distinct"):

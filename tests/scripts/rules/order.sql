@@ -98,8 +98,9 @@ DuckDB SELECT id FROM docs WHERE vec <-> :q < 2 ORDER BY price LIMIT 3
 
 SELECT id FROM docs ORDER BY vec <-> :q NULLS FIRST LIMIT 3
 ----
-Project (id) without DuckDB
-  VectorSearch docs.vec <-> :q (l2, k = 3)
+DuckDB SELECT id FROM docs ORDER BY vec <-> :q NULLS FIRST LIMIT 3
+  Scan docs (id) computing vec <-> :q
+Note: vec <-> :q: NULLS FIRST asks for rows that no search finds, so it is computed exactly for every row
 
 SELECT id FROM docs FETCH FIRST 3 ROWS ONLY
 ----
