@@ -27,6 +27,7 @@ from nearql.client.network import Step, Steps
 from nearql.client.parameters import encode_parameters
 from nearql.client.progress import Advance, progress_bar
 from nearql.client.result import Result
+from nearql.client.session import SessionTokens
 from nearql.client.statements import nature_of, split
 from nearql.client.stream import BatchStream
 from nearql.client.transport import Answer, Call, Transport
@@ -35,15 +36,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FAILED_ROWS_SHOWN = 3
+SESSION_ENDS = frozenset({"rolled_back_session", "invalid_session"})  # the next call begins another
 
 
 class Caller:
-    """State of a connection: transport, settings, the numbers of requests, the session token."""
+    """State of a connection: transport, settings, the numbers of requests, the session."""
 
     def __init__(self, transport: Transport, settings: Mapping[str, Any] | None = None) -> None:
         self.transport = transport
         self.settings: dict[str, Any] = dict(settings or {})
-        self.session: str | None = None  # read-your-writes: what the last answer said
+        self.seen = SessionTokens()  # what its next read must show at least
         self.closed = False
         self._uuid = uuid.uuid4()
         self._numbers = itertools.count(1)
@@ -119,7 +121,7 @@ def stream(
     """
     call = _statement(self, text, params, settings)
     status, body, batches = yield Step("stream", (call,))
-    _accept(self, status, body)
+    _accept(self, call, status, body)
     return BatchStream(batches, body)
 
 
@@ -164,7 +166,7 @@ def _statement(
         parameters=encode_parameters(params),
         settings={**self.settings, **check_settings(settings)},
         request_id=self.next_request_id(),
-        session=self.session,
+        session=self.seen.text,
         repeatable=nature.repeatable,
         writes=nature.writes,
     )
@@ -235,7 +237,7 @@ def _insert_all(
 
     def landed(call: Call, answer: Answer) -> None:
         status, body, _ = answer
-        _accept(self, status, body)
+        _accept(self, call, status, body)
         assert call.rows is not None
         report.add(call.rows.num_rows, body)
         report.seconds = time.perf_counter() - started
@@ -284,7 +286,7 @@ def _batch_call(
         mode=mode,
         settings=settings or {},
         request_id=request_id or self.next_request_id(),
-        session=self.session,
+        session=self.seen.text,
         writes=True,
     )
 
@@ -312,7 +314,7 @@ def health(self: Caller) -> Steps[dict[str, Any]]:
 def get(self: Caller, route: str) -> Steps[dict[str, Any]]:
     """What a route answers to GET."""
     self.check_open()
-    _, body, _ = yield from _ask(self, Call(kind="get", text=route, session=self.session))
+    _, body, _ = yield from _ask(self, Call(kind="get", text=route, session=self.seen.text))
     return body
 
 
@@ -328,15 +330,17 @@ def ask(
 
 def _ask(self: Caller, call: Call) -> Steps[Answer]:
     answer: Answer = yield Step("call", (call,))
-    _accept(self, *answer[:2])
+    _accept(self, call, *answer[:2])
     return answer
 
 
-def _accept(self: Caller, status: int, body: Mapping[str, Any]) -> None:
+def _accept(self: Caller, call: Call, status: int, body: Mapping[str, Any]) -> None:
     """Raise an answer that is a problem; of another, keep the session."""
     if status >= 400:
+        if body.get("code") in SESSION_ENDS:
+            self.seen.forget()
         raise from_problem(body)
-    self.session = body.get("stats", {}).get("session") or self.session
+    self.seen.answered(call.session, body.get("stats", {}).get("session"))
 
 
 def _describe(report: InsertReport, table: str) -> str:

@@ -124,7 +124,7 @@ def decode(call: Call, response: Response, place: str) -> Answer:
     if kind == ARROW:
         return _decode_arrow(response, place)
     if kind == JSON and call.kind != "sql":
-        return response.status, _json(response, place), None
+        return response.status, _with_session(response, _json(response, place)), None
     raise _not_nearql(response, kind, place)
 
 
@@ -176,6 +176,12 @@ def _decode_arrow(response: Response, place: str) -> Answer:
     except (pa.lib.ArrowException, OSError, KeyError, orjson.JSONDecodeError) as error:
         raise _mismatch(response, f"its Arrow answer is not understood ({error})", place) from error
     return response.status, body, table
+
+
+def _with_session(response: Response, body: dict[str, Any]) -> dict[str, Any]:
+    """Stored rows are answered with the session's token as a header."""
+    token = response.headers.get("nearql-session")
+    return {**body, "stats": {"session": token}} if token else body
 
 
 def _json(response: Response, place: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pyarrow import types as t
 
 from nearql.engine.errors import InvalidRequest
 from nearql.engine.schema import Column, TableDef
-from nearql.engine.types import OnConflict, WriteOutcome
+from nearql.engine.types import OnConflict, ShardPosition, WriteOutcome
 from nearql.query.casting import RowFailure, cast_column, plain
 from nearql.query.rows import Filler, violations
 from nearql.query.writes import Write, column_of
@@ -25,13 +25,14 @@ from nearql.query.writes import Write, column_of
 class BulkOutcome:
     """What a batch did. failed: in row order, `row` 0-based in the batch.
 
-    write: None where no row was left to write.
+    write: None where no row was left to write. positions: where it ended in the shards' logs.
     """
 
     inserted: int
     updated: int
     failed: tuple[RowFailure, ...]
     write: WriteOutcome | None = None
+    positions: tuple[ShardPosition, ...] = ()
 
 
 def run_bulk(table_name: str, rows: pa.Table, on_conflict: OnConflict, write: Write) -> BulkOutcome:
@@ -138,7 +139,9 @@ def _store(table: TableDef, batch: _Batch, on_conflict: OnConflict, write: Write
     if outcome.skipped is not None and on_conflict is OnConflict.ERROR:
         for row in outcome.skipped.tolist():
             failures[int(batch.places[row])] = _duplicate(batch.rows, row, table.schema.key)
-    return BulkOutcome(outcome.inserted, outcome.updated, _in_order(failures), outcome)
+    return BulkOutcome(
+        outcome.inserted, outcome.updated, _in_order(failures), outcome, outcome.positions
+    )
 
 
 def _duplicate(rows: pa.Table, row: int, key: Column) -> RowFailure:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from nearql.engine.errors import NearQLError, StatementTimeout
 from nearql.engine.request_id import part_of
 from nearql.engine.schema import TableDef
-from nearql.engine.types import OnConflict
+from nearql.engine.types import OnConflict, ShardPosition
 from nearql.query.watchdog import Stop
 from nearql.server.body import BodyLimit
 from nearql.server.decoding.batches import Batch, Source
@@ -52,6 +52,7 @@ class Report:
     updated: int = 0
     failed_count: int = 0
     failed: list[dict[str, Any]] = field(default_factory=list)
+    ends: dict[int, ShardPosition] = field(default_factory=dict)  # of each shard, the last one's
 
     def add(self, batch: Batch, outcome: Any) -> None:
         """Count a batch's outcome; its rows are numbered from the start of the body."""
@@ -59,6 +60,7 @@ class Report:
         self.inserted += outcome.inserted
         self.updated += outcome.updated
         self.failed_count += len(outcome.failed)
+        self.ends |= {at.shard: at for at in outcome.positions}  # a later batch ends further
         for row in outcome.failed[: FAILED_SHOWN - len(self.failed)]:
             told = {"row": batch.first + row.row, "code": row.code, "detail": row.detail}
             self.failed.append(told)

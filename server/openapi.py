@@ -179,8 +179,11 @@ OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
         description="The body is checked wholly before the first row is stored; an Arrow stream "
         "must have its end-of-stream marker. Rows that do not fit are left out and listed; every "
         "other row is durable when this answers. In NDJSON a member that is left out has its "
-        "DEFAULT, vectors are lists, BLOBs base64.",
-        parameters=_parameters("Table", "Mode", "WriteConcern", "RequestId", "Trace", "Encoding"),
+        "DEFAULT, vectors are lists, BLOBs base64. The answer's header NearQL-Session is the "
+        "session's token after it.",
+        parameters=_parameters(
+            "Table", "Mode", "WriteConcern", "RequestId", "Session", "Trace", "Encoding"
+        ),
         requestBody=_body(
             {ARROW_STREAM: _BINARY, ARROW_FILE: _BINARY, PARQUET: _BINARY, NDJSON: _BINARY}
         ),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from nearql.engine.errors import Corruption
-from nearql.engine.types import OnConflict
+from nearql.engine.types import OnConflict, ShardPosition
 from nearql.query.nature import Nature
 from nearql.query.plan_cache import Prepared
 from nearql.query.ports import CatalogView, TableHandle
@@ -69,6 +69,10 @@ class BulkOutcomePort(Protocol):
     @property
     def failed(self) -> Sequence[Any]:
         """Rows left out: `row` (position in the batch), `code`, `detail`."""
+
+    @property
+    def positions(self) -> Sequence[ShardPosition]:
+        """Where it ended in the shards' logs."""
 
 
 class Stores(Protocol):

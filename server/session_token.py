@@ -4,6 +4,9 @@ A token is base64url of msgpack: a list of [table uuid, shard, epoch, lsn]. It g
 shards that a client touches, not with its requests. On a node alone every write is visible to
 every later read, so a token only has to prove that nothing it saw was lost: a position beyond the
 node's own means that the data directory went back in time (409 `rolled_back_session`).
+
+A client whose requests overlap has several tokens, none of which knows of the others: it sends them
+all, with commas between, and the answer's token stands for them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 import msgpack
 
 from nearql.engine.errors import Conflict, InvalidRequest
+from nearql.engine.types import ShardPosition
 from nearql.server.ports import NodePort
 
 SESSION_HEADER = "NearQL-Session"
@@ -36,6 +40,20 @@ def session_token(node: NodePort, since: Positions, shards: Iterable[Mapping[str
             reached = (int(shard["epoch"]), int(shard["lsn"]))
             positions[key] = max(reached, positions.get(key, reached))
     return _encode(tuple(positions.items()))
+
+
+def token_after(since: Positions, table_uuid: str, written: Iterable[ShardPosition]) -> str:
+    """The token after rows were stored in a table."""
+    ends = {(table_uuid, at.shard): (at.epoch, at.lsn) for at in written}
+    return _encode(tuple(_further(since, ends).items()))
+
+
+def _further(one: Positions, other: Positions) -> Positions:
+    """The further position of each shard."""
+    joined = dict(one)
+    for key, reached in other.items():
+        joined[key] = max(reached, joined.get(key, reached))
+    return joined
 
 
 @lru_cache(maxsize=256)  # readers ask again and again at the same positions
@@ -87,17 +105,25 @@ def _check_reached(node: NodePort, name: str, uuid: str, seen: tuple[int, tuple[
 
 
 def _decode(token: str) -> Positions:
+    positions: Positions = {}
     try:
         if len(token) > TOKEN_BYTES:
             raise ValueError
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        rows = msgpack.unpackb(raw)
-        if not isinstance(rows, list):
-            raise ValueError
-        return {(str(t), int(shard)): (int(epoch), int(lsn)) for t, shard, epoch, lsn in rows}
+        for part in token.split(","):
+            found = _decode_one(part.strip())
+            positions = _further(positions, found) if positions else found
     except (ValueError, TypeError, binascii.Error, msgpack.exceptions.UnpackException):
         raise InvalidRequest(
             f"The header {SESSION_HEADER} is not a token of this server; send back `stats.session` "
             "of an earlier answer, or leave it out.",
             code="invalid_session",
         ) from None
+    return positions
+
+
+def _decode_one(token: str) -> Positions:
+    raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    rows = msgpack.unpackb(raw)
+    if not isinstance(rows, list):
+        raise ValueError
+    return {(str(t), int(shard)): (int(epoch), int(lsn)) for t, shard, epoch, lsn in rows}

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from nearql.engine import spans
 from nearql.engine.schema import TableDef
-from nearql.engine.types import OnConflict
+from nearql.engine.types import OnConflict, ShardPosition
 from nearql.query.bulk import BulkOutcome
 from nearql.query.casting import RowFailure
 from nearql.server.access.layer import AccessLayer
@@ -72,7 +72,8 @@ class RemoteRows:
             self.node, envelope.ROWS, message, self.timeout_ms, writes=True
         )
         failed = tuple(RowFailure(*row) for row in msgpack.unpackb(listed))
-        return BulkOutcome(int(told["inserted"]), int(told["updated"]), failed)
+        ends = tuple(ShardPosition(*map(int, at)) for at in told.get("positions", ()))
+        return BulkOutcome(int(told["inserted"]), int(told["updated"]), failed, positions=ends)
 
 
 def served(node_of: Callable[[Principal], NodePort], access: AccessLayer | None) -> Serve:
@@ -89,8 +90,9 @@ def served(node_of: Callable[[Principal], NodePort], access: AccessLayer | None)
                 settings=head["settings"], request_id=head["request_id"],
             )  # fmt: skip
         failed = [[f.row, f.code, f.detail, f.sqlstate] for f in outcome.failed]
-        counts = {"inserted": outcome.inserted, "updated": outcome.updated}
-        yield envelope.pack(counts, msgpack.packb(failed))
+        ends = [[at.shard, at.epoch, at.lsn] for at in outcome.positions]
+        told = {"inserted": outcome.inserted, "updated": outcome.updated, "positions": ends}
+        yield envelope.pack(told, msgpack.packb(failed))
 
     return handle
 

@@ -25,6 +25,7 @@ from nearql.server.ports import NodePort, Stores
 from nearql.server.replies import json_reply
 from nearql.server.request import media_type, request_id_of
 from nearql.server.routes.tables import visible_table
+from nearql.server.session_token import SESSION_HEADER, positions_of, token_after
 from nearql.server.spool import Spool
 
 MODES = {"insert": OnConflict.ERROR, "upsert": OnConflict.REPLACE}
@@ -37,6 +38,7 @@ async def rows(request: Request, edge: Edge) -> Response:
     """Store the rows of a body; answers counts and the rows that failed."""
     node, principal = edge.node_of(request), principal_of(request)
     asked = _asked(request, edge, node)
+    since = positions_of(node, request.headers.get(SESSION_HEADER))
     _check_rights(principal, asked)
     edge.bulk_workers.check_room()
     stop = Stop()
@@ -49,7 +51,8 @@ async def rows(request: Request, edge: Edge) -> Response:
             request, stop.stop, bulk=True,
         )  # fmt: skip
     edge.metrics.rows_loaded.inc(report.inserted + report.updated)
-    return json_reply(report.answer())
+    token = token_after(since, asked.table.uuid, report.ends.values())
+    return json_reply(report.answer(), headers={SESSION_HEADER: token})
 
 
 def _check_rights(principal: Principal, asked: Load) -> None:

@@ -22,8 +22,9 @@ import pytest
 import zstandard
 
 from nearql.engine.errors import Conflict
-from nearql.engine.types import OnConflict
-from support.http_node import FakeOutcome, Served
+from nearql.engine.types import OnConflict, ShardPosition
+from nearql.server.session_token import _decode
+from support.http_node import DOCS, FakeOutcome, Served
 from support.waiting import wait_for
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -112,6 +113,20 @@ ENCODERS: list[tuple[str, Callable[[pa.Table], bytes]]] = [
     (NDJSON, lambda t: ndjson(t).rstrip(b"\n")),
     (NDJSON, lambda t: ndjson(t).replace(b"\n", b"\r\n\r\n")),
 ]
+
+
+def test_the_answer_carries_the_session(served: Served) -> None:
+    """Its own rows, and what the session had seen before."""
+    at = iter([(ShardPosition(0, 1, 7), ShardPosition(1, 1, 3)), (ShardPosition(0, 1, 8),)])
+    served.session.on_insert = lambda call: FakeOutcome(inserted=10, positions=next(at))
+    body = arrow_stream(rows(10))
+    first = send(served, body).headers["NearQL-Session"]
+    assert _decode(first) == {(DOCS.uuid, 0): (1, 7), (DOCS.uuid, 1): (1, 3)}
+    second = send(served, body, NearQL_Session=first).headers["NearQL-Session"]
+    assert _decode(second) == {(DOCS.uuid, 0): (1, 8), (DOCS.uuid, 1): (1, 3)}
+    refusal = send(served, body, NearQL_Session="%%")
+    assert (refusal.status_code, refusal.json()["code"]) == (400, "invalid_session")
+    assert len(served.session.calls) == 2
 
 
 @pytest.mark.parametrize(("kind", "encode"), ENCODERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+from functools import partial
 from typing import Any
 
 import httpx
@@ -263,6 +264,27 @@ def test_a_session_token_comes_back_grown(served: Served) -> None:
     assert _decode(token) == {(DOCS.uuid, 0): (1, 7), (DOCS.uuid, 1): (1, 2)}
 
 
+def _given(result: FakeResult, _: Call) -> FakeResult:
+    return result
+
+
+def test_several_session_tokens_are_taken_together(served: Served) -> None:
+    """Of requests that overlapped: neither token knows of the other."""
+    tokens = []
+    served.node.reached = {0: (1, 9), 1: (1, 9)}
+    for shard, lsn in [(0, 7), (1, 2), (0, 5)]:
+        touched = FakeResult(stats={"shards": [{**SHARD, "shard": shard, "lsn": lsn}]})
+        served.session.answers["X"] = partial(_given, touched)
+        tokens.append(served.sql("X").json()["stats"]["session"])
+    headers = {"NearQL-Session": ", ".join(tokens)}
+    answer = served.client.post("/v1/sql", json={"sql": "Y"}, headers=headers)
+    joined = answer.json()["stats"]["session"]
+    assert _decode(joined) == {(DOCS.uuid, 0): (1, 7), (DOCS.uuid, 1): (1, 2)}
+    served.node.reached = {0: (1, 9), 1: (1, 1)}
+    answer = served.client.post("/v1/sql", json={"sql": "Y"}, headers=headers)
+    assert answer.json()["code"] == "rolled_back_session"
+
+
 def test_a_session_that_saw_more_than_the_node_has_is_told_so(served: Served) -> None:
     served.session.answers["X"] = lambda call: FakeResult(stats={"shards": [SHARD]})
     served.node.reached = {0: (1, 7)}
@@ -276,7 +298,9 @@ def test_a_session_that_saw_more_than_the_node_has_is_told_so(served: Served) ->
     assert served.client.post("/v1/sql", json={"sql": "X"}, headers=headers).is_success
 
 
-@pytest.mark.parametrize("token", ["%%", "AAAA", "gA", "kZMBAg", "x" * 70_000, "\u00e9"])
+@pytest.mark.parametrize(
+    "token", ["%%", "AAAA", "gA", "kZMBAg", "kA,%%", ",", "x" * 70_000, "\u00e9"]
+)
 def test_a_malformed_session_token_is_400(served: Served, token: str) -> None:
     headers = httpx.Headers(
         [("NearQL-Session", token.encode("latin-1").decode("latin-1"))], "latin-1"

@@ -95,6 +95,7 @@ class FakeOutcome:
     inserted: int = 0
     updated: int = 0
     failed: tuple[Any, ...] = ()
+    positions: tuple[Any, ...] = ()
 
 
 Answer = Callable[[Call], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -9,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from nearql.engine.errors import Conflict, Unavailable, WriteUnknown
+from nearql.engine.types import ShardPosition
+from nearql.server.session_token import SESSION_HEADER, _decode
 from support.cluster_edges import MakePair, Pair
-from support.http_node import DOCS, FakeResult, rows_result
+from support.http_node import DOCS, FakeOutcome, FakeResult, rows_result
 
 INSERT = "WITH new AS (SELECT 1 AS id) INSERT INTO docs (id) SELECT id FROM new"
 SELECT = "SELECT 'INSERT INTO docs' AS x FROM docs"
@@ -214,6 +217,15 @@ def test_bulk_rows_are_stored_by_the_primarys_node(
         assert call.rows["id"].to_pylist() == [1, 2]
 
 
+def test_where_the_primary_stored_rows_is_part_of_the_session(make_pair: MakePair) -> None:
+    with make_pair(1, primary=2) as pair:
+        end = ShardPosition(0, 4, 17)
+        pair.there.session.on_insert = lambda call: FakeOutcome(inserted=1, positions=(end,))
+        answer = pair.here.client.post("/v1/tables/docs/rows", content=b'{"id": 1}', headers=NDJSON)
+        token = answer.headers[SESSION_HEADER]
+        assert _decode(token) == {(DOCS.uuid, 0): (4, 17)}
+
+
 def test_rows_that_the_primary_refused_are_told(make_pair: MakePair) -> None:
     with make_pair(1, primary=2) as pair:
         from nearql.query.bulk import BulkOutcome
@@ -278,6 +290,23 @@ def test_readyz_needs_current_metadata_and_copies_in_sync(make_pair: MakePair) -
         pair.metadata.change_shard(DOCS, 0, isr=("id-1", "id-3"))
         answer = client.get("/readyz")
         assert (answer.status_code, answer.json()["code"]) == (503, "not_in_sync")
+
+
+def test_readyz_needs_copies_that_can_be_read(make_pair: MakePair) -> None:
+    with make_pair(2) as pair:
+        pair.here.copy.readable = False  # metadata has not noticed yet
+        answer = pair.here.client.get("/readyz")
+        assert (answer.status_code, answer.json()["copies"]) == (503, 1)
+        assert pair.there.client.get("/readyz").status_code == 200
+
+
+def test_readyz_of_a_process_that_was_declared_dead(make_pair: MakePair) -> None:
+    with make_pair(2) as pair:
+        state = pair.metadata.state
+        fenced = replace(state.nodes["id-2"], fenced=True)
+        pair.metadata.state = replace(state, nodes={**state.nodes, "id-2": fenced})
+        answer = pair.here.client.get("/readyz")
+        assert (answer.status_code, answer.json()["code"]) == (503, "fenced")
 
 
 def test_a_refusal_that_another_node_raises_keeps_its_retry(make_pair: MakePair) -> None:
