@@ -83,6 +83,20 @@ def test_a_signed_token_is_good_on_all_nodes_or_on_none(nodes: Processes) -> Non
     everywhere(nodes, good, 401)
 
 
+def test_letting_a_disk_in_is_an_act_of_record(nodes: Processes) -> None:
+    status, made = nodes["n2"].request("POST", "/v1/cluster/tokens", {})
+    assert status == 200, made
+    assert nodes["n2"].request("DELETE", "/v1/cluster/nodes/n9")[0] == 404
+    text = (nodes.folder / "n2-data" / "audit.log").read_text()
+    acts = [json.loads(line) for line in text.splitlines()]
+    told = [(act["act"], act["target"], act["outcome"], act["user"]) for act in acts[-2:]]
+    assert told == [
+        ("create_join_token", "cluster", "done", "bootstrap"),
+        ("remove_node", "n9", "undefined_node", "bootstrap"),
+    ]
+    assert made["token"] not in text
+
+
 def test_alerts_ask_for_what_three_nodes_tell(nodes: Processes) -> None:
     nodes["n1"].sql("SELECT")
     nodes["n1"].request("GET", "/v1/tables/docs", headers={"Authorization": "Bearer wrong"})
