@@ -44,7 +44,11 @@ class Maintenance:
                 self._busy.release()
 
     def relieve(self) -> None:
-        """Memory is short: have rows that are in memory only made into files, which are not."""
+        """Memory is short: have rows that are in memory only made into files, which are not, and
+        keep no record of the log in it that the disk has.
+        """
+        for shard in self._shards:
+            shard.wal.forget_durable()
         if self._closed or not any(s.unflushed_bytes >= RELIEF_BYTES for s in self._shards):
             return
         self._submit(RELIEF_BYTES)

@@ -96,19 +96,20 @@ class Replication:
         propose: Propose,
         renew: Renew,
         clock: Clock = boottime_ms,
-        on_stuck: Callable[[str], object] = exit_process,
+        give_up: Callable[[str], object] = exit_process,
     ) -> None:
         """Listen; nothing is sent or taken before `start`.
 
         cluster_id, incarnation: "" and 0 while this node has none. propose: `MetadataLog.propose`.
         renew: given table uuid, shard uuid and the new copy's alloc_id (None: any), puts a damaged
-        copy's files aside and makes an empty one; called in a thread. on_stuck: ends the process.
+        copy's files aside and makes an empty one; called in a thread. give_up: ends the process.
 
         Raises:
             InvalidRequest: certificates. OSError: the address can't be had.
         """
         self.config, self.clock = config, clock
         self._incarnation, self._propose, self._renew = incarnation, propose, renew
+        self.give_up = give_up
         self.thread = LoopThread()
         link = LinkConfig(
             config.name, config.node_id, config.listen, config.tls, cluster_id, incarnation,
@@ -140,7 +141,7 @@ class Replication:
         self._closed = threading.Event()
         self._disks = DiskWatch(
             lambda: list(self._runners.values()), config.disk_slow_ms, config.disk_stuck_ms,
-            on_stuck,
+            give_up,
         )  # fmt: skip
 
     # ---- Life ------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ is replication's half of group commit.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import threading
@@ -68,6 +69,9 @@ class Surroundings(Protocol):
 
     def fetch(self, runner: CopyRunner, effect: ef.FetchSnapshot) -> None:
         """Fetch and install a snapshot, then feed the runner what came of it."""
+
+    def give_up(self, reason: str, /) -> object:
+        """End the process: its disk can't be trusted."""
 
     def renew(self, runner: CopyRunner, alloc_id: str | None) -> None:
         """Put the copy's files aside, make an empty copy, and `replace` the runner's by it."""
@@ -295,6 +299,8 @@ class CopyRunner:
             self.feed(ev.Corrupted(error.detail, uuid.uuid4().hex))
         else:
             self.stop(f"its log can't be used: {error!r}", error)
+            if _is_of_disk(error):  # what the kernel shows of it need not be there
+                self._around.give_up(f"the disk of shard {self.shard_uuid} failed: {error!r}")
 
     def _try_again_later(self, effect: ef.Effect, error: StorageFull) -> None:
         """Without room the copy stands still: it acknowledges nothing, and its primary goes on
@@ -514,6 +520,12 @@ def log_state(copy: ShardCopy) -> ev.LogState:
     """A copy's log as it lies on the disk; what is known to be committed counts as its base."""
     base_lsn = max(copy.base_lsn, copy.commit_lsn)
     return ev.LogState(copy.epochs, copy.end.lsn, copy.first_lsn, base_lsn)
+
+
+def _is_of_disk(error: BaseException) -> bool:
+    """Whether a disk that fails is behind it."""
+    causes = (error, error.__cause__)
+    return any(isinstance(cause, OSError) and cause.errno == errno.EIO for cause in causes)
 
 
 class _Durability:

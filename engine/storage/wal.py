@@ -161,7 +161,8 @@ class Wal:
         Raises:
             Corruption: a record that was durable once is bad; names file, offset and LSN. Nothing
                 was touched.
-            Unavailable: code `newer_format`, and nothing was touched; or `disk_error`.
+            Unavailable: code `newer_format`, and nothing was touched; or `disk_error`, where the
+                disk did not fail: that ends the process.
             StorageFull: no room to create or recover it.
         """
         wal = cls(
@@ -179,6 +180,8 @@ class Wal:
             else:
                 wal._recover(found)
         except OSError as error:
+            if error.errno == errno.EIO:
+                wal.fail(f"the disk of {directory} failed while the log was opened: {error}")
             raise disk_error(directory, error, "the log") from error
         return wal
 
@@ -444,6 +447,9 @@ class Wal:
         header = FileHeader(start.lsn, start.epoch, start.link, previous_base, self.FORMAT)
         limit = self._settings.wal_file_bytes
         return make_file(self._fs, self._directory, header, self._identity, limit=limit)
+
+    def forget_durable(self) -> None:
+        """Memory is short: keep nothing in it that the disk has. For a subclass."""
 
     # ---- The hint ----------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from nearql.engine.storage.wal_format import (
     SHARED_CHAIN,
     ZERO_LINK,
     RecordKind,
+    link_of,
 )
 from nearql.engine.storage.wal_group import Pending
 from nearql.engine.storage.wal_raw import NO_TAG, LogEnd, RawRecord
@@ -191,8 +192,9 @@ class SharedWal(Wal):
     def _queued(self, record: Pending) -> None:
         if not self._epochs or record.epoch > self._epochs[-1][0]:
             self._epochs.append((record.epoch, record.lsn))
-        header = record.header(self._end.link, NO_TAG, record.lsn)
-        raw = RawRecord.of(header, record.payload[0] if record.payload else b"")
+        header = record.header(self._end.link, NO_TAG, record.lsn)  # as every copy has it
+        link = link_of(header.pack(), SHARED_CHAIN)
+        raw = RawRecord(header, record.payload[0] if record.payload else b"", link)
         self._recent[record.lsn] = raw
         self._recent_bytes += raw.nbytes
         self._end = LogEnd(record.lsn, record.epoch, raw.link)
@@ -204,6 +206,13 @@ class SharedWal(Wal):
             if first > durable_lsn:
                 return
             self._recent_bytes -= self._recent.pop(first).nbytes
+
+    def forget_durable(self) -> None:
+        """Let go of the records in memory that the disk has, as memory is short."""
+        with self._lock:
+            durable_lsn = self.durable_lsn
+            for lsn in [lsn for lsn in self._recent if lsn <= durable_lsn]:
+                self._recent_bytes -= self._recent.pop(lsn).nbytes
 
     def _synced_to(self, lsn: int) -> None:
         with self._lock:

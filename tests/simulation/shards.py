@@ -3,7 +3,8 @@
 Without --seed it takes fresh seeds until --seconds are over. A seed that breaks an invariant is
 printed with the reason; the same seed on the same commit breaks it again. --mutants takes the
 protocol's rules away one by one, and fails if no schedule notices. --record goes on where the last
-recorded run of this very code ended, and adds what it did to the evidence.
+recorded run of this very code ended, and adds what it did to the evidence. --jobs takes so many
+processes, a chunk of seeds at a time.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +30,13 @@ from support.shard_world import run_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "tests" / "simulation" / "evidence.json"
+CHUNK = 10  # seeds that a process takes at a time
 # What schedules run and obey, and what makes and judges them.
 CODE = {
     "core": ("cluster/replication/core/*.py",),
     "log": ("engine/storage/wal*.py",),
     "metadata": ("cluster/metadata/nodes.py", "cluster/metadata/shards.py"),
-    "simulator": ("tests/support/shard_*.py",),
+    "simulator": ("tests/support/shard_*.py", "tests/support/disks.py"),
 }
 
 
@@ -41,6 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, help="the first seed (default: fresh ones)")
     parser.add_argument("--count", type=int, default=1, help="how many seeds from --seed on")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long without --seed")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--record", action="store_true", help="go on, and add to the evidence")
     parser.add_argument("--mutants", type=int, metavar="SEEDS", help="at most so many for each")
     chosen = parser.parse_args(argv)
@@ -48,7 +54,7 @@ def main(argv: list[str]) -> int:
         return 1 if survivors(chosen.mutants) else 0
     first, code = next_seed() if chosen.record else None, hashes()
     began = time.monotonic()
-    clean, broken, counts = run(seeds(chosen, first))
+    clean, broken, counts = run_all(seeds(chosen, first), chosen.jobs)
     seconds = round(time.monotonic() - began, 1)
     what = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
     print(f"{clean} schedules clean in {seconds} s, {broken} broken: {what}")
@@ -74,8 +80,27 @@ def seeds(chosen: argparse.Namespace, first: int | None) -> Iterator[int]:
         first += 1
 
 
-def run(chosen: Iterator[int]) -> tuple[int, int, Counter[str]]:
-    """Clean and broken schedules, and what happened in them."""
+Found = tuple[int, int, Counter[str]]  # clean and broken schedules, and what happened in them
+
+
+def run_all(chosen: Iterator[int], jobs: int) -> Found:
+    """All of these schedules, in so many processes."""
+    if jobs == 1:
+        return run(chosen)
+    found: Found = (0, 0, Counter())
+    forked = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, mp_context=forked) as pool:
+        under_way: set[Future[Found]] = set()
+        while chunk := list(islice(chosen, CHUNK)):
+            under_way.add(pool.submit(run, chunk))
+            if len(under_way) > jobs:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                found = sum_of(found, *(future.result() for future in done))
+        return sum_of(found, *(future.result() for future in under_way))
+
+
+def run(chosen: Iterable[int]) -> Found:
+    """These schedules, one after the other."""
     clean = broken = 0
     counts: Counter[str] = Counter()
     for seed in chosen:
@@ -88,6 +113,12 @@ def run(chosen: Iterator[int]) -> tuple[int, int, Counter[str]]:
         clean += 1
         counts += world.counts
     return clean, broken, counts
+
+
+def sum_of(*parts: Found) -> Found:
+    """Together."""
+    clean, broken, counts = zip(*parts, strict=True)
+    return sum(clean), sum(broken), sum(counts, Counter())
 
 
 def survivors(limit: int) -> list[str]:
@@ -156,9 +187,10 @@ def record(first: int, schedules: int, seconds: float, counts: Counter[str]) -> 
         new = {"first_seed": first, "schedules": schedules, "seconds": seconds}
         entries.append({**hashes(), **new, "counts": dict(sorted(counts.items()))})
     EVIDENCE.write_text(json.dumps(entries, indent=1) + "\n")
-    core = hashes()["core"]
-    total = sum(entry["schedules"] for entry in entries if entry["core"] == core)
-    print(f"recorded: {total} schedules of this core")
+    now = hashes()
+    of_this = [e for e in entries if all(e[part] == now[part] for part in ("core", "log"))]
+    this, every = (sum(e["schedules"] for e in some) for some in (of_this, entries))
+    print(f"recorded: {this} schedules of this core and log, {every} of all versions")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ class DataNode:
         self.folder, self.catalog = folder, catalog
         self._certificates, self._settings = certificates, settings
         self._disk_slow_ms = disk_slow_ms
-        self.stuck: list[str] = []  # why its process would have ended
+        self.given_up: list[str] = []  # why its process would have ended
         self.port = 0
         self.clock = SkippingClock()
         self.table: Table
@@ -159,7 +159,7 @@ class DataNode:
             propose=self.catalog.propose,
             renew=self.renew,
             clock=self.clock,
-            on_stuck=self.stuck.append,
+            give_up=self.given_up.append,
         )
         self.port = self.replication.port
         self.incarnation = self.catalog.do(

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nearql.cluster.replication.core import effects as ef
 from nearql.cluster.replication.core.messages import Ack, Record
@@ -37,19 +37,18 @@ class Checks:
         self.reigns: dict[int, tuple[str, int]] = {}  # epoch -> who was active in it
         self.active_epoch = 0  # the newest of them
 
-    def effect(self, node: Node, effect: ef.Effect) -> None:
+    def effect(self, node: Node, effect: Any) -> None:
         """Before it is carried out."""
-        if isinstance(effect, ef.Send):
-            if (
-                isinstance(effect.message, Ack)
-                and effect.message.durable_lsn > node.disk.durable_lsn
-            ):
+        kind = type(effect)
+        if kind is ef.Send:
+            message = effect.message
+            if type(message) is Ack and message.durable_lsn > node.disk.durable_lsn:
                 raise Broken(f"{node.name} acknowledged what it had not synced")
-        elif isinstance(effect, ef.SetCommit):
+        elif kind is ef.SetCommit:
             self._commit(node, effect.lsn)
-        elif isinstance(effect, ef.Truncate):
+        elif kind is ef.Truncate:
             self._cut(node, effect.end_lsn)
-        elif isinstance(effect, ef.Lead):
+        elif kind is ef.Lead:
             self._lead(node, effect.epoch)
 
     def _lead(self, node: Node, epoch: int) -> None:

@@ -9,6 +9,7 @@ says after each crash is compared with what the model allows.
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ from nearql.engine.storage.wal import LogIdentity, RecordKind
 from nearql.engine.storage.wal_format import ZERO_LINK
 from nearql.engine.storage.wal_raw import RawRecord
 from nearql.engine.storage.wal_shared import SharedWal
-from support.disks import SimulatedDisk
+from support.disks import PowerLoss, SimulatedDisk
 
 SETTINGS = EngineSettings(wal_file_bytes=4096, wal_group_bytes=2048, disk_reserve_bytes=0)
 ROOM = 1 << 30
@@ -127,8 +128,21 @@ class Disk:
         """Whether it has just failed so."""
         return False
 
+    def fail_sync(self) -> bool:
+        """Let syncs fail from now on; whether this disk can."""
+        return False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether one did, so that the process has ended itself."""
+        return False
+
     def state(self) -> LogState:
         return LogState(self.vector, self.end_lsn, self.first_lsn, self.base_lsn)
+
+
+class DiskFailed(PowerLoss):
+    """A sync failed: the process has ended itself."""
 
 
 class _NoThreads:
@@ -151,6 +165,7 @@ class LogDisk(Disk):
         self._place = Path("/log0")
         self._base_vector: Vector = ()
         self._cutting: int | None = None  # where the log is being cut, if it is
+        self._failed = False
         self.wal = self._open(self._place)
 
     def _open(
@@ -161,7 +176,7 @@ class LogDisk(Disk):
                 place,
                 LogIdentity(b"c" * 16, b"s" * 16, self.alloc_id.encode().ljust(16, b"-")[:16]),
                 SETTINGS, fs=self.fs, start_lsn=start_lsn, base=base,
-                flusher=cast(Flusher, _NoThreads()), on_fatal=_fatal,
+                flusher=cast(Flusher, _NoThreads()), on_fatal=self._fatal,
             )  # fmt: skip
         except NearQLError as error:
             raise AssertionError(f"the log can't be opened: {error}") from error
@@ -208,12 +223,15 @@ class LogDisk(Disk):
         self._base_vector = shortened(self.vector, lsn)
         super().checkpoint(lsn, keep)
         self.wal.write_hint()
+        self.wal.forget_durable()  # who asks for these records is served from the files
 
     def _trim(self, first_lsn: int) -> None:
         self.wal.trim(first_lsn)  # whole files
         super()._trim(self.wal.first_lsn)
 
     def kill(self) -> None:
+        """After a failed sync the kernel shows what the disk does not have."""
+        self._failed = False
         self.fs = self.fs.after_kill()
         self._recover()
 
@@ -260,6 +278,20 @@ class LogDisk(Disk):
 
     def disarm(self) -> None:
         self.fs.crash_at = self.fs.torn = None
+        self.fs.fail.clear()
+
+    def fail_sync(self) -> bool:
+        self.fs.fail["fdatasync"] = errno.EIO
+        return True
+
+    @property
+    def has_failed(self) -> bool:
+        return self._failed
+
+    def _fatal(self, reason: str) -> None:
+        assert self.fs.fail, f"the log failed: {reason}"
+        self._failed = True
+        raise DiskFailed(reason)
 
     @property
     def has_lost_power(self) -> bool:
@@ -268,7 +300,3 @@ class LogDisk(Disk):
 
 def _last(vector: Vector) -> int:
     return vector[-1][0] if vector else 0
-
-
-def _fatal(reason: str) -> None:
-    raise AssertionError(f"the log failed: {reason}")

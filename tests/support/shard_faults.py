@@ -46,7 +46,8 @@ class Nemesis:
             (0.03, self.damage), (0.12, self.pause), (0.10, self.isolate), (0.08, self.mute),
             (0.05, self.deafen), (0.06, self.from_metadata), (0.10, self.pair), (0.08, self.data),
             (0.10, self.hand_off), (0.05, self.promote), (0.10, self.depose), (0.06, self.move),
-            (0.20, self.checkpoint), (0.05, self.reopen),
+            (0.20, self.checkpoint), (0.05, self.reopen), (0.05, self.sync_fails),
+            (0.05, self.slow_disk),
         ]  # fmt: skip
         self.harms = [(weight * chance.choice((0, 1, 1, 3)), harm) for weight, harm in harms]
         self.most_lost = (len(world.holders) - 1) // 2  # copies that a run may lose for good
@@ -79,6 +80,14 @@ class Nemesis:
     def power(self, node: Node) -> None:
         if node.up and not node.disk.arm(self.world.chance):
             self.world.lose_power(node)
+
+    def sync_fails(self, node: Node) -> None:
+        """The disk fails: the process ends, and what was written is shown, but not on the disk."""
+        if node.up and not node.disk.fail_sync():
+            self.kill(node)
+
+    def slow_disk(self, node: Node) -> None:
+        node.slow_until = self.world.now + self._length()
 
     def power_all(self, _node: Node) -> None:
         for node in self.world.nodes.values():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nearql.cluster.metadata.state import Metadata
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from support.shard_world import World
 
 BATCH = 40  # records that one message takes at most
+BEAT_MS = 60.0  # how often metadata hears of a node
 
 
 class Node:
@@ -35,8 +35,10 @@ class Node:
         self.life = 0  # rises with each start and end of a process
         self.rate = 1.0 + world.chance.uniform(-0.01, 0.01)
         self.paused_until = 0.0
+        self.slow_until = 0.0  # its disk takes long
         self.incarnation = 0  # of this process, once metadata has numbered it
         self.registering = ""  # request id under way
+        self.beat_at = 0.0  # when metadata is told again that it is alive
         self.known: Metadata | None = None  # metadata as it has arrived here
         self.damaged = False  # the copy must not be opened as it is
         # Of the process:
@@ -127,10 +129,12 @@ class Node:
             self.register()  # declared dead by mistake: the same process begins a new life
         if self.registering:
             world.ask_metadata(self.name, "register", self.registering)
-        world.ask_metadata(self.name, "alive", self.incarnation)
+        if world.now >= self.beat_at:
+            self.beat_at = world.now + BEAT_MS
+            world.ask_metadata(self.name, "alive", self.incarnation)
         if self.core is not None:
             self.step(ev.Tick())
-        world.at(world.timing.tick_ms, self.tick, life)
+        world.at(world.timing.tick_ms * (0.25 + 0.75 * world.chance.random()), self.tick, life)
 
     def learn(self, state: Metadata) -> None:
         """Metadata has changed."""
@@ -151,24 +155,26 @@ class Node:
 
     def step(self, event: ev.Event) -> None:
         """Feed the core, and carry out all that it wants before the next event."""
-        self.events.append(event)
-        if len(self.events) > 1:
+        events, life = self.events, self.life
+        events.append(event)
+        if len(events) > 1:
             return  # it came of an effect, and waits until that step is done
-        life = self.life
-        while self.life == life and self.events:
-            self._step(self.events[0])
-            if self.life == life:
-                self.events.popleft()
+        while events:
+            self._step(events[0])
+            if self.life != life:
+                return
+            events.popleft()
 
     def _step(self, event: ev.Event) -> None:
         world, life, core = self.world, self.life, self.core
         assert core is not None
         world.steps += 1
-        for effect in core.step(self.now_ms, event):
-            if world.breaks_now():  # between two effects
+        breaks, check = world.faults.between, world.checks.effect
+        for effect in core.step(int(world.now * self.rate), event):
+            if breaks and world.chance.random() < breaks:  # between two effects
                 world.lose_power(self)
                 return
-            world.checks.effect(self, effect)
+            check(self, effect)
             _EFFECTS[type(effect)](self, effect)
             if self.life != life:
                 return
@@ -183,7 +189,11 @@ class Node:
     def _ship(self, effect: ef.Ship) -> None:
         first = effect.append.prev_lsn + 1
         records = self.disk.read(first, effect.last_lsn, BATCH)
-        message: Append = replace(effect.append, records=records)
+        a = effect.append
+        message = Append(
+            a.epoch, a.session, a.prev_lsn, a.prev_epoch, records, a.commit_lsn, a.hb_id,
+            a.lease_valid,
+        )  # fmt: skip
         self.world.transmit(self.name, effect.node, message)
         last = first + len(records) - 1
         self.step(ev.Shipped(effect.node, first, last, sum(r.nbytes for r in records)))
@@ -225,7 +235,7 @@ class Node:
             self.syncing = True
             disk = self.disk
             taken = (self.life, disk, disk.cuts, disk.end_lsn, self.generation)
-            self.world.at(self.world.sync_delay(), self._synced, *taken)
+            self.world.at(self.world.sync_delay(self), self._synced, *taken)
 
     def _synced(self, life: int, disk: Disk, cuts: int, lsn: int, generation: int) -> None:
         world = self.world

@@ -31,7 +31,8 @@ class InSyncSet:
         self._proposed_ms = _LONG_AGO
         self._settled_ms = _LONG_AGO
         self._count = 0
-        self._dropped_ms: dict[str, int] = {}  # members that this reign has dropped, and when
+        # Members that this reign has dropped: when last, and when before that.
+        self._dropped_ms: dict[str, tuple[int, int]] = {}
         self._began_ms = copy.now_ms
         self._note()
 
@@ -86,8 +87,15 @@ class InSyncSet:
         for node in sorted(self.recorded - {self._copy.node_id}):
             if len(wanted) > self._copy.row.min_isr and self._lags(node, peers.get(node)):
                 wanted -= {node}
-                self._dropped_ms[node] = self._copy.now_ms
+                self._note_dropped(node)
         return wanted
+
+    def _note_dropped(self, node: str) -> None:
+        """A proposal that was refused and is made again is one drop."""
+        now = self._copy.now_ms
+        last, before = self._dropped_ms.get(node, (_LONG_AGO, _LONG_AGO))
+        again = now - last <= self._copy.timing.silent_ms
+        self._dropped_ms[node] = now, before if again else last
 
     def _may_join(self, node: str, peer: Peer, joining_lsn: int) -> bool:
         """Whether a copy holds all that is committed, in its present life, and keeps up."""
@@ -101,11 +109,14 @@ class InSyncSet:
         return present and listed and complete and keeps_up and self._is_stable(node, peer)
 
     def _is_stable(self, node: str, peer: Peer) -> bool:
-        """A member that was dropped must first keep up for a while, so that it does not flap."""
-        dropped = self._dropped_ms.get(node)
-        if dropped is None:
+        """A member that was dropped twice of late must first keep up for a while: it flaps, and
+        commits wait for it each time that it falls silent.
+        """
+        dropped, before = self._dropped_ms.get(node, (_LONG_AGO, _LONG_AGO))
+        timing = self._copy.timing
+        if before == _LONG_AGO or dropped - before > timing.flapping_ms:
             return True
-        return self._copy.now_ms - max(dropped, peer.since_ms) >= self._copy.timing.stable_ms
+        return self._copy.now_ms - max(dropped, peer.since_ms) >= timing.stable_ms
 
     def _lags(self, node: str, peer: Peer | None) -> bool:
         """Whether commits should not wait for this member any longer."""

@@ -21,7 +21,8 @@ class Timing:
     lease_percent: int = 95
     silent_ms: int = 1_500  # an in-sync copy that says nothing for so long is dropped,
     behind_ms: int = 10_000  # or one that never caught up with the log's end for so long
-    stable_ms: int = 10_000  # a dropped one must keep up for so long before it joins again
+    flapping_ms: int = 60_000  # who is dropped twice within that
+    stable_ms: int = 10_000  # must keep up for so long before it joins again
     retry_ms: int = 250  # SYNC, READ_INDEX, and a change of the in-sync set that was refused
     propose_ms: int = 1_000  # a proposal whose fate is unknown is made again
     resend_ms: int = 1_000  # records that were not received for so long are sent again

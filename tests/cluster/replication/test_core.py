@@ -253,6 +253,44 @@ def test_a_silent_member_is_dropped() -> None:
     assert proposed == [("a", "b")]
 
 
+def proposed_in(copy: Copy, ms: int, *speaking: str) -> list[tuple[str, ...]]:
+    """In-sync sets that are proposed in that time, while these nodes answer."""
+    found = []
+    for _ in range(ms // TIMING.tick_ms):
+        for node in speaking:
+            copy.hear(node, ack(1, 1, 1, hb_id=copy.now))
+            found += [effect.command.isr for effect in copy.wanted(ef.Propose)]
+        copy.wait(TIMING.tick_ms)
+        found += [effect.command.isr for effect in copy.wanted(ef.Propose)]
+        if found:
+            return found
+    return found
+
+
+def test_who_flaps_must_keep_up_for_a_while_before_it_joins_again() -> None:
+    copy = followed(primary(), "b", "c")
+    everybody, without = ("a", "b", "c"), ("a", "b")
+    assert proposed_in(copy, 2 * TIMING.silent_ms, "b") == [without]
+    copy.row(isr=without, version=2)
+    assert proposed_in(copy, 2 * TIMING.retry_ms, "b", "c") == [everybody]  # once is not flapping
+    copy.row(isr=everybody, version=3)
+    assert proposed_in(copy, 2 * TIMING.silent_ms, "b") == [without]
+    copy.row(isr=without, version=4)
+    assert proposed_in(copy, TIMING.stable_ms - 1000, "b", "c") == []
+    assert proposed_in(copy, 2000, "b", "c") == [everybody]
+
+
+def test_who_falls_silent_again_much_later_does_not_flap() -> None:
+    copy = followed(primary(), "b", "c")
+    everybody, without = ("a", "b", "c"), ("a", "b")
+    for version in (2, 4):
+        assert proposed_in(copy, 2 * TIMING.silent_ms, "b") == [without]
+        copy.row(isr=without, version=version)
+        assert proposed_in(copy, 2 * TIMING.retry_ms, "b", "c") == [everybody]
+        copy.row(isr=everybody, version=version + 1)
+        assert proposed_in(copy, TIMING.flapping_ms, "b", "c") == []
+
+
 # ---- Handing over --------------------------------------------------------------------------
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,3 +148,20 @@ def test_a_primary_on_a_slow_disk_is_replaced(trio: Trio) -> None:
         writer.join()
     assert told in (["write_unknown"], ["done"])
     assert {1, 3} <= set(successor.ids())
+
+
+class FailedDisk(LocalFileSystem):
+    """Syncs fail."""
+
+    def fdatasync(self, handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_promise_that_the_disk_can_not_keep_ends_the_process(trio: Trio) -> None:
+    """Node b can't note the new epoch: it must not answer in it, nor try again."""
+    trio["a"].write_soon([1])
+    copy: Any = trio["b"].copy
+    copy._context = replace(copy._context, fs=FailedDisk())
+    trio.catalog.promote("id-c")
+    wait_for(lambda: trio["b"].given_up != [], "its end", 60)
+    assert "failed" in trio["b"].given_up[0]

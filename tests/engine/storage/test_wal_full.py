@@ -176,6 +176,22 @@ def test_a_hint_on_a_failing_disk_is_final() -> None:
     assert "wal.hint" in failures[0]
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_disk_that_fails_while_a_log_is_opened_is_final(is_new: bool) -> None:
+    disk = SimulatedDisk()
+    failures: list[str] = []
+    if not is_new:
+        commit(open_wal(disk), b"one")
+        disk = disk.after_kill()
+    disk.fail["fdatasync"] = errno.EIO
+    with pytest.raises(errors.Unavailable, match="the log"):
+        open_wal(disk, failures=failures)
+    assert len(failures) == 1
+    assert "while the log was opened" in failures[0]
+    disk.fail.clear()
+    assert payloads(open_wal(disk)) == ([] if is_new else [b"one"])
+
+
 # ---- A real full disk ------------------------------------------------------------------
 
 

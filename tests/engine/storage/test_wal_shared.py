@@ -117,6 +117,27 @@ def test_old_records_leave_memory_but_never_before_they_are_durable(
     assert [lsn for _, lsn, _ in contents(one)] == list(range(1, 51))
 
 
+def test_where_memory_is_short_durable_records_are_read_from_the_files() -> None:
+    one, two = shared(SimulatedDisk()), shared(SimulatedDisk(), OTHER)
+    for number in range(10):
+        put(one, b"%d" % number * 50)
+    flush(one)
+    put(one, b"not durable yet")
+    expected = contents(one)
+    one.forget_durable()
+    assert [one.remembers(lsn) for lsn in (1, 10, 11)] == [False, False, True]
+    assert contents(one) == expected
+    ship(one, two)  # from the files,
+    ship(one, two)  # and from memory
+    assert two.end == one.end
+    one.truncate(10)  # where the cut is now, memory knows nothing any more
+    put(one, b"another")
+    assert one.read_raw(11, ALL)[0].previous_link == one.end_at(10).link  # type: ignore[union-attr]
+    flush(one)
+    one.forget_durable()
+    assert one._recent_bytes == 0
+
+
 def test_a_record_that_is_not_the_next_one_is_a_bug_of_the_caller() -> None:
     one, two = shared(SimulatedDisk()), shared(SimulatedDisk(), OTHER)
     put(one, b"a")
