@@ -7,7 +7,6 @@ its time is up.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
@@ -330,8 +329,6 @@ class Execution:
             radius = self.number(access.radius)
             if query is None or radius is None:
                 return nothing()
-            if math.isnan(radius):  # larger than every number, and NaN distances are not beyond it
-                return self._all_measured(step, access.distance, query)
             limit = float(np.nextafter(np.float32(radius), np.float32(np.inf)))
             return view.search_range(
                 access.distance.column, access.distance.metric, query, limit, inclusive=True
@@ -349,16 +346,6 @@ class Execution:
         if access.survivors is None:
             return self.search(step.name, view, request)
         return self._widened(step, access, request, access.survivors)
-
-    def _all_measured(self, step: Relation, distance: Distance, query: Vector) -> SearchHits:
-        """Every row that has a distance, NaN too."""
-        view = self.view(step.table)
-        every = max(1, view.row_count)
-        return view.search(
-            SearchRequest(
-                distance.column, distance.metric, query[np.newaxis], every, tuning=Tuning(1.0)
-            )
-        )
 
     def search(self, name: str, view: TableView, request: SearchRequest) -> SearchHits:
         """What a view finds; EXPLAIN ANALYZE looks at it again afterwards."""
