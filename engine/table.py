@@ -164,6 +164,11 @@ class Table:
     # ---- Reading ---------------------------------------------------------------------------
 
     @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Its shards' data here, by number: for those who look after files and logs."""
+        return self._shards
+
+    @property
     def definition(self) -> TableDef:
         """The definition that the data has reached."""
         return self._definition

@@ -22,7 +22,9 @@ from nearql.engine.errors import InvalidRequest
 from nearql.engine.settings import EngineSettings
 from nearql.query.settings import SessionSettings
 from nearql.server import cluster_settings
+from nearql.server.backup.settings import BackupSection
 from nearql.server.cluster_settings import ClusterSection, RaftSection, ReplicationSection
+from nearql.server.log_settings import LogSection, TraceSection
 from nearql.server.setting import key as _key
 from nearql.server.sizes import parse_share, parse_size, resolve_memory
 
@@ -253,28 +255,6 @@ class LimitsSection:
 
 
 @dataclass(frozen=True)
-class LogSection:
-    """What the node writes to stderr."""
-
-    format: str = _key("console", "console or json.")
-    level: str = _key("info", "debug, info, warning or error.")
-    requests: str = _key("none", "none or all: one line for each HTTP request.")
-
-
-@dataclass(frozen=True)
-class TraceSection:
-    """Spans to OpenTelemetry (pip install 'nearql[otel]')."""
-
-    exporter: str = _key("none", "none or otlp: whether spans are sent.")
-    endpoint: str = _key(
-        "http://127.0.0.1:4318/v1/traces", "Where spans go: OTLP over HTTP, with its path."
-    )
-    sample_percent: int = _key(
-        100, "Share of requests that are traced, where the sender does not say.", low=0, high=100
-    )
-
-
-@dataclass(frozen=True)
 class Config:
     """All settings of one node, validated."""
 
@@ -288,6 +268,7 @@ class Config:
     replication: ReplicationSection = field(default_factory=ReplicationSection)
     log: LogSection = field(default_factory=LogSection)
     trace: TraceSection = field(default_factory=TraceSection)
+    backup: BackupSection = field(default_factory=BackupSection)
     insecure: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -360,6 +341,7 @@ SECTIONS: dict[str, type[Any]] = {
     "node": NodeSection, "http": HttpSection, "auth": AuthSection, "engine": EngineSection,
     "limits": LimitsSection, "cluster": ClusterSection, "raft": RaftSection,
     "replication": ReplicationSection, "log": LogSection, "trace": TraceSection,
+    "backup": BackupSection,
 }  # fmt: skip
 _CHOICES = {
     "auth.mode": ("none", "required"),

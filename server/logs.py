@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from nearql.server.config import LogSection
+from nearql.server.log_settings import LogSection
 
 _TALKATIVE = ("faiss.loader", "uvicorn")  # their news is told by our own events
 

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -26,9 +27,9 @@ from nearql.cluster.heartbeats import Ear, Hearing, Voice
 from nearql.cluster.metadata.commands import Command, CreateTable, DropTable, TableReady
 from nearql.cluster.metadata.log import MetadataLog
 from nearql.cluster.metadata.state import Metadata, Result, TableRow
-from nearql.cluster.placement import place, placeable
 from nearql.cluster.migration import Limits
 from nearql.cluster.mover import Mover
+from nearql.cluster.placement import place, placeable
 from nearql.cluster.replication.link.serving import Request
 from nearql.cluster.replication.node import Replication, ReplicationConfig
 from nearql.engine.errors import InvalidRequest, NearQLError, Unavailable
@@ -39,8 +40,8 @@ from nearql.server.cluster_settings import HAND_OVER_S, cluster_config
 from nearql.server.config import Config
 from nearql.server.copies import Copies
 from nearql.server.keeper import Keeper
-
 from nearql.server.steps import Steps
+
 log = structlog.get_logger("nearql.node")
 
 PREPARE_S = 5.0  # for placed nodes to prepare the copies of a new table
@@ -79,9 +80,9 @@ class Member:
         self.replication: Replication
         self.keeper: Keeper
         self.controller: Controller
-        self._voice: Voice
         self.steps: Steps
         self.mover: Mover
+        self._voice: Voice
         self._started = False
         self._settling = ThreadPoolExecutor(8, thread_name_prefix="settling")
 
@@ -130,12 +131,12 @@ class Member:
         cluster.hears = beats.heard
         self.keeper = Keeper(cluster.node_id, copies, self.replication, metadata, on_change)
         self.controller = Controller(cluster, Ear(beats), ends)
-        self._voice = Voice(cluster, beats, ends)
         self.steps = Steps(cluster, self.replication, copies)
         section = self._config.cluster
         self.mover = Mover(
             cluster, self.steps, Limits(section.parallel_moves, section.replace_after_s)
         )
+        self._voice = Voice(cluster, beats, ends)
         self._started = True
         self.keeper.start()
         cluster.register()
@@ -145,11 +146,11 @@ class Member:
         self.replication.push(metadata.state)
         self.keeper.see(metadata.state)
         self.replication.calls.serve(_APPLIED, self._tell_applied)
-        self._voice.start()
         self.steps.serve()
+        self._voice.start()
         self.controller.start()
-
         self.mover.start()
+
     def _replicate(self) -> Replication:
         """Listen for other nodes, on a port that may be taken."""
         cluster, config = self.cluster, self.cluster.config
@@ -177,9 +178,9 @@ class Member:
     def close(self) -> None:
         """Hand over what this node orders, and end its links; the tables stay open."""
         if self._started:
-            self._hand_over()
             self.mover.close()
             self.steps.close()
+            self._hand_over()
             self.controller.close()
             self._voice.close()
             self.keeper.close()
@@ -222,14 +223,15 @@ class Member:
 
     # ---- tables ---------------------------------------------------------------------------------
 
-    def create_table(self, definition: TableDef, commit: Commit) -> None:
-        """Create a table with copies on several nodes, which prepare them.
+    def create_table(self, definition: TableDef, commit: Commit, restoring: str = "") -> None:
+        """Create a table with copies on several nodes, which prepare them. restoring: see
+        `TableRow`.
 
         Raises:
             Unavailable: code `not_enough_replicas`: too few nodes are alive, or prepared theirs.
         """
         nodes = self._placed(definition.replicas)
-        commit(self._creation(definition, nodes))
+        commit(replace(self._creation(definition, nodes), restoring=restoring))
         try:
             self._wait(lambda state: _is_prepared(state, definition.uuid), PREPARE_S)
             commit(TableReady(request_id=_new_id(), table_uuid=definition.uuid, alloc_ids={}))

@@ -28,6 +28,7 @@ import structlog
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
 from nearql.cluster.metadata.log import MetadataLog
+from nearql.cluster.metadata.restores import PublishRestored
 from nearql.cluster.metadata.state import Result, TableRow
 from nearql.cluster.metadata.views import CreateView, DropView, view_named
 from nearql.engine.backends import probe_backends
@@ -62,6 +63,7 @@ from nearql.query.ports import CatalogView
 from nearql.query.session import Session
 from nearql.server import system_tables
 from nearql.server.access.store import AccessStore
+from nearql.server.backup.service import Backups
 from nearql.server.config import Config
 from nearql.server.copies import Copies, report_damage
 from nearql.server.counts import Count, counts
@@ -86,6 +88,7 @@ _STATUS_OF: dict[str, type[NearQLError]] = {
     "schema_changed": Conflict,
     "dependent_object": Conflict,
     "not_enough_replicas": Unavailable,
+    "restore_broken": Conflict,
 }
 
 
@@ -164,6 +167,7 @@ class Node:
             self.tables, report_damage,
             rate_bytes=settings.scrub_rate_bytes, interval_s=settings.scrub_interval_s,
         )  # fmt: skip
+        self.backups = Backups(self)
         settled = member.settled if member else metadata
         self._access = AccessStore(settled, config.auth.max_keys)
 
@@ -200,6 +204,7 @@ class Node:
         else:
             self._register()
             self._reconcile()
+        self.backups.start()
         self._warm_up()
         self.scrubber.start()
 
@@ -290,8 +295,10 @@ class Node:
 
     # ---- tables ---------------------------------------------------------------------------------
 
-    def create_table(self, definition: TableDef, *, if_not_exists: bool) -> bool:
-        """Durably create a table and its copies; whether it was new."""
+    def create_table(
+        self, definition: TableDef, *, if_not_exists: bool, restoring: str = ""
+    ) -> bool:
+        """Durably create a table and its copies; whether it was new. restoring: see `TableRow`."""
         with self._ddl:
             self._check_open()
             if self._exists(definition.name, if_not_exists):
@@ -300,7 +307,7 @@ class Node:
             if len(self.metadata.state.tables) >= limit:
                 detail = f"This node has {limit} tables, its limit (limits.max_tables)."
                 raise InvalidRequest(detail, code="too_many_tables", sqlstate="54000")
-            self._create(definition)
+            self._create(definition, restoring)
             return True
 
     def _exists(self, name: str, tolerated: bool) -> bool:
@@ -314,9 +321,9 @@ class Node:
             sqlstate="42P07",
         )
 
-    def _create(self, definition: TableDef) -> None:
+    def _create(self, definition: TableDef, restoring: str) -> None:
         if self.member is not None:
-            self.member.create_table(definition, self._commit)
+            self.member.create_table(definition, self._commit, restoring)
             return
         shard_uuids = tuple(str(uuid.uuid4()) for _ in range(definition.shards))
         self._commit(
@@ -325,6 +332,7 @@ class Node:
                 table=definition,
                 shard_uuids=shard_uuids,
                 nodes=(self.node_id,),
+                restoring=restoring,
             )
         )
         try:
@@ -355,6 +363,12 @@ class Node:
             else:
                 self.copies.discard(row.table.uuid)
             return True
+
+    def publish_restored(self, command: PublishRestored) -> None:
+        """Durably show tables that rows of a backup were written into, all in one step."""
+        with self._ddl:
+            self._check_open()
+            self._commit(command)
 
     def create_view(self, view: ViewDef, *, or_replace: bool) -> None:
         """Durably define a view."""
@@ -459,7 +473,8 @@ class Node:
         if self.member is None:
             return None
         routing = self.config.cluster.write_routing
-        return Gateway(self.metadata, self.member.cluster, self.member.replication, routing)
+        member = self.member
+        return Gateway(self.metadata, member.cluster, member.replication, routing, member.steps)
 
     def describe_settings(self) -> Mapping[str, Any]:
         """Effective settings by `section.key`; there are no secrets among their values."""
@@ -478,6 +493,7 @@ class Node:
                 return
             self._closed = True
             self.scrubber.close()
+            self.backups.close()
             if self.member is not None:
                 self.member.close()
             self.copies.close()

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nearql.engine import spans
 from nearql.engine.errors import NearQLError
-from nearql.server.config import Config, ConfigError, TraceSection
+from nearql.server.config import Config, ConfigError
+from nearql.server.log_settings import TraceSection
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor

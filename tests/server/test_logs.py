@@ -9,7 +9,7 @@ import orjson
 import pytest
 import structlog
 
-from nearql.server.config import LogSection
+from nearql.server.log_settings import LogSection
 from nearql.server.logs import configure_logs
 
 

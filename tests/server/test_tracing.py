@@ -18,7 +18,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from nearql.engine import spans
 from nearql.server import tracing
-from nearql.server.config import ConfigError, TraceSection
+from nearql.server.config import ConfigError
+from nearql.server.log_settings import TraceSection
 from nearql.server.node import Node
 from support.http_node import Served, make_config, serve
 from support.waiting import wait_for
