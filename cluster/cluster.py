@@ -29,7 +29,7 @@ from nearql.cluster.metadata.commands import Command, RegisterNode
 from nearql.cluster.metadata.nodes import CreateJoinToken, RemoveNode
 from nearql.cluster.metadata.raft.followed import FollowConfig, FollowedMetadata
 from nearql.cluster.metadata.raft.replicated import ReplicatedMetadata
-from nearql.cluster.metadata.raft.sidecar import SidecarConfig
+from nearql.cluster.metadata.raft.sidecar import DAMAGED, DISK_FULL, SidecarConfig
 from nearql.cluster.metadata.state import Metadata, NodeRow
 from nearql.engine.errors import Conflict, InvalidRequest, NotFound, Unavailable, WriteUnknown
 from nearql.engine.storage.files import FileSystem
@@ -154,6 +154,10 @@ class Cluster:
         """What `/metrics` shows of agreement: (name, help, value, is a total)."""
         status = self.metadata.status
         restarts = getattr(self.metadata, "restarts", 0)  # who does not vote has no sidecar
+        registrations = self.metadata.refused_registrations
+        names = _of(status, "duplicate_name") + registrations.get("duplicate_node", 0)
+        versions = _of(status, "protocol") + registrations.get("version_too_old", 0)
+        failed = getattr(self.metadata, "fatal_code", "")
         fenced = sum(row.fenced for row in self.metadata.state.nodes.values())
         return [
             ("metadata_sidecar_restarts", "Starts of the sidecar after its end.", restarts, True),
@@ -161,6 +165,12 @@ class Cluster:
             ("metadata_links", "Other voters that are reached.", _size(status, "links_up"), False),
             ("metadata_refused_connections", "Strangers' connections to the voters' port.",
              _sum(status, "refused"), True),
+            ("metadata_refused_names", "Nodes refused: another has their name.", names, True),
+            ("metadata_refused_versions", "Nodes refused for their version.", versions, True),
+            ("metadata_disk_full", "Whether the voter ended for lack of space.",
+             failed == DISK_FULL, False),
+            ("metadata_damaged", "Whether the voter's log is damaged.", failed == DAMAGED, False),
+            ("clock_jumps", "Jumps of the wall clock.", self.metadata.clock.jumps, True),
             ("metadata_guarded_messages", "Messages of voters that were mended or dropped.",
              _sum(status, "guarded"), True),
             ("nodes_fenced", "Nodes that were declared dead.", fenced, False),
@@ -299,11 +309,17 @@ def _size(status: Mapping[str, Any], name: str) -> float:
     return float(len(status.get(name, ())))
 
 
+def _of(status: Mapping[str, Any], reason: str) -> int:
+    """Connections that were refused for a reason, here or by a peer."""
+    refused = status.get("refused", {})
+    return int(refused.get(reason, 0)) + int(refused.get(f"by_peer_{reason}", 0))
+
+
 def _sum(status: Mapping[str, Any], name: str) -> float:
     return float(sum(status.get(name, {}).values()))
 
 
-_REFUSALS = {"duplicate_node": "duplicate_node"}
+_REFUSALS = {code: code for code in ("duplicate_node", "version_too_old")}
 
 
 def sidecar_config(config: ClusterConfig, directory: Path) -> SidecarConfig:

@@ -26,8 +26,9 @@ def cluster() -> Cluster:
         state, _ = s.apply(state, command)
     status = {"leader": "b", "term": 3, "log_bytes": 9, "links_up": ["b"], "refused": {"tls": 2}}
     metadata: Any = SimpleNamespace(
-        node_id="id-a", state=state, status=status, ticking=True, leading=False, restarts=1
-    )
+        node_id="id-a", state=state, status=status, ticking=True, leading=False, restarts=1,
+        refused_registrations={}, clock=SimpleNamespace(jumps=0),
+    )  # fmt: skip
     made = Cluster.__new__(Cluster)
     made.metadata, made.hears = metadata, lambda: {"id-b": 0.25, "id-c": 9.0}
     made.decided = Counter({"Promote": 4})

@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 import structlog
 
+from nearql.cluster.clock import ClockWatch
 from nearql.cluster.metadata.codec import encode_command
 from nearql.cluster.metadata.commands import Command, Result
 from nearql.cluster.metadata.local import node_identity
@@ -70,6 +71,7 @@ class FollowedMetadata:
         self.node_id = node_identity(Path(config.directory), fs)
         self.fatal = ""  # why no voter lets this node in
         self.status: dict[str, Any] = {}
+        self.clock = ClockWatch()
         self._copy = Told()
         self._news = threading.Condition()
         self._heard_at = 0.0
@@ -83,6 +85,11 @@ class FollowedMetadata:
     def state(self) -> Metadata:
         """The newest state that a voter has told."""
         return self._copy.state
+
+    @property
+    def refused_registrations(self) -> Mapping[str, int]:
+        """Of nodes that were not let in, by code, as far as applied by this process."""
+        return self._copy.refused
 
     @property
     def ticking(self) -> bool:
@@ -230,6 +237,7 @@ class FollowedMetadata:
 
     def _on_status(self, status: dict[str, Any]) -> None:
         self.status, self.fatal = status, ""
+        self.clock.look()
 
     def _on_refused(self, word: str) -> None:
         self.fatal = word

@@ -4,9 +4,11 @@
     frame    length 4 | message           an empty one each second says "still here"
 
 Who connects proves its name by its certificate before a byte of it is decoded, and says in its
-hello the same name, whom it wants, and its cluster. Anything else is refused, counted, and costs a
-few kilobytes: at most `PENDING` connections may be on their way, and the oldest makes room for the
-newest, so that a flood of silent strangers keeps no voter out for longer than its own handshake.
+hello the same name, whom it wants, its cluster and its disk (`node`): who has the name of a peer
+that is connected from another disk is a second one, and stays out. Anything else is refused,
+counted, and costs a few kilobytes: at most `PENDING` connections may be on their way, and the
+oldest makes room for the newest, so that a flood of silent strangers keeps no voter out for longer
+than its own handshake.
 
 Names are resolved anew for each connection, in the link's own thread: a slow resolver, a black hole
 or an absent peer delays nobody else. A peer that comes in under a new *life* has started anew,
@@ -68,6 +70,7 @@ class MeshConfig:
     listen: tuple[str, int]
     tls: TlsFiles
     patience: Patience = Patience()
+    node_id: str = ""  # of this disk
 
 
 class Mesh:
@@ -98,7 +101,7 @@ class Mesh:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._pending: deque[tuple[float, socket.socket]] = deque()
-        self._incoming: dict[str, socket.socket] = {}
+        self._incoming: dict[str, tuple[socket.socket, str]] = {}  # with the disk's node id
         self._links = {name: _OutgoingLink(self, name) for name in config.peers}
         self.guests: Serve | None = None  # answers nodes that are no voters
         self._server_context: tuple[tuple[float, ...], ssl.SSLContext] | None = None
@@ -132,7 +135,8 @@ class Mesh:
             link.stop()
         with self._lock:
             waiting = [connection for _, connection in self._pending]
-            for connection in [*waiting, *self._incoming.values()]:
+            incoming = [connection for connection, _ in self._incoming.values()]
+            for connection in [*waiting, *incoming]:
                 abort(connection)
 
     # ---- incoming ---------------------------------------------------------------------------
@@ -167,11 +171,14 @@ class Mesh:
                 if self._is_guest(hello):
                     self._serve_guest(name, connection, stream)
                     return
-                self._replace_incoming(name, stream)
+                self._replace_incoming(name, stream, str(hello.get("node", "")))
                 self._links[name].lives(hello.get("life"))
                 self._forget_pending(connection)
                 stream.settimeout(self.config.patience.silence_s)
-                self._read(name, stream)
+                try:
+                    self._read(name, stream)
+                finally:
+                    self._forget_incoming(name, stream)
         except Refused as refusal:
             self.refused[str(refusal)] += 1
         except (ssl.SSLError, InvalidRequest):
@@ -211,7 +218,16 @@ class Mesh:
             return "not_a_voter"
         if not spoken_with(hello):
             return "protocol"
-        return "cluster" if ours and theirs and ours != theirs else ""
+        if ours and theirs and ours != theirs:
+            return "cluster"
+        return "duplicate_name" if self._is_second(name, hello) else ""
+
+    def _is_second(self, name: str, hello: dict[str, Any]) -> bool:
+        """Whether a peer of this name is connected from another disk."""
+        with self._lock:
+            there = self._incoming.get(name, (None, ""))[1]
+        theirs = hello.get("node", "")
+        return bool(there and theirs) and there != theirs and not self._is_guest(hello)
 
     def _is_guest(self, hello: dict[str, Any]) -> bool:
         return bool(hello.get("guest")) and self.guests is not None
@@ -229,12 +245,20 @@ class Mesh:
             send(stream, msgpack.packb(["refused", refusal]))
             raise Refused(refusal)
 
-    def _replace_incoming(self, name: str, stream: ssl.SSLSocket) -> None:
+    def _replace_incoming(self, name: str, stream: ssl.SSLSocket, node_id: str) -> None:
         """A peer has one stream to us; an older one is dead, or will never be heard again."""
         with self._lock:
-            old, self._incoming[name] = self._incoming.get(name), stream
+            old, self._incoming[name] = self._incoming.get(name), (stream, node_id)
         if old is not None:
-            abort(old)
+            abort(old[0])
+
+    def _forget_incoming(self, name: str, stream: ssl.SSLSocket) -> None:
+        with self._lock:
+            if self._is_current(name, stream):
+                del self._incoming[name]
+
+    def _is_current(self, name: str, stream: ssl.SSLSocket) -> bool:
+        return self._incoming.get(name, (None, ""))[0] is stream
 
     def _forget_pending(self, connection: socket.socket) -> None:
         with self._lock:
@@ -245,7 +269,7 @@ class Mesh:
         while not self.closed:
             data = receive(stream, MAX_MESSAGE_BYTES)
             with self._lock:
-                current = self._incoming.get(name) is stream
+                current = self._is_current(name, stream)
             if not current:
                 return
             if data:
@@ -306,7 +330,7 @@ class _OutgoingLink:
         config, ours = self._mesh.config, self._mesh.cluster_id()
         hello = {
             "protocol": PROTOCOL, "oldest": OLDEST_PROTOCOL, "name": config.me, "to": self.name,
-            "cluster": ours, "life": self._mesh.life,
+            "cluster": ours, "life": self._mesh.life, "node": config.node_id,
         }  # fmt: skip
         stream, answer = dial(config.peers[self.name], hello, config.tls, self._patience)
         self._mesh.peer_clusters[self.name] = str(answer.get("cluster", ""))

@@ -20,17 +20,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from nearql.cluster.metadata.codec import (
-    MAX_BYTES,
-    encode_command,
-)
+from nearql.cluster.clock import ClockWatch
+from nearql.cluster.metadata.codec import MAX_BYTES, encode_command
 from nearql.cluster.metadata.commands import Command, Initialise, Result
 from nearql.cluster.metadata.local import node_identity
 from nearql.cluster.metadata.raft.frames import Closed, Frames
@@ -48,6 +46,18 @@ _RETRY_S = 0.05
 _ATTEMPT_S = 2.0
 _HAND_OVER_S = 1.0
 _RESTART_S, _RESTART_LIMIT_S = 0.2, 10.0
+
+
+REFUSED_BY_PEER = {
+    "by_peer_duplicate_name": "Another node of this name is connected. Stop one of them, and give "
+    "each node a name and a certificate of its own.",
+    "by_peer_protocol": "Versions that are too far apart. Upgrade one version after the other, one "
+    "node after the other.",
+    "by_peer_cluster": "It belongs to another cluster. Look at cluster.voters, or put this node's "
+    "data directory aside.",
+    "by_peer_name": "The certificate does not have node.name. `nearql cluster certs` makes one.",
+    "by_peer_not_a_voter": "Its cluster.voters lacks this node. The list is the same on all.",
+}
 
 
 @dataclass
@@ -69,7 +79,9 @@ class ReplicatedMetadata:
         fs.make_directory(Path(config.directory))
         self._node_id = node_identity(Path(config.directory), fs)
         self.restarts = 0
-        self.fatal = ""  # the last reason for which a sidecar gave up
+        self.fatal = ""  # the last reason for which a sidecar gave up, while none runs
+        self.fatal_code = ""
+        self.clock = ClockWatch()
         self.status: dict[str, Any] = {}
         self._copy = Told()
         self._ticked, self._ticks = 0.0, -1
@@ -94,6 +106,11 @@ class ReplicatedMetadata:
     def state(self) -> Metadata:
         """The newest state that this node has applied."""
         return self._copy.state
+
+    @property
+    def refused_registrations(self) -> Mapping[str, int]:
+        """Of nodes that were not let in, by code, as far as applied by this process."""
+        return self._copy.refused
 
     @property
     def ticking(self) -> bool:
@@ -292,6 +309,7 @@ class ReplicatedMetadata:
     def _on_state(self, index: int, dumped: bytes) -> None:
         self._copy.on_state(index, dumped)
         self._ready = True
+        self.fatal = self.fatal_code = ""
 
     def _on_done(self, number: int, outcome: str, result: Any) -> None:
         with self._lock:
@@ -301,9 +319,17 @@ class ReplicatedMetadata:
             waiting.ended.set()
 
     def _on_status(self, status: dict[str, Any]) -> None:
-        self.status = status
+        self.clock.look()
+        before, self.status = self.status, status
+        self._tell_refusals(before.get("refused", {}), status["refused"])
         if status["ticks"] != self._ticks:
             self._ticks, self._ticked = status["ticks"], time.monotonic()
 
-    def _on_fatal(self, reason: str) -> None:
-        self.fatal = reason
+    def _tell_refusals(self, before: dict[str, int], now: dict[str, int]) -> None:
+        """Log what another voter refuses this one for, once until the sidecar starts anew."""
+        for word, text in REFUSED_BY_PEER.items():
+            if now.get(word) and not before.get(word):
+                log.error("refused_by_voter", reason=word.removeprefix("by_peer_"), text=text)
+
+    def _on_fatal(self, reason: str, code: str = "") -> None:
+        self.fatal, self.fatal_code = reason, code

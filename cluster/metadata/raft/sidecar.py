@@ -12,7 +12,7 @@ The only connection is the socket it was born with:
           ["applied", index, command]    each command after that, in order
           ["done", id, outcome, result]  a request's end, behind what it applied
           ["status", {...}]              a few times a second
-          ["fatal", reason]              the last word
+          ["fatal", reason, code]        the last word
 
 It ends when that socket closes, so that no voter outlives its data process; and by exit code 70
 where its disk failed or its log is damaged: what it says then is for the operator.
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nearql.cluster.metadata.codec import decode_command, from_plain, pack, to_plain, unpack
+from nearql.cluster.metadata.local import node_identity
 from nearql.cluster.metadata.raft import library
 from nearql.cluster.metadata.raft.frames import Closed, Frames
 from nearql.cluster.metadata.raft.guests import Guests
@@ -48,6 +49,7 @@ from nearql.engine.errors import NearQLError
 from nearql.engine.storage.files import FileSystem, LocalFileSystem, write_atomic
 
 FATAL_EXIT = 70
+DISK_FULL, DAMAGED = "storage_full", "metadata_corrupt"  # codes of last words
 STATUS_S = 0.2
 IDLE_TICK_S = 0.05
 _TOLD_AT_ONCE = 500
@@ -129,8 +131,9 @@ class Sidecar:
         self._may_found = config.bootstrap
         tls = TlsFiles(Path(config.ca_file), Path(config.cert_file), Path(config.key_file))
         peers = {name: config.voters[name] for name in others}
+        node_id = node_identity(path.parent, fs)
         self.mesh = Mesh(
-            MeshConfig(config.name, peers, config.listen, tls),
+            MeshConfig(config.name, peers, config.listen, tls, node_id=node_id),
             self._on_message,
             self._on_link,
             lambda: self.machine.state.cluster_id,
@@ -178,7 +181,7 @@ class Sidecar:
     def fatal(self, reason: str) -> NoReturn:
         """Tell the parent, and end at once: nothing may leave this member any more."""
         try:
-            self._frames.write("fatal", reason)
+            self._frames.write("fatal", reason, DISK_FULL if "no space left" in reason else "")
         except Closed:
             print(f"nearql metadata sidecar: {reason}", file=sys.stderr, flush=True)
         os._exit(FATAL_EXIT)
@@ -278,7 +281,8 @@ def main(argv: list[str]) -> NoReturn:
     try:
         sidecar = Sidecar(SidecarConfig(**plain), frames, LocalFileSystem())
     except (NearQLError, OSError) as error:
-        frames.write("fatal", error.detail if isinstance(error, NearQLError) else str(error))
+        told = (error.detail, error.code) if isinstance(error, NearQLError) else (str(error), "")
+        frames.write("fatal", *told)
         os._exit(FATAL_EXIT)
     sidecar.run()
 

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from nearql.cluster.metadata.codec import decode_command, from_plain, unpack
+from nearql.cluster.metadata.commands import RegisterNode
 from nearql.cluster.metadata.state import Metadata, apply
 
 
@@ -20,6 +22,7 @@ class Told:
         self._state, self._index = Metadata(), 0
         self._listeners: list[Callable[[Metadata], None]] = []
         self._telling = threading.Lock()
+        self.refused: Counter[str] = Counter()  # registrations, by code
         self.first = threading.Event()  # set once a state was told
 
     @property
@@ -46,7 +49,11 @@ class Told:
     def on_applied(self, index: int, command: bytes) -> None:
         """One command; one that is applied here already changes nothing."""
         if index > self._index:
-            self._set(index, apply(self._state, decode_command(command))[0])
+            decoded = decode_command(command)
+            state, result = apply(self._state, decoded)
+            if result.code and isinstance(decoded, RegisterNode):
+                self.refused[result.code] += 1
+            self._set(index, state)
 
     def _set(self, index: int, state: Metadata) -> None:
         with self._telling:

@@ -203,7 +203,7 @@ def test_a_peer_of_the_same_life_is_not_dialled_again(pair: Pair, certificates: 
     assert a.links.get(timeout=60) == ("b", True)
     wait_for(lambda: "a" in b.mesh._incoming, "a's stream", 60)
     with b.mesh._lock:
-        streams.abort(b.mesh._incoming["a"])  # as if only this direction had broken
+        streams.abort(b.mesh._incoming["a"][0])  # as if only this direction had broken
     assert a.links.get(timeout=60) == ("b", False)
     assert a.links.get(timeout=60) == ("b", True)
     assert b.mesh.send("a", b"still the first stream")
@@ -396,7 +396,7 @@ def test_a_thousand_idle_strangers_keep_no_voter_out(pair: Pair) -> None:
     try:
         wait_for(lambda: a.mesh.refused["flood"] >= 300 - meshes.PENDING, "the expected count", 100)
         with a.mesh._lock:
-            streams.abort(a.mesh._incoming["b"])
+            streams.abort(a.mesh._incoming["b"][0])
         assert b.links.get(timeout=60) == ("a", False)
         assert b.links.get(timeout=60) == ("a", True)
         assert b.mesh.send("a", b"still here")
