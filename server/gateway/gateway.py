@@ -22,6 +22,7 @@ from nearql.server.gateway.redirect import Redirected, no_leader
 if TYPE_CHECKING:
     from nearql.engine.schema import TableDef
     from nearql.server.session_token import Positions
+    from nearql.server.steps import Steps
 
 NODES_HEADER = "NearQL-Nodes"
 REDIRECT, PROXY = "redirect", "proxy"
@@ -43,8 +44,11 @@ class Gateway:
         cluster: ClusterPort,
         replication: ReplicationPort,
         write_routing: str = REDIRECT,
+        steps: Steps | None = None,
     ) -> None:
+        """steps: what this node asks of others to move copies; None in tests."""
         self.metadata = metadata
+        self.steps = steps
         self.cluster = cluster
         self.replication = replication
         self._redirects = write_routing == REDIRECT
