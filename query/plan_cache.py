@@ -55,7 +55,8 @@ class Prepared:
 
     checked: the catalog version for which the guard passed each statement.
     nature: what the statements do, with the catalog version that says so. weights: of each
-    statement, whether it is light, likewise. pace: how long the last runs took.
+    statement, whether it is light, likewise. pace: how long the last runs took; strategy: how the
+    last one was answered.
     """
 
     statements: tuple[Statement, ...]
@@ -65,6 +66,7 @@ class Prepared:
     nature: tuple[int, Nature] | None = None
     weights: dict[int, tuple[int, bool]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
+    strategy: str = ""
 
     def plan(self, place: int, part: str, version: int, make: Callable[[], Plan]) -> Plan:
         """The plan of a part of a statement for this catalog version, made on first use."""

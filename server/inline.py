@@ -12,6 +12,13 @@ stays short:
     many at once    at most BURST, without the loop looking after anything else; if more come, then
                     for CROWDED_S all go to the threads, where searches share calls
 
+Requests that the loop finds together, and whose query vectors alone differ, are one call of the
+engine where an index answers them: they share nearly all that a request costs here.
+
+    read from connections    1: q    2: q    3: w    4: q    5: w
+    joined, by text, settings, user, filter         (1 2 4)    (3 5)
+    departed, behind the last of them               one call   one call
+
 Times of runs in threads are the thread's own time on a core: beside others each takes longer than
 it would alone, and that must not keep it there.
 """
@@ -20,7 +27,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from asyncio import Future
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nearql.engine.strategy import SHARED_QUERIES
@@ -30,7 +39,19 @@ BURST = SHARED_QUERIES - 1  # as many as are not cheaper in one call
 CROWDED_S = 0.1
 _MUCH = 4  # times the limit
 
+M = TypeVar("M")
 T = TypeVar("T")
+Answers = Callable[[list[M]], Sequence[T | Exception]]
+
+
+@dataclass(eq=False)
+class _Group:
+    """Requests of one key that wait for the loop's next step."""
+
+    prepared: Prepared
+    answer: Answers[Any, Any]
+    members: list[Any] = field(default_factory=list)
+    futures: list[Future[Any]] = field(default_factory=list)
 
 
 class Inline:
@@ -42,7 +63,9 @@ class Inline:
         self._has_room = has_room
         self._burst = 0
         self._crowded_until = 0.0
-        self.runs = 0
+        self._groups: dict[Hashable, _Group] = {}
+        self.runs = 0  # requests that were answered, and the calls that did it
+        self.calls = 0
 
     def takes(self, prepared: Prepared, settings: Mapping[str, Any]) -> bool:
         """Whether to run this now, in the loop."""
@@ -53,19 +76,41 @@ class Inline:
             self._crowded_until = now + CROWDED_S
         return now >= self._crowded_until and self._has_room()
 
-    def run(self, prepared: Prepared, work: Callable[[], T]) -> T:
-        """What `work()` gives; in the loop's thread."""
+    def join(self, key: Hashable, prepared: Prepared, one: M, answer: Answers[M, T]) -> Future[T]:
+        """Have one request answered with those of the same key that the loop finds now.
+
+        answer: gives each of them its answer, or its error.
+        """
         loop = asyncio.get_running_loop()
         if not self._burst:
-            loop.call_soon(self._rested)
+            loop.call_soon(self._depart)  # behind what was read from other connections
         self._burst += 1
-        self.runs += 1
+        group = self._groups.setdefault(key, _Group(prepared, answer))
+        future: Future[T] = loop.create_future()
+        group.members.append(one)
+        group.futures.append(future)
+        return future
+
+    def _depart(self) -> None:
+        groups, self._groups, self._burst = list(self._groups.values()), {}, 0
+        for group in groups:
+            self._run(group)
+
+    def _run(self, group: _Group) -> None:
+        count = len(group.members)
+        self.runs += count
+        self.calls += 1
         before = time.monotonic()
         try:
-            return work()
-        finally:
-            if time.monotonic() - before > _MUCH * self._limit_s:
-                prepared.pace.forget()
-
-    def _rested(self) -> None:
-        self._burst = 0
+            told = group.answer(group.members)
+        except Exception as error:  # noqa: BLE001 - raised where each of them waits for it
+            told = [error] * count
+        if time.monotonic() - before > _MUCH * self._limit_s * count:
+            group.prepared.pace.forget()
+        for future, outcome in zip(group.futures, told, strict=True):
+            if future.done():  # the request is gone
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)

@@ -125,6 +125,18 @@ class SessionPort(Stores, Protocol):
         and no parameter changes its size.
         """
 
+    def search_together(
+        self,
+        text: str,
+        prepared: Prepared,
+        params: Sequence[Mapping[str, Any] | Sequence[Any] | None],
+        settings: Mapping[str, Any] | None,
+        user: str | None,
+    ) -> Sequence[ResultPort]:
+        """The answers of a known search for requests whose query vectors alone differ; raises where
+        they are to be asked one by one.
+        """
+
     def nature(self, text: str) -> tuple[Nature, Any]:
         """What the statements of a text would do; and the text prepared for `execute`."""
 

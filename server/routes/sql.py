@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nearql.engine.errors import Overloaded, StatementTimeout, TooLarge
+from nearql.engine import spans
+from nearql.engine.errors import NearQLError, Overloaded, StatementTimeout, TooLarge
 from nearql.engine.memory import release_unused
+from nearql.query.at_once import shared_key
 from nearql.query.watchdog import Stop
 from nearql.query.weight import Deferred
 from nearql.server import wire
@@ -21,10 +24,16 @@ from nearql.server.body import BodyLimit, JsonRoom, is_small, read_small
 from nearql.server.edge import Edge, principal_of
 from nearql.server.gateway.gateway import NODES_HEADER
 from nearql.server.gateway.statements import Asked, There, forward
-from nearql.server.ports import NodePort
+from nearql.server.ports import NodePort, ResultPort
 from nearql.server.replies import PiecesResponse
 from nearql.server.request import SqlRequest, media_type, parse_sql_request, request_id_of
-from nearql.server.session_token import SESSION_HEADER, check_token, positions_of, session_token
+from nearql.server.session_token import (
+    SESSION_HEADER,
+    Positions,
+    check_token,
+    positions_of,
+    session_token,
+)
 
 Answer = tuple[list[Any], str, int]  # pieces, media type, rows
 _NO_TIMEOUT_MS = 24 * 3_600_000
@@ -109,8 +118,10 @@ async def _first_tried(request: Request, edge: Edge, question: _Question) -> _Ma
         work = partial(answer, edge, question, known, light_only=not bulk)
         return await edge.run(work, request, question.stop.stop, bulk=bulk)
     if edge.inline.takes(known.prepared, known.asked.settings or {}):
-        work = partial(_paced, edge, question, known, time.perf_counter, at_once=True)
-        made = edge.inline.run(known.prepared, work)
+        one = question, known, copy_context()
+        made = await edge.inline.join(
+            _group(question, known), known.prepared, one, partial(_answers, edge)
+        )
         if isinstance(made, _Made):
             return made
     work = partial(_paced, edge, question, known, time.thread_time)
@@ -125,6 +136,55 @@ def _known(edge: Edge, question: _Question) -> _Later | None:
         return None
     asked = parse_sql_request(question.body, question.content_type)
     return _Later(asked, question.node.session().known_search(asked.sql))
+
+
+_Joined = tuple[_Question, _Later, Context]
+
+
+def _group(question: _Question, known: _Later) -> Hashable:
+    """Equal for requests that may be answered by one call."""
+    shared = shared_key(known.prepared, known.asked.params)
+    if shared is None or spans.tracer is not None:  # each has spans of its own
+        return object()
+    settings = tuple((known.asked.settings or {}).items())
+    return id(known.prepared), id(question.node), question.principal.user, settings, shared
+
+
+def _answers(edge: Edge, members: Sequence[_Joined]) -> Sequence[_Made | _Later | Exception]:
+    """The answers of a group: from one call, or one by one where one of them is wrong."""
+    if len(members) > 1 and (made := _together(edge, members)) is not None:
+        return made
+    # Each in its own context: its id is in what is logged.
+    return [context.run(_alone, edge, one, known) for one, known, context in members]
+
+
+def _together(edge: Edge, members: Sequence[_Joined]) -> list[_Made] | None:
+    question, known, _ = members[0]
+    asked, before = known.asked, time.perf_counter()
+    try:
+        for one, *_ in members:
+            _check_awaited(edge, one)
+        since = [check_token(edge.node, one.session) for one, *_ in members]
+        params = [each.asked.params for _, each, _ in members]
+        with acting_as(question.principal):
+            results = question.node.session().search_together(
+                asked.sql, known.prepared, params, asked.settings, question.principal.user
+            )
+        made = [
+            _encoded(edge, one, seen, result)
+            for (one, *_), seen, result in zip(members, since, results, strict=True)
+        ]
+    except (Deferred, NearQLError):
+        return None
+    known.prepared.pace.told(asked.settings or {}, (time.perf_counter() - before) / len(made))
+    return made
+
+
+def _alone(edge: Edge, question: _Question, known: _Later) -> _Made | _Later | Exception:
+    try:
+        return _paced(edge, question, known, time.perf_counter, at_once=True)
+    except Exception as error:  # noqa: BLE001 - raised where the request waits for it
+        return error
 
 
 def _paced(
@@ -250,6 +310,10 @@ def _executed(edge: Edge, question: _Question, asked: SqlRequest, how: Mapping[s
             waited_s=time.perf_counter() - question.started,
             **how,
         )
+    return _encoded(edge, question, since, result)
+
+
+def _encoded(edge: Edge, question: _Question, since: Positions, result: ResultPort) -> _Made:
     elapsed_ms = (time.perf_counter() - question.started) * 1000
     token = session_token(edge.node, since, result.stats.get("shards") or ())
     stats = wire.statistics(edge.config.node.name, elapsed_ms, result.stats, {"session": token})

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
+from nearql.engine.errors import InvalidValue
+from nearql.query.at_once import shared_key
 from nearql.query.plan_cache import Pace, Prepared
+from nearql.query.watchdog import Stop
 from nearql.server import inline as server_inline
+from nearql.server.access.principal import LOCAL
+from nearql.server.edge import Edge
 from nearql.server.inline import BURST, CROWDED_S, Inline
 from nearql.server.node import Node
+from nearql.server.request import SqlRequest
+from nearql.server.routes.sql import _answers, _Later, _Question
 from support.http_node import Served, make_config, serve
 
 SEARCH = "SELECT id FROM docs ORDER BY vec <-> :q LIMIT 3"
@@ -55,31 +65,84 @@ def test_runs_under_other_settings_tell_nothing() -> None:
     assert not inline().takes(quick, {})
 
 
+def same(members: Sequence[str]) -> list[str | Exception]:
+    """Answers each member with itself; 'wrong' with an error."""
+    return [ValueError(one) if one == "wrong" else one for one in members]
+
+
 def test_a_run_that_takes_much_longer_goes_back_to_the_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, quick = inline(), prepared(*[QUICK_S] * Pace.RUNS)
-    times = iter([0.0, 0.003, 1.0, 2.0, 2.005, 3.0])
-    monkeypatch.setattr(server_inline, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    now = SimpleNamespace(value=100.0)
+    monkeypatch.setattr(server_inline, "time", SimpleNamespace(monotonic=lambda: now.value))
 
-    async def run_twice() -> tuple[bool, bool]:
-        found.run(quick, lambda: None)
-        after_short = found.takes(quick, {})
-        found.run(quick, lambda: None)
-        return after_short, found.takes(quick, {})
+    def taking(seconds: float) -> Callable[[list[str]], list[str | Exception]]:
+        def answer(members: list[str]) -> list[str | Exception]:
+            now.value += seconds
+            return same(members)
 
-    assert asyncio.run(run_twice()) == (True, False)
+        return answer
+
+    async def run() -> list[bool]:
+        await found.join("key", quick, "q", taking(0.003))
+        taken = [found.takes(quick, {})]
+        both = [found.join("key", quick, "q", taking(0.006)) for _ in range(2)]
+        await asyncio.gather(*both)
+        taken.append(found.takes(quick, {}))
+        await found.join("key", quick, "q", taking(0.005))
+        return [*taken, found.takes(quick, {})]
+
+    assert asyncio.run(run()) == [True, True, False]
 
 
-def test_an_error_is_the_callers() -> None:
-    def fail() -> None:
-        raise ValueError("no")
+def test_requests_found_together_are_one_call_for_each_key() -> None:
+    found, quick, calls = inline(), prepared(), list[list[str]]()
 
-    async def run() -> None:
-        inline().run(prepared(), fail)
+    def answer(members: list[str]) -> list[str | Exception]:
+        calls.append(list(members))
+        return same(members)
 
-    with pytest.raises(ValueError, match="no"):
-        asyncio.run(run())
+    async def run() -> list[Any]:
+        joined = [found.join(key, quick, f"{key}{n}", answer) for n, key in enumerate("aba")]
+        return await asyncio.gather(*joined)
+
+    assert asyncio.run(run()) == ["a0", "b1", "a2"]
+    assert calls == [["a0", "a2"], ["b1"]]
+    assert (found.runs, found.calls) == (3, 2)
+
+
+def test_an_error_is_the_answer_of_the_one_who_caused_it() -> None:
+    async def run() -> list[Any]:
+        found = inline()
+        joined = [found.join("key", prepared(), one, same) for one in ("a", "wrong", "b")]
+        return await asyncio.gather(*joined, return_exceptions=True)
+
+    first, error, last = asyncio.run(run())
+    assert (first, last) == ("a", "b")
+    assert str(error) == "wrong"
+
+
+def test_an_error_of_the_call_is_everybodys() -> None:
+    def fail(members: list[str]) -> list[str | Exception]:
+        raise RuntimeError("broken")
+
+    async def run() -> list[Any]:
+        found = inline()
+        joined = [found.join("key", prepared(), one, fail) for one in ("a", "b")]
+        return await asyncio.gather(*joined, return_exceptions=True)
+
+    assert list(map(str, asyncio.run(run()))) == ["broken", "broken"]
+
+
+def test_a_request_that_is_gone_leaves_the_others_their_answers() -> None:
+    async def run() -> str:
+        found = inline()
+        gone, stays = (found.join("key", prepared(), one, same) for one in ("a", "b"))
+        gone.cancel()
+        return await stays
+
+    assert asyncio.run(run()) == "b"
 
 
 def test_more_at_once_go_to_the_threads_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,12 +151,12 @@ def test_more_at_once_go_to_the_threads_for_a_while(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(server_inline, "time", SimpleNamespace(monotonic=lambda: now.value))
 
     async def run() -> list[bool]:
-        taken = []
+        taken, joined = [], []
         for _ in range(BURST):
             taken.append(found.takes(quick, {}))
-            found.run(quick, lambda: None)
+            joined.append(found.join("key", quick, "q", same))
         taken.append(found.takes(quick, {}))
-        await asyncio.sleep(0)
+        await asyncio.gather(*joined)
         taken.append(found.takes(quick, {}))
         now.value += CROWDED_S
         return [*taken, found.takes(quick, {})]
@@ -108,8 +171,7 @@ def test_the_loops_next_turn_begins_a_new_burst() -> None:
         taken = []
         for _ in range(BURST + 1):
             taken.append(found.takes(quick, {}))
-            found.run(quick, lambda: None)
-            await asyncio.sleep(0)
+            await found.join("key", quick, "q", same)
         return taken
 
     assert asyncio.run(run()) == [True] * (BURST + 1)
@@ -199,3 +261,62 @@ def test_a_changed_table_is_planned_by_a_thread_first(real: Served) -> None:
     rows_of(real, "ALTER TABLE docs ADD COLUMN more TEXT")
     rows_of(real, SEARCH, params={"q": [0, 0]})
     assert runs(real) == before
+
+
+def joined(real: Served, params: dict[str, Any], text: str = SEARCH) -> Any:
+    """A request as it joins a group."""
+    node = real.node
+    asked = SqlRequest(text, params, None)
+    question = _Question(
+        body=b"", content_type="", request_id=None, session=None, arrow=False,
+        started=time.perf_counter(), stop=Stop(), node=node, principal=LOCAL,
+    )  # fmt: skip
+    return question, _Later(asked, node.session().known_search(text)), copy_context()
+
+
+def edge_of(real: Served) -> Edge:
+    found: Edge = real.server.config.app.state.edge  # type: ignore[union-attr]
+    return found
+
+
+def shown(made: Any) -> Any:
+    return orjson.loads(made.pieces[0])["rows"]
+
+
+def test_a_group_is_one_call_with_an_answer_for_each(real: Served) -> None:
+    rows_of(real, SEARCH, params={"q": [0, 0]})
+    members = [joined(real, {"q": [n, 0]}) for n in (5, 0, 49, 5)]
+    asked = real.node.session().statements
+    before = next(asked._ids)
+    made = _answers(edge_of(real), members)
+    assert next(asked._ids) == before + 2  # one statement
+    assert list(map(shown, made)) == [
+        [[5], [4], [6]], [[0], [1], [2]], [[49], [48], [47]], [[5], [4], [6]],
+    ]  # fmt: skip
+
+
+def test_in_a_group_each_gets_its_own_error(real: Served) -> None:
+    rows_of(real, SEARCH, params={"q": [0, 0]})
+    members = [joined(real, params) for params in ({"q": [5, 0]}, {"q": [1, 2, 3]}, {"q": None})]
+    first, wrong, null = _answers(edge_of(real), members)
+    assert shown(first) == [[5], [4], [6]]
+    assert isinstance(wrong, InvalidValue)
+    assert wrong.code == "wrong_dimensions"
+    assert shown(null) == []
+
+
+def test_what_may_share_a_call(real: Served) -> None:
+    text = "SELECT id FROM docs WHERE id >= :least ORDER BY vec <-> :q LIMIT 3 OFFSET 1"
+    rows_of(real, text, params={"q": [0, 0], "least": 10})
+    known = real.node.session().known_search(text)
+    assert shared_key(known, {"q": [1, 2], "least": 4}) is None  # exact: one by one is as cheap
+    known.strategy = "hnsw/faiss_cpu"
+    key = shared_key(known, {"q": [1, 2], "least": 4})
+    assert key == shared_key(known, {"least": 4, ":q": [3, 4]})
+    others = ({"q": 1, "least": 5}, {"q": 1, "least": True}, {"q": 1, "least": 4.0}, {"q": 1})
+    assert all(shared_key(known, other) != key for other in others)
+    assert shared_key(known, {"q": [1, 2], "least": [4]}) is None
+    members = [joined(real, {"q": [n, 0], "least": 10}, text) for n in (0, 30)]
+    assert list(map(shown, _answers(edge_of(real), members))) == [
+        [[11], [12], [13]], [[29], [31], [28]],
+    ]  # fmt: skip

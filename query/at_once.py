@@ -1,0 +1,143 @@
+"""The hot path: one search for plain columns is answered from the arrays, without DuckDB.
+
+Several of them that differ in their query vectors alone are one call of the engine, one look-up of
+columns, and one answer each:
+
+    given     q1         q2         q3
+    hits      (3, k) rows and distances, -1 where a query has fewer than k
+    taken     columns of all found rows, one after the other
+    answers   slices of them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nearql.engine.types import SearchRequest
+from nearql.query.plan import Nearest, Output, Plan, Relation
+from nearql.query.result import Result, ResultColumn
+from nearql.query.weight import Deferred
+
+if TYPE_CHECKING:
+    from nearql.query.executor import Execution
+    from nearql.query.parameters import Parameters
+    from nearql.query.plan_cache import Prepared
+
+Vector = NDArray[np.float32]
+_SCALARS = (str, int, float, bool, type(None))
+
+
+def run_direct(run: Execution, plan: Plan) -> Result:
+    """The answer of a plan whose `direct` says that it is one search for plain columns."""
+    step, access = _search_of(plan)
+    hits = run.timed("search", lambda: run.hits(step, access))
+    run.trace.add_search(step.name, hits.stats)
+    skipped = run.count(access.offset, None) if access.offset else 0
+    return _answers(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])[0]
+
+
+def run_together(run: Execution, plan: Plan, given: Sequence[Parameters]) -> list[Result]:
+    """The answers of a direct plan for several requests, whose query vectors alone differ.
+
+    Raises:
+        Deferred: one of them has no vector, so that each is a matter of its own.
+        NearQLError: one of them has a wrong one.
+    """
+    step, access = _search_of(plan)
+    queries = np.stack([_query(access, one) for one in given])
+    count = run.count(access.limit, access.offset)
+    skipped = run.count(access.offset, None) if access.offset else 0
+    rows = run.filter(step, access.filter)
+    request = SearchRequest(
+        access.distance.column, access.distance.metric, queries, count, rows, tuning=run.tuning()
+    )
+    view = run.view(step.table)
+    hits = run.timed("search", lambda: run.search(step.name, view, request))
+    run.trace.add_search(step.name, hits.stats)
+    return _answers(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])
+
+
+def shared_key(prepared: Prepared, params: Any) -> Hashable | None:
+    """Equal for requests of a known search that one call can answer; None where none should.
+
+    Their query vectors alone differ, and an index answers: it takes several queries for less than
+    one after the other, however few they are, and exact search does not.
+    """
+    kept = prepared.plans.get((0, "select"))
+    if kept is None or prepared.strategy.startswith("exact"):
+        return None
+    name = _search_of(kept[1])[1].distance.query.parameter
+    given = params if isinstance(params, dict) else dict(enumerate(params or (), 1))
+    others = [(key, value) for key, value in given.items() if str(key).lstrip(":$") != name]
+    if name is None or not all(isinstance(value, _SCALARS) for _, value in others):
+        return None
+    return tuple((key, type(value), value) for key, value in others)
+
+
+def has_constant_size(plan: Plan) -> bool:
+    """Whether neither a parameter nor a sub-query changes how much a direct search is to do."""
+    step = plan.query.steps[0]
+    if not isinstance(step, Relation) or not isinstance(step.access, Nearest):
+        return False
+    access = step.access
+    sizes = [access.limit, *([access.offset] if access.offset else [])]
+    return access.distance.query.query is None and all(size.literal is not None for size in sizes)
+
+
+def _search_of(plan: Plan) -> tuple[Relation, Nearest]:
+    step = plan.query.steps[0]
+    assert isinstance(step, Relation)
+    assert isinstance(step.access, Nearest)
+    return step, step.access
+
+
+def _query(access: Nearest, given: Parameters) -> Vector:
+    value = access.distance.query
+    found = None
+    if value.parameter is not None:
+        found = given.vector(value.parameter, value.dimensions)
+    if found is None:
+        raise Deferred(None)
+    return found
+
+
+def _answers(
+    run: Execution, plan: Plan, rows: NDArray[np.int64], distances: Vector
+) -> list[Result]:
+    """One answer for each row of `rows`, (nq, k), without its empty places."""
+    step, outputs = plan.query.steps[0], plan.direct
+    assert isinstance(step, Relation)
+    assert outputs is not None
+    found = rows >= 0
+    ends = [0, *np.cumsum(found.sum(axis=1)).tolist()]
+    rows, distances = rows[found], distances[found]
+    run.trace.rows[step.name] = len(rows)
+    names = [output.column for output in outputs if output.column is not None]
+    taken = iter(run.view(step.table).take(names, rows).columns)
+    arrays = [
+        pa.array(_shown_distances(distances, o)) if o.column is None else next(taken)
+        for o in outputs
+    ]
+    columns = tuple(
+        ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column))
+        for o in outputs
+    )
+    table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+    return [
+        Result(columns, table.slice(start, end - start), end - start, "select")
+        for start, end in zip(ends, ends[1:], strict=False)
+    ]
+
+
+def _shown_distances(distances: Vector, output: Output) -> Vector:
+    """The distances, or what they are subtracted from less them, in float32 as DuckDB does it."""
+    return distances if output.minuend is None else np.float32(output.minuend) - distances
+
+
+def _display(step: Relation, name: str) -> str:
+    return step.table.schema.column(name).type.display
