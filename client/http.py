@@ -229,6 +229,11 @@ class HttpTransport:
                 f"{address} redirects to {leader}, where the token would travel unencrypted. "
                 "Set node.advertise_url of that node to its https address."
             )
+        if not self.nodes.is_known(leader):
+            raise ProtocolError(
+                f"{address} redirects to {leader}, which is none of the cluster's nodes; neither "
+                "the request nor a token was sent there. Check node.advertise_url of the nodes."
+            )
         return leader
 
     def _exchange(

@@ -56,6 +56,7 @@ class Nodes:
         self.given = self.addresses = tuple(dict.fromkeys(addresses))
         self.is_cluster = False  # a node has told of others
         self._told = ""
+        self._names = {_plain(address) for address in self.given}  # given, or told by a node
         self.leader: Address | None = None  # where the last redirect of a write led
         self._circuits = {address: _Circuit() for address in self.addresses}
         self._turns = itertools.count()
@@ -71,6 +72,7 @@ class Nodes:
             self._told, self.is_cluster = told, True
             found = tuple(dict.fromkeys(_addresses(told)))
             names = {_plain(address) for address in found}
+            self._names = names.union(map(_plain, self.given))
             if not any(_plain(address) in names for address in self.given):
                 return
             plain = {_plain(address): address for address in self.given}
@@ -80,6 +82,10 @@ class Nodes:
             self.addresses = known
             for address in known:
                 self._circuits.setdefault(address, _Circuit())
+
+    def is_known(self, address: Address) -> bool:
+        """Whether the address was given, or a node called it one of the cluster's."""
+        return _plain(address) in self._names
 
     def choose(self, *, writes: bool, tried: Collection[Address] = ()) -> Address:
         """Where to send a call that has been at `tried` in vain."""

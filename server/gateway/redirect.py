@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,8 +29,8 @@ class Redirected(NearQLError):
         self.leader = leader
 
 
-def redirection(request: Request, moved: Redirected) -> Response:
-    """The answer of a follower: the same route at the leader's advertised URL.
+def redirection(request: Request, moved: Redirected, more: Mapping[str, str]) -> Response:
+    """The answer of a follower: the same route at the leader's advertised URL; more: headers.
 
     Only that URL and the request's own path are in `Location`: never its Host header.
     """
@@ -36,7 +38,7 @@ def redirection(request: Request, moved: Redirected) -> Response:
     path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
     location = moved.leader.url.rstrip("/") + path + (f"?{query}" if query else "")
     headers = {
-        "Location": location, "NearQL-Leader": moved.leader.name, "NearQL-Role": "follower"
+        "Location": location, "NearQL-Leader": moved.leader.name, "NearQL-Role": "follower", **more
     }  # fmt: skip
     return problem_response(moved, request.scope["request_id"], headers)
 

@@ -20,6 +20,7 @@ from starlette.types import Scope
 from nearql.engine.errors import Forbidden, Unauthenticated
 from nearql.server.access.principal import Principal
 from nearql.server.edge import Edge
+from nearql.server.gateway.gateway import NODES_HEADER
 from nearql.server.gateway.redirect import Redirected, redirection
 
 Handler = Callable[[Request, Edge], Awaitable[Response]]
@@ -72,7 +73,8 @@ def bound(endpoint: Endpoint, edge: Edge) -> Route:
             with edge.quotas.request(principal):
                 return await endpoint.handler(request, edge)
         except Redirected as moved:
-            return redirection(request, moved)
+            assert edge.gateway is not None
+            return redirection(request, moved, {NODES_HEADER: edge.gateway.node_urls()})
 
     return Route(endpoint.path, run, methods=[endpoint.method])
 

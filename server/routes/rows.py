@@ -20,6 +20,7 @@ from nearql.server.body import BodyLimit, decoded_chunks
 from nearql.server.bulk import Kept, Load, Report, load
 from nearql.server.decoding.formats import format_of
 from nearql.server.edge import Edge, principal_of
+from nearql.server.gateway.gateway import NODES_HEADER
 from nearql.server.gateway.rows import storing
 from nearql.server.ports import NodePort, Stores
 from nearql.server.replies import json_reply
@@ -52,7 +53,8 @@ async def rows(request: Request, edge: Edge) -> Response:
         )  # fmt: skip
     edge.metrics.rows_loaded.inc(report.inserted + report.updated)
     token = token_after(since, asked.table.uuid, report.ends.values())
-    return json_reply(report.answer(), headers={SESSION_HEADER: token})
+    nodes = {} if edge.gateway is None else {NODES_HEADER: edge.gateway.node_urls()}
+    return json_reply(report.answer(), headers={SESSION_HEADER: token, **nodes})
 
 
 def _check_rights(principal: Principal, asked: Load) -> None:

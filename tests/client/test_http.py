@@ -85,8 +85,10 @@ def test_a_url_may_have_a_prefix(connect: Connect) -> None:
 
 
 def redirect_to(leader: ScriptedServer) -> Callable[[Received], Reply]:
-    """A follower: every write goes to the leader."""
-    return lambda request: http(307, location=leader.url + request.target, NearQL_Leader="n2")
+    """A follower: every write goes to the leader, which is one of the cluster's nodes."""
+    return lambda request: http(
+        307, location=leader.url + request.target, NearQL_Leader="n2", NearQL_Nodes=leader.url
+    )
 
 
 def test_a_write_follows_the_redirect_with_its_token_and_body(connect: Connect) -> None:
@@ -142,6 +144,18 @@ def test_a_redirect_to_nowhere_is_named(connect: Connect, location: str) -> None
         pytest.raises((errors.ProtocolError, errors.UsageError), match="redirects|ftp"),
     ):
         db.sql("INSERT INTO t VALUES (1)")
+
+
+def test_no_token_goes_to_a_node_of_nobodys(connect: Connect) -> None:
+    with ScriptedServer(in_turn(rows())) as thief, ScriptedServer(in_turn(rows())) as node:
+        told = {"location": f"{thief.url}/v1/sql", "NearQL_Nodes": f"{node.url}, http://n2.example"}
+        node.script = in_turn(http(307, **told))
+        with (
+            connect(node.url, token="secret") as db,
+            pytest.raises(errors.ProtocolError, match=r"none of the cluster's nodes.*advertise"),
+        ):
+            db.sql("INSERT INTO t VALUES (1)")
+        assert thief.received == []
 
 
 # ---- repeating ------------------------------------------------------------------------------

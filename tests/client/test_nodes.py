@@ -161,6 +161,7 @@ class Cluster:
         self.dead: set[int] = set()
         self.leader = 0
         self.unknown = 0  # how many writes are answered that their outcome is not known
+        self.tells = False  # redirects name all nodes
         self.leaderless = 0  # how many are refused, for a node is being replaced
 
     def _answer(self, number: int, received: Received) -> Reply:
@@ -168,7 +169,8 @@ class Cluster:
             return HANG_UP
         write = received.target.startswith("/v1/tables") or b"INSERT" in received.body
         if write and number != self.leader:
-            return answered(307, location=self.nodes[self.leader].url + received.target)
+            told = {"NearQL_Nodes": ", ".join(self.urls)} if self.tells else {}
+            return answered(307, location=self.nodes[self.leader].url + received.target, **told)
         if write and self.leaderless:
             self.leaderless -= 1
             return problem(503, "no_primary", retryable=True, definite=True)
@@ -211,6 +213,7 @@ def test_a_list_and_commas_are_the_same(cluster: Cluster) -> None:
 
 
 def test_writes_find_the_leader_and_keep_the_token(cluster: Cluster, connect: Connect) -> None:
+    cluster.tells = True
     with connect(cluster.urls[1:], token="t0ken") as db:  # the leader is not among them
         for i in range(4):
             db.sql("INSERT INTO t VALUES ($1)", i)

@@ -111,9 +111,13 @@ def test_a_statement_runs_whole_on_the_primarys_node(
 
 def test_every_answer_tells_where_the_nodes_are(make_pair: MakePair) -> None:
     with make_pair(2) as pair:
-        answer = sql(pair, SELECT)
-        urls = "http://n1.example:8470, http://n2.example:8470/base, http://n3.example:8470"
-        assert answer.headers["NearQL-Nodes"] == urls
+        answers = [sql(pair, SELECT), sql(pair, INSERT)]
+        answers.append(pair.here.client.post("/v1/tables/docs/rows", content=b"", headers=NDJSON))
+    with make_pair(1) as pair:
+        answers.append(pair.here.client.post("/v1/tables/docs/rows", content=b"", headers=NDJSON))
+    assert [answer.status_code for answer in answers] == [200, 307, 307, 200]
+    urls = "http://n1.example:8470, http://n2.example:8470/base, http://n3.example:8470"
+    assert {answer.headers["NearQL-Nodes"] for answer in answers} == {urls}
 
 
 def test_a_local_primary_is_not_forwarded_to(make_pair: MakePair) -> None:
