@@ -197,7 +197,7 @@ def _planned(
         sizes = replace(
             sizes, rows=int(np.count_nonzero(covered)), qualifying=int(np.count_nonzero(nameable))
         )
-    best = best_of(found, request.tuning)
+    best = best_of(found, request.tuning, request.k)
     index = found.index
     listed = index.candidates(request.k) if index.listed and mask is not None else 0
     plan = choose(sizes, searcher.machine, best, listed=listed)
