@@ -111,6 +111,19 @@ def _never_reigned(core: Core, row: shards.ShardRow) -> bool:
     return False
 
 
+def _replaced_alone(core: Core, event: Any) -> None:
+    """The new copy's files don't know what was promised."""
+    persisted = core._persisted_epoch
+    with patch.object(core, "_take_role", lambda *_, **__: None):
+        _REPLACED(core, event)
+    core._persisted_epoch = persisted
+    if core.copy.row is not None and core._takes_part(core.copy.row):
+        core._take_role(core.copy.row, reborn=False)
+
+
+_REPLACED = Core._on_replaced
+
+
 def _trusts_metadata(core: Core, row: shards.ShardRow) -> None:
     """Whatever it says is the newest."""
 
@@ -398,6 +411,9 @@ MUTANTS: dict[str, list[Patch]] = {
     "an answer to a former life's question is taken": [(Questions, "_number", _number_of_any_life)],
     "a session is known by its number alone": [(Peer, "asks_again", _same_session)],
     "a copy that is opened again resumes its epoch": [(Core, "_may_have_reigned", _never_reigned)],
+    "a copy in the place of another one has promised nothing": [
+        (Core, "_on_replaced", _replaced_alone)
+    ],
     "writers of an ended reign are told yes": [(Primary, "end", _says_yes)],
 }
 
@@ -422,6 +438,7 @@ DIRECTED = frozenset(
         "metadata may go back",
         "a committed record is cut",
         "a primary need not have what others committed",
+        "a copy in the place of another one has promised nothing",
     }
 )
 

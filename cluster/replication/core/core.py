@@ -402,6 +402,7 @@ class Core:
     def _on_replaced(self, event: ev.CopyReplaced) -> None:
         copy = self.copy
         copy.alloc_id, self._successor, self._replacing = event.alloc_id, None, False
+        self._persisted_epoch = 0  # what was promised lay among the old copy's files
         copy.log.replace(ev.LogState())
         if copy.row is not None and self._takes_part(copy.row):
             self._take_role(copy.row, reborn=False)

@@ -259,6 +259,17 @@ def a_loss_that_was_ordered_halts_no_primary() -> None:
     assert copy.state is not State.HALTED
 
 
+def a_new_copy_knows_what_was_promised() -> None:
+    """Node b was damaged and has an empty copy now: it answers, and so promises, in epoch 3."""
+    copy = Copy("b")
+    copy.row(epoch=3)
+    copy.feed(ev.Corrupted("a bit flipped", "b-2"))
+    copy.row(epoch=3, replicas={"a": "a-1", "b": "b-2", "c": "c-1"}, isr=("a", "c"), version=2)
+    copy.feed(ev.CopyReplaced("b-2"))
+    assert copy.wanted(ef.PersistPromise) == [ef.PersistPromise(3)]
+    assert copy.sent(msg.Sync)
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "an earlier life is taken into the set": an_earlier_life_is_refused,
     "any acknowledgement counts": acknowledgements_are_of_one_epoch,
@@ -278,6 +289,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "metadata may go back": metadata_that_went_back_stops_everything,
     "a committed record is cut": what_was_committed_is_never_cut,
     "a primary need not have what others committed": a_primary_behind_a_follower_stops,
+    "a copy in the place of another one has promised nothing": a_new_copy_knows_what_was_promised,
 }
 
 

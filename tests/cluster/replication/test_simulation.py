@@ -9,6 +9,7 @@ from support.shard_world import World, run_seed
 
 # Seeds that broke something while this was written, and what it was.
 FOUND = {
+    9502: "an empty copy in the place of a damaged one did not note what was promised",
     200345: "the answer to a former life's READ_INDEX was taken for one of this life's",
 }
 
