@@ -16,6 +16,7 @@ from nearql.server.config import Config
 from nearql.server.gateway.gateway import Gateway
 from nearql.server.inline import Inline
 from nearql.server.metrics import Metrics
+from nearql.server.jobs import Jobs
 from nearql.server.ports import NodePort
 from nearql.server.spool import Spool, SpoolMemory
 from nearql.server.tls import Certificates
@@ -53,6 +54,7 @@ class Edge:
     inline: Inline = field(init=False)
 
     def __post_init__(self) -> None:
+    jobs: Jobs = field(default_factory=Jobs)
         limits = self.config.limits
         self.inline = Inline(self.config.http.inline_ms, self.node.has_room)
         self.result_bytes = self.config.share_of_memory(limits.result_bytes, 4)

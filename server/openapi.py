@@ -8,6 +8,7 @@ from typing import Any
 
 from nearql.server.access.authenticate import COOKIE
 from nearql.server.decoding.formats import ARROW_FILE, ARROW_STREAM, NDJSON, PARQUET
+from nearql.server.openapi_life import LIFE_SCHEMAS
 from nearql.server.openapi_schemas import INTEGER, SCHEMAS, STRING, ref
 from nearql.server.problem import MEDIA_TYPE as PROBLEM
 from nearql.server.routes import Endpoint, Rule
@@ -28,6 +29,10 @@ _PARAMETERS: dict[str, Any] = {
     "Node": {
         "name": "node", "in": "path", "required": True, "schema": STRING,
         "description": "A node's name.",
+    },
+    "Job": {
+        "name": "job", "in": "path", "required": True, "schema": STRING,
+        "description": "A job's id.",
     },
     "Asset": {"name": "asset", "in": "path", "required": True, "schema": STRING},
     "Mode": {
@@ -109,7 +114,7 @@ def document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
         "security": [{"key": []}, {"session": []}],
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": {**SCHEMAS, **LIFE_SCHEMAS},
             "parameters": _PARAMETERS,
             "responses": {f"Problem{status}": _problem(status) for status in _MEANING},
             "securitySchemes": {
@@ -231,6 +236,56 @@ OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
         {JSON: ref("RemovedNode")},
         401, 403, 404, 409, 503, 504, 507,
         parameters=_parameters("Node"),
+    ),
+    ("POST", "/v1/cluster/move"): _operation(
+        "moveCopies",
+        "Copies of a table go from one node to another",
+        {JSON: ref("Job")},
+        400, 401, 403, 404, 409, 413, 415, 503, 504, 507,
+        description="The new copy is compared with the primary's, rows and hashes at one LSN, "
+        "before the old one goes.",
+        requestBody=_body({JSON: ref("MoveRequest")}),
+    ),
+    ("POST", "/v1/cluster/drain"): _operation(
+        "drainNode",
+        "A node gives its primaries and copies away",
+        {JSON: ref("Job")},
+        400, 401, 403, 404, 409, 413, 415, 503, 504, 507,
+        requestBody=_body({JSON: ref("DrainRequest")}),
+    ),
+    ("POST", "/v1/cluster/rebalance"): _operation(
+        "rebalance",
+        "Spread copies and primaries over the nodes",
+        {JSON: {"oneOf": [ref("Job"), ref("Plan")]}},
+        400, 401, 403, 409, 413, 415, 503, 504, 507,
+        requestBody={**_body({JSON: ref("RebalanceRequest")}), "required": False},
+    ),
+    ("POST", "/v1/cluster/failover"): _operation(
+        "failOver",
+        "Another copy orders a table's writes",
+        {JSON: ref("Job")},
+        400, 401, 403, 404, 409, 413, 415, 503, 504, 507,
+        description="Nothing is lost, but with `unclean`, which is refused while a copy in sync "
+        "lives.",
+        requestBody=_body({JSON: ref("FailoverRequest")}),
+    ),
+    ("GET", "/v1/jobs"): _operation(
+        "listJobs", "Jobs, the newest first", {JSON: ref("JobList")}, 401, 403, 429, 503
+    ),
+    ("GET", "/v1/jobs/{job}"): _operation(
+        "getJob",
+        "One job and how far it is",
+        {JSON: ref("Job")},
+        401, 403, 404, 429, 503,
+        parameters=_parameters("Job"),
+    ),
+    ("DELETE", "/v1/jobs/{job}"): _operation(
+        "cancelJob",
+        "End a job before it is done",
+        {JSON: ref("CancelledJob")},
+        400, 401, 403, 404, 409, 503, 504, 507,
+        description="What it has moved stays moved; copies that are not complete yet are dropped.",
+        parameters=_parameters("Job"),
     ),
     ("GET", "/v1/keys"): _operation(
         "listKeys", "Users, their rights and keys", {JSON: ref("KeyList")}, 401, 403, 409

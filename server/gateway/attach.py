@@ -8,6 +8,7 @@ from nearql.server.edge import Edge
 from nearql.server.gateway import concerns, envelope, rows, statements, status, tables
 from nearql.server.gateway.gateway import Gateway
 from nearql.server.gateway.metrics import ClusterMetrics
+from nearql.server.jobs import cluster_jobs
 from nearql.server.routes.sql import answer_forwarded
 
 
@@ -24,4 +25,5 @@ def attach(gateway: Gateway, edge: Edge) -> None:
     calls.serve(envelope.SHARDS, status.served(gateway))
     edge.node.system_sources["shards"] = partial(tables.shards, gateway)
     edge.node.system_sources["nodes"] = partial(tables.nodes, gateway)
+    edge.jobs.sources.append(partial(cluster_jobs, gateway))
     edge.metrics.add(ClusterMetrics(gateway))

@@ -71,6 +71,7 @@ def _report(copy: CopyStatusPort) -> Report:
         "durable": copy.durable_lsn,
         "end": copy.end_lsn,
         "peers": peers,
+        "sync": None if copy.sync is None else [copy.sync.done, copy.sync.total],
     }
 
 

@@ -13,7 +13,7 @@ from nearql.server.request import media_type, parse_json
 
 BODY = BodyLimit(64 << 10, "64 KiB for this route", 20, 64 << 10)
 MOST_SECONDS = 315_360_000  # ten years
-_NAMES = {str: "a string", int: "a whole number", list: "a list of strings"}
+_NAMES = {str: "a string", int: "a whole number", list: "a list of strings", bool: "true or false"}
 
 
 async def read_members(
@@ -43,7 +43,7 @@ async def read_members(
 
 
 def _check(name: str, value: Any, kind: type) -> None:
-    is_right = isinstance(value, kind) and not isinstance(value, bool)
+    is_right = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
     if kind is list:
         is_right = is_right and all(isinstance(item, str) for item in value)
     if not is_right:
