@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from support.waiting import wait_for
 
 NAMES = ("n1", "n2", "n3")
 DISK_BYTES = 512 << 20
+DISK_FAILED = 70  # exit code of a node whose disk can't be trusted any more
 
 
 class Chaos:
@@ -39,10 +41,13 @@ class Chaos:
     def __init__(self, nodes: Processes, net: Network | None, chance: random.Random) -> None:
         self.nodes, self.net, self.chance = nodes, net, chance
         self.done: list[str] = []
+        self.problems: list[str] = []
+        self.details: Counter[str] = Counter()  # what came of faults
 
     def faults(self) -> dict[str, Callable[[], None]]:
         """Those that are possible here, by name."""
         found: dict[str, Callable[[], None]] = {
+            **self.disk_faults(),
             "kill": lambda: self.kill(self.anybody()),
             "kill_primary": lambda: self.kill(self.primary()),
             "kill_leader": lambda: self.kill(self.nodes.leader()),
@@ -51,6 +56,8 @@ class Chaos:
             "stop": lambda: self.stop(self.anybody()),
             "pause": lambda: self.pause(self.anybody()),
             "pause_primary": lambda: self.pause(self.primary()),
+            "restart_storm": self.restart_storm,
+            "clock_jump": lambda: self.jump(self.anybody()),
         }
         if self.net is not None:
             found |= {
@@ -61,9 +68,24 @@ class Chaos:
                 "bridge": self.cut_pair,
                 "loss": self.lose_packets,
                 "flap": self.flap,
+                "slow_link": lambda: self.slow_link(self.anybody()),
                 "disk_full": lambda: self.fill_disk(self.anybody()),
             }
         return found
+
+    def disk_faults(self) -> dict[str, Callable[[], None]]:
+        """Those of disks; those that cost a copy are one at a time."""
+        return {
+            "power": lambda: self.lose_power(self.anybody()),
+            "power_primary": lambda: self.lose_power(self.primary()),
+            "power_all": lambda: self.lose_power(*NAMES),
+            "sync_fails": lambda: self.fail_sync(self.anybody()),
+            "sync_fails_primary": lambda: self.fail_sync(self.primary()),
+            "slow_disk": lambda: self.slow_disk(self.anybody()),
+            "slow_disk_primary": lambda: self.slow_disk(self.primary()),
+            "damage": lambda: self.damage(self.anybody()),
+            "wipe": lambda: self.wipe(self.anybody()),
+        }
 
     def anybody(self) -> str:
         """A node."""
@@ -107,6 +129,21 @@ class Chaos:
         send(pids, signal.SIGSTOP)
         self.wait(0.2, 10.0)
         send(pids, signal.SIGCONT)
+
+    def restart_storm(self) -> None:
+        """Each node is killed again and again for 20 s."""
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            name = self.anybody()
+            self.nodes[name].kill()
+            self.nodes[name].start()
+            self.wait(1.0, 3.3)
+
+    def jump(self, name: str) -> None:
+        """Its wall clock is wrong by up to an hour, and then is set right."""
+        self.nodes.disks[name].set("clock", self.chance.choice((-3600, -5, 5, 3600)))
+        self.wait(3.0, 8.0)
+        self.nodes.disks[name].set("clock", None)
 
     # ---- the network ----------------------------------------------------------------------------
 
@@ -153,7 +190,75 @@ class Chaos:
             self.net.heal()
             self.wait(0.3, 2.0)
 
+    def slow_link(self, name: str) -> None:
+        assert self.net is not None
+        self.net.slow_down(name)
+        self.wait(3.0, 10.0)
+        self.net.heal()
+
     # ---- the disk -------------------------------------------------------------------------------
+
+    def lose_power(self, *names: str) -> None:
+        """Killed while syncs take long, so that something is not synced yet, and lost in part."""
+        for name in names:
+            self.nodes.disks[name].set("slow", self.chance.choice((0.02, 0.1, 0.4)))
+        self.wait(0.3, 1.5)
+        for name in names:
+            self.nodes[name].kill()
+        undone = sum(self.nodes.disks[name].lose_power(self.chance) for name in names)
+        self.details["writes taken back"] += undone
+        for name in names:
+            self.nodes.disks[name].heal()
+        self.wait(0.1, 2.0)
+        for name in names:
+            self.nodes[name].start()
+
+    def fail_sync(self, name: str) -> None:
+        """Its disk fails: the process must end, and acknowledge nothing any more."""
+        node, disk = self.nodes[name], self.nodes.disks[name]
+        disk.set("eio", 1)
+        try:
+            wait_for(lambda: not node.runs, f"the end of {name}, whose disk fails", HEAL_S)
+        finally:
+            disk.set("eio", None)
+        if node.exit_code != DISK_FAILED:
+            self.problems.append(f"{name} ended with {node.exit_code}, not {DISK_FAILED}")
+        disk.lose_power(self.chance)  # what the failed sync should have written is gone
+        self.details["ended with 70"] += 1
+
+    def slow_disk(self, name: str) -> None:
+        """Each sync takes 2 to 30 s; beyond 20 s the node ends."""
+        disk = self.nodes.disks[name]
+        disk.set("slow", self.chance.choice((2, 7, 12, 30)))
+        self.wait(4.0, 28.0)
+        disk.set("slow", None)
+
+    def damage(self, name: str) -> None:
+        """A file of one copy is damaged while its node is down; it must be found, and never spread.
+        The others must have everything before, and this one is whole again after.
+        """
+        self.until_in_sync()
+        self.nodes[name].kill()
+        what = self.nodes.disks[name].damage(self.chance)
+        print(f"    {what} of {name}", flush=True)
+        self.details[what.split()[0]] += 1
+        self.nodes[name].start()
+        self.until_in_sync()
+
+    def wipe(self, name: str) -> None:
+        """Its disk is replaced by an empty one."""
+        self.until_in_sync()
+        self.nodes[name].kill()
+        self.nodes.empty_disk(name)
+        self.nodes[name].start()
+        self.until_in_sync()
+
+    def until_in_sync(self) -> None:
+        """Wait until every copy is in sync, so that one may be lost."""
+        for name in NAMES:
+            if not self.nodes[name].runs:
+                self.nodes[name].start()
+        wait_for(self.nodes.in_sync, "all copies in sync", HEAL_S)
 
     def fill_disk(self, name: str) -> None:
         ballast = self.nodes.folder / f"{name}-data" / "ballast"
@@ -184,6 +289,8 @@ class Chaos:
         """Everybody runs, and is ready."""
         if self.net is not None:
             self.net.heal()
+        for disk in self.nodes.disks.values():
+            disk.heal()
         for node in self.nodes.nodes.values():
             if not node.runs:
                 node.start()
@@ -231,7 +338,7 @@ def one_run(seed: int, seconds: float, wanted: list[str], cuts: bool) -> dict[st
         folder = Path(tempfile.mkdtemp(prefix="nearql-chaos-"))
         net = stack.enter_context(network(NAMES)) if cuts else None
         stack.enter_context(disks(folder, cuts))
-        nodes = Processes(folder, network=net)
+        nodes = Processes(folder, network=net, faulty=True)
         stack.callback(nodes.stop)
         nodes.start()
         work = Workload(nodes, seed)
@@ -247,20 +354,28 @@ def one_run(seed: int, seconds: float, wanted: list[str], cuts: bool) -> dict[st
             )
         finally:
             work.stop()
-        problems = work.problems()
+        problems = chaos.problems + work.problems()
     history = work.history
     line = {
+        "commit": commit(), "date": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[1], 1),
         "seed": seed, "faults": chaos.done, "seconds": round(time.monotonic() - began),
         "acknowledged": len(history.acknowledged) + sum(history.added.values()),
         "refused": len(history.refused), "unknown": len(history.unknown),
         "linearizable_reads": history.reads, "longest_gap_s": round(history.longest_gap_s, 1),
-        "answers": dict(history.answers.most_common()), "problems": problems,
+        "details": dict(chaos.details), "answers": dict(history.answers.most_common()),
+        "problems": problems,
     }  # fmt: skip
     if problems:
         print(f"  kept for a look: {folder}", flush=True)
     else:
         shutil.rmtree(folder)
     return line
+
+
+def commit() -> str:
+    """Of the checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Three machines in one: network namespaces joined by a bridge, whose links can be cut one way.
 
-Needs root, `ip` and `iptables`. Names are of this process, so that runs do not meet. With `names`
-the machines ask a name server of the test's, which knows each as `<name>.test`, and `move` gives a
-machine another address, as Kubernetes does a pod that it makes anew.
+Needs root, `ip`, `tc` and `iptables`. Names are of this process, so that runs do not meet. With
+`names` the machines ask a name server of the test's, which knows each as `<name>.test`, and `move`
+gives a machine another address, as Kubernetes does a pod that it makes anew.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SERIALS = itertools.cycle("abcdefghijklmnopqrstuvwxyz")
 
 def possible() -> bool:
     """Whether this user and machine can make namespaces."""
-    if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("iptables")):
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "iptables", "tc"))):
         return False
     name = f"nq{os.getpid()}probe"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False)
@@ -147,10 +147,17 @@ class Network:
         chance = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.2f}"]
         self._tables(receiver, "-A", "INPUT", "-s", self.host(sender), *chance, "-j", "DROP")
 
+    def slow_down(self, name: str) -> None:
+        """What this node sends queues behind 1 Mbit/s, up to 200 ms; the rest is lost."""
+        bucket = ["tbf", "rate", "1mbit", "burst", "16kbit", "latency", "200ms"]
+        _run([*self.wrapper(name), "tc", "qdisc", "replace", "dev", "eth0", "root", *bucket])
+
     def heal(self) -> None:
         """Everything passes."""
         for name in self.names:
             self._tables(name, "-F", "INPUT")
+            wide = ["tc", "qdisc", "del", "dev", "eth0", "root"]
+            _run([*self.wrapper(name), *wide], check=False)  # where it was slow
 
     def _tables(self, name: str, *arguments: str) -> None:
         _run([*self.wrapper(name), "iptables", "-w", *arguments])

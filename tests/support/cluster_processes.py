@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from nearql.cluster.certificates import make_certificates
+from support.chaos_disk import FAULTY_NODE, FaultyDisk
 from support.chaos_network import Network
 from support.raft_processes import free_ports
 from support.waiting import wait_for
@@ -28,10 +30,15 @@ ADMIN_KEY = "of-the-tests-administrator-and-of-nobody-else"
 class Process:
     """One node; `url` stays the same over its lives."""
 
-    def __init__(self, name: str, config: Path, url: str, wrapper: Sequence[str] = ()) -> None:
-        """wrapper: a command that runs the node's, which follows as its arguments."""
+    def __init__(
+        self, name: str, config: Path, url: str, wrapper: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "nearql"),
+    ) -> None:  # fmt: skip
+        """wrapper: a command that runs the node's, which follows as its arguments. program: what
+        Python runs.
+        """
         self.name, self.config, self.url = name, config, url
-        self._wrapper = list(wrapper)
+        self._wrapper, self._program = list(wrapper), list(program)
         self.log = config.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -40,8 +47,8 @@ class Process:
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._wrapper, sys.executable, "-m", "nearql", "serve"]
-                + ["--config", str(self.config)],
+                [*self._wrapper, sys.executable, *self._program]
+                + ["serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
 
@@ -76,6 +83,11 @@ class Process:
     def runs(self) -> bool:
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that was started last and has ended by itself; None while it runs."""
+        return self._process.poll() if self._process is not None else None
 
     # ---- HTTP -----------------------------------------------------------------------------------
 
@@ -146,12 +158,13 @@ class Processes:
         *,
         voters: int = 3,
         network: Network | None = None,
+        faulty: bool = False,
         **settings: Mapping[str, Any],
     ) -> None:
         """voters: how many of the first vote. network: machines of their own; else all on loopback.
-        settings: sections to override.
+        faulty: their disks and clocks do as `disks` says. settings: sections to override.
         """
-        self.folder, self._network = folder, network
+        self.folder, self._network, self._faulty = folder, network, faulty
         names = [f"n{number}" for number in range(1, size + 1)]
         make_certificates(folder / "certificates", names)
         (folder / "key").write_text(ADMIN_KEY)
@@ -162,6 +175,9 @@ class Processes:
             for at, name in enumerate(names[:voters])
         ]
         self.nodes: dict[str, Process] = {}
+        self.disks = {
+            name: FaultyDisk(folder / f"{name}-faults", folder / f"{name}-data") for name in names
+        }
         for at, name in enumerate(names):
             self._write(name, ports[3 * at : 3 * at + 3], settings)
 
@@ -193,7 +209,10 @@ class Processes:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config))
         wrapper = self._network.wrapper(name) if self._network else ()
-        self.nodes[name] = Process(name, path, f"http://{host}:{ports[0]}", wrapper)
+        program = [str(FAULTY_NODE), str(self.disks[name].folder)] if self._faulty else None
+        self.nodes[name] = Process(
+            name, path, f"http://{host}:{ports[0]}", wrapper, program or ("-m", "nearql")
+        )
 
     def __getitem__(self, name: str) -> Process:
         return self.nodes[name]
@@ -251,6 +270,37 @@ class Processes:
                     return str(shards[0]["primary"])
         return None
 
+    def in_sync(self) -> bool:
+        """Whether every shard has a primary, and all of its copies are in sync."""
+        for node in self.running():
+            status, told = node.get("/v1/cluster/shards")
+            if status == 200:
+                return all(
+                    shard["primary"] and len(shard["in_sync"]) == len(shard["copies"])
+                    for shard in told["shards"]
+                )
+        return False
+
+    def empty_disk(self, name: str) -> None:
+        """A stopped node gets an empty disk, and the token with which that is let in."""
+        data, token = self.folder / f"{name}-data", self.folder / f"{name}-token"
+        for child in data.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+        def given() -> bool:
+            for node in self.running():
+                status, told = node.request("POST", "/v1/cluster/tokens", {})
+                if status == 200:
+                    token.write_text(told["token"])
+                    token.chmod(0o600)
+                    return True
+            return False
+
+        wait_for(given, "a token", PATIENCE_S)
+        config = yaml.safe_load(self.nodes[name].config.read_text())
+        config["cluster"]["join_token_file"] = str(token)
+        self.nodes[name].config.write_text(yaml.safe_dump(config))
+
     def write(self, text: str, request_id: str | None = None, timeout_s: float = PATIENCE_S) -> Any:
         """A statement that must succeed on some node in the end; its answer."""
         answers: list[tuple[int, Any]] = []
@@ -272,7 +322,7 @@ class Processes:
 @contextlib.contextmanager
 def cluster(folder: Path, **settings: Mapping[str, Any]) -> Iterator[Processes]:
     """A started cluster of three, ended at the end."""
-    processes = Processes(folder, 3, voters=3, network=None, **settings)
+    processes = Processes(folder, 3, voters=3, network=None, faulty=False, **settings)
     try:
         processes.start()
         yield processes
