@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from nearql.client import calls
 from nearql.client.calls import Caller
 from nearql.client.flight import Tasks
 from nearql.client.network import Steps, adrive
-from nearql.client.stream import astream
+from nearql.client.stream import BatchStream, astream
 from nearql.client.sync import connect
 from nearql.client.transport import Transport
 
@@ -48,12 +49,20 @@ class AsyncConnection(Caller):
 
     sql = awaited(calls.sql)
     execute = awaited(calls.execute)
-    stream = awaited(calls.stream)
     explain = awaited(calls.explain)
     insert = awaited(calls.insert)
     tables = awaited(calls.tables)
     table = awaited(calls.table)
     health = awaited(calls.health)
+
+    def stream(
+        self,
+        text: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Opening[BatchStream]:
+        """As `Connection.stream`; to be awaited, or used by `async with db.stream(...)`."""
+        return Opening(self.run(calls.stream(self, text, params, settings)))
 
     async def run(self, steps: Steps[Any]) -> Any:
         """Do an operation's calls, one after the other, and return its value."""
@@ -72,7 +81,43 @@ class AsyncConnection(Caller):
         await self.close()
 
 
-async def aconnect(url: str | Sequence[str] | None = None, **options: Any) -> AsyncConnection:
-    """`nearql.client.connect` for asyncio: the same arguments."""
+class Opening(Coroutine[Any, Any, T]):
+    """A coroutine whose result `async with` opens and closes: `async with nearql.aconnect(...)`."""
+
+    def __init__(self, coming: Coroutine[Any, Any, T]) -> None:
+        self._coming = coming
+        self._opened: T | None = None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._coming.__await__()
+
+    def send(self, value: Any) -> Any:
+        """As of any coroutine."""
+        return self._coming.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of any coroutine."""
+        return self._coming.throw(*error)
+
+    def close(self) -> None:
+        """As of any coroutine: nothing was opened, and nothing will be."""
+        self._coming.close()
+
+    async def __aenter__(self) -> T:
+        self._opened = await self._coming
+        return self._opened
+
+    async def __aexit__(self, *_: object) -> None:
+        closing = cast("Any", self._opened).close()
+        if inspect.isawaitable(closing):
+            await closing
+
+
+def aconnect(url: str | Sequence[str] | None = None, **options: Any) -> Opening[AsyncConnection]:
+    """`nearql.client.connect` for asyncio: the same arguments; to be awaited, or `async with`."""
+    return Opening(_connected(url, options))
+
+
+async def _connected(url: str | Sequence[str] | None, options: dict[str, Any]) -> AsyncConnection:
     opened = connect(url, **options)
     return AsyncConnection(opened.transport, opened.settings)

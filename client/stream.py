@@ -4,7 +4,7 @@
         for batch in batches:                       # pyarrow.RecordBatch, a few MiB each
             ...
 
-    async with await db.stream("SELECT id, vec FROM docs") as batches:
+    async with db.stream("SELECT id, vec FROM docs") as batches:
         async for batch in batches:
             ...
 

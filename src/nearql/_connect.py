@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearql.client import AsyncConnection, Connection, Transport
+    from nearql.client.aio import Opening
 
 _URL_SCHEMES = ("http://", "https://")
 _NO_PATH = re.compile(r"[a-z][a-z0-9+.-]*://|[\w.-]+:\d+/?$", re.IGNORECASE)
@@ -46,8 +47,17 @@ def connect(target: Target, **options: Any) -> Connection:
         raise
 
 
-async def aconnect(target: Target, **options: Any) -> AsyncConnection:
-    """`connect` for asyncio; the same targets and options."""
+def aconnect(target: Target, **options: Any) -> Opening[AsyncConnection]:
+    """`connect` for asyncio; the same targets and options. `async with` closes it, too:
+
+    async with nearql.aconnect("http://localhost:8470") as db: ...
+    """
+    from nearql.client.aio import Opening
+
+    return Opening(_opened(target, options))
+
+
+async def _opened(target: Target, options: dict[str, Any]) -> AsyncConnection:
     import asyncio
 
     from nearql import client

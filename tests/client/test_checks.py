@@ -62,4 +62,5 @@ def test_options_that_cannot_be(connect: Connect, options: dict[str, Any], said:
 def test_the_same_in_this_process(connect: Connect, tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError, match="timeout is 0"):
         connect(tmp_path / "data", timeout=0)
-    connect(tmp_path / "data").close()  # and the directory was let go of
+    with connect(tmp_path / "data"):
+        pass  # the directory was let go of

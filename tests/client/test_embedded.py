@@ -78,3 +78,20 @@ def test_the_event_loop_goes_on_during_a_call(tmp_path: Path) -> None:
             return turns
 
     assert asyncio.run(main()) > 10
+
+
+def test_asyncio_opens_and_closes_in_one_line(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with nearql.aconnect(tmp_path / "data") as db:
+            assert (await db.sql("SELECT 1")).fetchall() == [(1,)]
+            async with db.stream("SELECT 1 AS n") as batches:
+                assert [batch.num_rows async for batch in batches] == [1]
+        assert db.closed
+        db = await asyncio.create_task(nearql.aconnect(tmp_path / "data"))
+        await db.close()
+        with pytest.raises(errors.UsageError, match="connect takes"):
+            async with nearql.aconnect(""):
+                pass
+
+    asyncio.run(main())
+    asyncio.run(asyncio.run(nearql.aconnect(tmp_path / "data")).close())

@@ -26,12 +26,17 @@ class Awaited:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._db, name)
-        if not inspect.iscoroutinefunction(found):
+        if not inspect.ismethod(found):
             return found
-        return lambda *args, **kwargs: self._run(found(*args, **kwargs))
 
-    def _run(self, coroutine: Any) -> Any:
-        return self._loop.run_until_complete(coroutine)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            answer = found(*args, **kwargs)
+            return self._run(answer) if inspect.isawaitable(answer) else answer
+
+        return called
+
+    def _run(self, coming: Any) -> Any:
+        return self._loop.run_until_complete(coming)
 
     def __enter__(self) -> Awaited:
         return self
