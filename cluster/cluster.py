@@ -37,6 +37,7 @@ from nearql.engine.storage.files import FileSystem
 log = structlog.get_logger("nearql.cluster")
 
 ALIVE_S = 3.0  # heard within
+FEATURE_LEVEL = 1  # what this version knows; raised by a release that older ones could not follow
 NOT_A_MEMBER = "not_a_member"
 _START_ATTEMPT_S = 10.0
 _REGISTER_MS = 5000
@@ -290,6 +291,7 @@ class Cluster:
             voter=config.is_voter,
             join_digest=digest,
             registered_ms=time.time_ns() // 1_000_000,
+            level=FEATURE_LEVEL,
         )
 
     def close(self) -> None:
@@ -301,6 +303,8 @@ class Cluster:
 _DECISIONS = (
     ("FenceNode", "fenced", "Nodes that this controller declared dead."),
     ("Promote", "promotions", "Shards that it gave another primary."),
+    ("compared", "copies_compared", "Copies that this node compared with others."),
+    ("diverged", "copies_diverged", "Those that most others contradicted: they are made anew."),
     ("refused", "refusals", "Commands of it that metadata refused: they came too late."),
 )
 

@@ -3,11 +3,15 @@
 The policy is `failover.decide`; here are the clock, the loop, and the way to metadata. A reign
 begins with a barrier, so that the first look sees everything that was decided before. Silence that
 this process's own sleep may have made does not count: after a pause the reign begins anew.
+
+It also takes the last step of an upgrade: once every node has told that its version knows a higher
+feature level, the level is raised, and what that level brought may be used.
 """
 
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 
 import structlog
@@ -16,6 +20,8 @@ from nearql.cluster.cluster import Cluster
 from nearql.cluster.failover import Memory, Patience, decide
 from nearql.cluster.heartbeats import Ear, Ends, boottime, leaderless, with_own_ends
 from nearql.cluster.metadata.commands import Command
+from nearql.cluster.metadata.nodes import RaiseFeatureLevel
+from nearql.cluster.metadata.state import Metadata
 from nearql.engine.errors import Unavailable, WriteUnknown
 
 log = structlog.get_logger("nearql.cluster")
@@ -86,6 +92,7 @@ class Controller:
         own = {shard: end for shard, end in self._ends().items() if shard in wanted}
         seen = with_own_ends(seen, self._cluster.incarnation, now, own)
         commands, self._memory = decide(now, seen, state, self._memory, self._patience)
+        commands += [command for command in [level_to_raise(state)] if command is not None]
         for command in commands:
             self._propose(command)
         return commands
@@ -102,3 +109,16 @@ class Controller:
         self._cluster.decided[kind if result.ok else "refused"] += 1
         told = {key: value for key, value in vars(command).items() if key != "request_id"}
         log.warning("controller_decides", command=kind, refused=result.code, **told)
+
+
+def level_to_raise(state: Metadata) -> RaiseFeatureLevel | None:
+    """The command that lets all use what every node knows; None where that is no more than now.
+
+    A node that is away counts, too: it could come back as it was.
+    """
+    common = min((row.level for row in state.nodes.values()), default=0)
+    if common <= state.feature_level:
+        return None
+    return RaiseFeatureLevel(
+        request_id=uuid.uuid4().hex, level=common, expected=state.feature_level
+    )

@@ -18,6 +18,7 @@ from nearql.cluster.metadata.raft.member import BARRIER
 from nearql.cluster.metadata.raft.messages import REGULAR
 from nearql.engine.storage.files import LocalFileSystem
 from support.cluster_processes import PATIENCE_S, Process, Processes, cluster
+from support.metadata_changes import BY_ITSELF, ROUTES, STATEMENTS
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.chaos
@@ -79,36 +80,17 @@ def test_what_a_majority_has_survives_the_primary_the_leader_and_all(nodes: Proc
     assert found[1]["rows"] == [[7]]
 
 
-# What is asked of one node, and the commands that it is.
-STATEMENTS = [
-    (
-        """CREATE TABLE d (
-            id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t TEXT, vec VECTOR(2))""",
-        ["CreateTable", "CopyReady", "TableReady"],
-    ),
-    ("INSERT INTO d (t, vec) VALUES ('a', '[1,2]')", ["AllocateNumbers"]),
-    ("ALTER TABLE d ADD COLUMN n INTEGER", ["ReplaceSchema"]),
-    ("CREATE INDEX near ON d USING hnsw (vec vector_l2_ops)", ["CreateIndex"]),
-    ("DROP INDEX near", ["DropIndex"]),
-    ("CREATE VIEW v AS SELECT id, t FROM d", ["CreateView"]),
-    ("DROP VIEW v", ["DropView"]),
-    ("CREATE USER ann WITH (role = reader)", ["CreateUser"]),
-    ("GRANT INSERT ON d TO ann", ["ChangeGrants"]),
-    ("DROP USER ann", ["DropUser"]),
-    ("DROP TABLE d", ["DropTable"]),
-]
-
-
 def test_every_change_of_metadata_is_in_all_three_logs(nodes: Processes) -> None:
-    wanted = {"Initialise", "RegisterNode"}
-    for statement, commands in STATEMENTS:
+    """Whatever support.metadata_changes lists; the deaths of the test before are among them."""
+    nodes.write("CREATE TABLE kept (id BIGINT PRIMARY KEY)")
+    wanted = set(BY_ITSELF)
+    for statement, _, commands in STATEMENTS:
         nodes.write(statement)
         wanted |= set(commands)
-    status, made = nodes["n2"].request("POST", "/v1/keys", {"user": "bob", "role": "reader"})
-    assert status in (200, 201), made
-    assert nodes["n3"].request("POST", f"/v1/keys/{made['id']}/rotate", {})[0] == 200
-    assert nodes["n1"].request("DELETE", f"/v1/keys/{made['id']}")[0] in (200, 204)
-    wanted |= {"CreateKey", "RotateKey", "RevokeKey"}
+    for route in ROUTES:
+        wanted |= set(ROUTES[route])
+    asked = {*ask_about_keys(nodes), *ask_for_sessions(nodes), *ask_of_operators(nodes)}
+    assert asked == ROUTES.keys()
     settled(nodes)
     nodes.stop()
     logs = {name: operations(nodes.folder / f"{name}-data" / "metadata" / "log") for name in NAMES}
@@ -116,6 +98,52 @@ def test_every_change_of_metadata_is_in_all_three_logs(nodes: Processes) -> None
         assert wanted <= set(found), (name, wanted - set(found))
     shortest = min(map(len, logs.values()))
     assert len({tuple(found[:shortest]) for found in logs.values()}) == 1
+
+
+Asked = Iterator[tuple[str, str]]
+
+
+def ask(node: Process, method: str, path: str, body: Any = None, **options: Any) -> Any:
+    """A request that must succeed."""
+    status, answer = node.request(method, path, body, **options)
+    assert 200 <= status < 300, (method, path, status, answer)
+    return answer
+
+
+def ask_about_keys(nodes: Processes) -> Asked:
+    made = ask(nodes["n2"], "POST", "/v1/keys", {"user": "bob", "role": "reader"})
+    yield "POST", "/v1/keys"
+    ask(nodes["n3"], "POST", f"/v1/keys/{made['id']}/rotate", {})
+    yield "POST", "/v1/keys/{key}/rotate"
+    ask(nodes["n1"], "DELETE", f"/v1/keys/{made['id']}")
+    yield "DELETE", "/v1/keys/{key}"
+    ask(nodes["n1"], "POST", "/v1/revocations", {"subject": "mallory"})
+    yield "POST", "/v1/revocations"
+
+
+def ask_for_sessions(nodes: Processes) -> Asked:
+    token = ask(nodes["n2"], "POST", "/v1/login", {})["token"]
+    yield "POST", "/v1/login"
+    ask(nodes["n3"], "DELETE", "/v1/login", headers={"Authorization": f"Bearer {token}"})
+    yield "DELETE", "/v1/login"
+
+
+def ask_of_operators(nodes: Processes) -> Asked:
+    assert ask(nodes["n2"], "POST", "/v1/cluster/tokens", {})["token"]
+    yield "POST", "/v1/cluster/tokens"
+    job = ask(nodes["n1"], "POST", "/v1/cluster/failover", {"table": "kept"})["job"]
+    wait_for(lambda: job_of(nodes, job)["state"] == "done", "the failover", PATIENCE_S)
+    yield "POST", "/v1/cluster/failover"
+    job = ask(nodes["n3"], "POST", "/v1/cluster/drain", {"node": "n3"})["job"]
+    wait_for(lambda: bool(job_of(nodes, job)["detail"]), "what it waits for", PATIENCE_S)
+    yield "POST", "/v1/cluster/drain"  # three copies on three nodes: it waits for a fourth
+    ask(nodes["n1"], "DELETE", f"/v1/jobs/{job}")
+    yield "DELETE", "/v1/jobs/{job}"
+
+
+def job_of(nodes: Processes, name: str) -> Any:
+    """A job as a node tells it."""
+    return ask(nodes["n2"], "GET", f"/v1/jobs/{name}")
 
 
 NAMES = ("n1", "n2", "n3")

@@ -17,6 +17,7 @@ from nearql.cluster.controller import Controller
 from nearql.cluster.heartbeats import BEAT, ECHO, ECHO_S, Beats, Ear, Hearing, Voice
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
+from nearql.cluster.metadata.nodes import RaiseFeatureLevel
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
 from nearql.engine.storage.files import LocalFileSystem
 
@@ -86,9 +87,9 @@ class World:
     def do(self, command: c.Command) -> None:
         assert self.metadata.propose(command).ok
 
-    def register(self, name: str) -> None:
-        request = f"{name}-{self.network.now}"
-        self.do(c.RegisterNode(request_id=request, node_id=name, name=name, url="u"))
+    def register(self, name: str, level: int = 0) -> None:
+        request = f"{name}-{self.network.now}-{level}"
+        self.do(c.RegisterNode(request_id=request, node_id=name, name=name, url="u", level=level))
 
     def cluster(self, name: str) -> Cluster:
         world = self
@@ -132,6 +133,20 @@ def world(tmp_path: Path) -> World:
 
 def test_nobody_is_fenced_while_all_speak(world: World) -> None:
     assert world.pass_s(60) == []
+
+
+def test_the_level_is_raised_once_every_node_knows_more(world: World) -> None:
+    """The last step of a rolling upgrade; a node that is away may come back as it was."""
+    for name in ("a", "b"):
+        world.register(name, level=2)
+    assert world.pass_s(5) == []
+    world.register("c", level=1)
+    (raised,) = world.pass_s(5)
+    assert isinstance(raised, RaiseFeatureLevel)
+    assert world.metadata.state.feature_level == 1
+    world.register("c", level=2)
+    assert len(world.pass_s(5)) == 1
+    assert world.metadata.state.feature_level == 2
 
 
 def test_a_silent_primary_is_fenced_and_replaced(world: World) -> None:

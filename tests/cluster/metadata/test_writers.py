@@ -9,6 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from nearql.cluster.metadata.state import COMMANDS
+from nearql.query.statements import Statement
+from nearql.server.routes.all import ROUTES as ROUTES_OF_A_NODE
+from support.metadata_changes import (
+    BY_ITSELF,
+    BY_STATEMENT,
+    ELSEWHERE,
+    HARMLESS_STATEMENTS,
+    LOOKED_AT_ELSEWHERE,
+    ROUTES,
+    STATEMENTS,
+)
+
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("client", "engine", "query", "cluster", "server")
 STATE = "nearql.cluster.metadata.state"
@@ -68,6 +81,23 @@ def test_only_the_log_starts_from_an_empty_state() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Metadata"
     }
     assert makers == {"local", "raft/told", "raft/sidecar"}
+
+
+def test_every_statement_and_route_that_changes_metadata_is_looked_at() -> None:
+    """A new one needs a line in support.metadata_changes, and is then looked for in real logs."""
+    kinds = {kind.__name__ for kind in Statement.__subclasses__()}
+    assert kinds == {kind for _, kind, _ in STATEMENTS} | HARMLESS_STATEMENTS
+    asked = {(route.method, route.path) for route in ROUTES_OF_A_NODE if route.method != "GET"}
+    assert asked <= ROUTES.keys() | BY_STATEMENT | LOOKED_AT_ELSEWHERE.keys()
+
+
+def test_every_command_is_looked_at() -> None:
+    by_request = [*(c for _, _, c in STATEMENTS), *ROUTES.values()]
+    seen = {name for commands in by_request for name in commands} | BY_ITSELF.keys()
+    assert not seen & ELSEWHERE.keys()
+    assert seen | ELSEWHERE.keys() == COMMANDS.keys()
+    for file in {*ELSEWHERE.values(), *LOOKED_AT_ELSEWHERE.values()}:
+        assert (ROOT / file).exists(), file
 
 
 def test_a_state_can_not_be_changed_in_place() -> None:
