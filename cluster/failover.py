@@ -257,7 +257,7 @@ class _Look:
         promotions = dict(self.memory.promotions)
         for command in promoted:
             last, count = promotions.get(command.shard_uuid, (NEVER, 0))
-            quiet = self.now - last > 2 * self.patience.gap_limit_s
+            quiet = self.now - last > 2 * self._gap(count)  # no flapping: one failure after another
             promotions[command.shard_uuid] = (self.now, 1 if quiet else count + 1)
         return replace(self.memory, promotions=promotions)
 

@@ -205,6 +205,34 @@ def test_promotions_of_a_shard_are_rare() -> None:
     assert gaps == sorted(gaps)
 
 
+def test_failures_now_and_then_are_no_flapping() -> None:
+    """Its primary dies every 14 s: each time another one is there after 3 s."""
+    world = World(me="c")
+    for dying, other in (("a", "b"), ("b", "a")) * 4:
+        shard = world.state.tables["t"].shards[0]
+        lives = {name: world.state.nodes[name].incarnation for name in NAMES}
+        everybody = sh.IsrChange(
+            request_id=f"all-{world.now}", shard_uuid="s0", expected_version=shard.version,
+            epoch=shard.epoch, isr=NAMES, incarnations=lives,
+        )  # fmt: skip
+        assert world.do(everybody) == ""
+        first = sh.Promote(
+            request_id=f"first-{world.now}", shard_uuid="s0", expected_version=shard.version + 1,
+            node_id=dying, incarnation=lives[dying],
+        )  # fmt: skip
+        assert world.do(first) == ""
+        for _ in range(31):
+            world.now += 0.1
+            world.beat(other)
+            world.settle()
+        assert world.state.tables["t"].shards[0].epoch == shard.epoch + 2, f"{dying} reigns on"
+        world.register(dying)
+        for _ in range(109):
+            world.now += 0.1
+            world.beat("a", "b")
+            world.settle()
+
+
 def test_a_node_that_is_on_its_way_out_is_no_candidate_and_gives_its_part_away_itself() -> None:
     world = World(me="b")
     world.do(n.DrainNode(request_id="drain", node_id="a", draining=True))
