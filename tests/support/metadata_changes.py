@@ -32,8 +32,11 @@ STATEMENTS: list[tuple[str, str, list[str]]] = [
 # Kinds of statements that change no metadata; COPY into a table does what INSERT does.
 HARMLESS_STATEMENTS = {
     "Select", "Update", "Delete", "Truncate", "CopyFrom", "CopyTo", "Reindex", "SetVariable",
-    "Show", "Describe", "Explain", "Transaction", "Wait", "Kill", "CreateExtension",
+    "Show", "Describe", "Explain", "Transaction", "Wait", "Kill", "CreateExtension", "CheckTable",
 }  # fmt: skip
+
+# Kinds whose commands take more than three nodes to be carried out: who looks.
+STATEMENTS_ELSEWHERE = {"SetOptions": "tests/cluster/failover/test_migration.py"}
 
 # Routes that change metadata, besides statements; what the test asks of each is beside it.
 ROUTES: dict[tuple[str, str], list[str]] = {
