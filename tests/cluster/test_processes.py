@@ -4,6 +4,7 @@ of metadata is an entry in all three logs.
 
 from __future__ import annotations
 
+import random
 import signal
 import uuid
 from collections.abc import Iterator
@@ -78,6 +79,26 @@ def test_what_a_majority_has_survives_the_primary_the_leader_and_all(nodes: Proc
     all_show(nodes, "docs", rows)
     found = nodes["n1"].sql("SELECT id FROM docs ORDER BY vec <-> '[7,1]' LIMIT 1")
     assert found[1]["rows"] == [[7]]
+
+
+def test_a_search_over_several_shards_is_exact_on_every_node(nodes: Processes) -> None:
+    """Also for the one nearest row, which lies in one shard of four."""
+    nodes.write(
+        "CREATE TABLE many (id BIGINT PRIMARY KEY, t TEXT, vec VECTOR(2)) WITH (shards = 4)"
+    )
+    chance = random.Random(6)
+    points = {key: [chance.randint(-99, 99), chance.randint(-99, 99)] for key in range(300)}
+    values = ", ".join(f"({key}, 'x', '{point}')" for key, point in points.items())
+    nodes.write(f"INSERT INTO many VALUES {values}", f"{uuid.uuid4()}:1")
+    all_show(nodes, "many", [[key, "x", [float(x), float(y)]] for key, (x, y) in points.items()])
+    for k in (1, 1, 1, 7, 299):
+        x, y = chance.randint(-120, 120), chance.randint(-120, 120)
+        far = {key: (a - x) ** 2 + (b - y) ** 2 for key, (a, b) in points.items()}
+        nearest = sorted(points, key=lambda key: (far[key], key))[:k]
+        for node in nodes.running():
+            text = f"SELECT id FROM many ORDER BY vec <-> '[{x},{y}]', id LIMIT {k}"
+            status, answer = node.sql(text, settings={"read_level": "any"})
+            assert (status, answer["rows"]) == (200, [[key] for key in nearest])
 
 
 def test_every_change_of_metadata_is_in_all_three_logs(nodes: Processes) -> None:
