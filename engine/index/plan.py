@@ -74,13 +74,13 @@ def _lists_given(index: VectorIndex, probes: int, k: int) -> Rung | None:
 
 def _graph_given(index: VectorIndex, effort: int, asked: int, k: int) -> Rung | None:
     """As `_lists_given`. Where more is wanted than was asked for, as a filter will leave some out,
-    the graph keeps so many more, too: it finds the 200 nearest no better than it looks for them.
+    the graph keeps at least half as many again: it finds the 200 nearest no better than it looks.
     """
     if k * _GIVEN_SHARE > index.rows:
         return None
     count = index.candidates(k)
     if k > asked:
-        effort += count
+        effort = max(effort, count + count // 2)
     return Rung(k, count, effort, 0.0, 0.0, min(index.rows, _PASSED * max(effort, count)))
 
 
