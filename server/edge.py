@@ -12,11 +12,12 @@ from starlette.requests import Request
 from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import Principal
 from nearql.server.access.quota import Quotas
+from nearql.server.backup.service import Backups
 from nearql.server.config import Config
 from nearql.server.gateway.gateway import Gateway
 from nearql.server.inline import Inline
-from nearql.server.metrics import Metrics
 from nearql.server.jobs import Jobs
+from nearql.server.metrics import Metrics
 from nearql.server.ports import NodePort
 from nearql.server.spool import Spool, SpoolMemory
 from nearql.server.tls import Certificates
@@ -50,11 +51,12 @@ class Edge:
     access: AccessLayer | None = None
     certificates: Certificates | None = None
     gateway: Gateway | None = None
+    backups: Backups | None = None
     loop: asyncio.AbstractEventLoop | None = None
     inline: Inline = field(init=False)
+    jobs: Jobs = field(default_factory=Jobs)
 
     def __post_init__(self) -> None:
-    jobs: Jobs = field(default_factory=Jobs)
         limits = self.config.limits
         self.inline = Inline(self.config.http.inline_ms, self.node.has_room)
         self.result_bytes = self.config.share_of_memory(limits.result_bytes, 4)
