@@ -130,6 +130,15 @@ def test_what_copies_come_to_can_be_waited_for(shared: Trio) -> None:
         node.replication.wait_until(lambda: bool(1 // 0), 60)
 
 
+def test_records_leave_memory_where_it_is_short(shared: Trio) -> None:
+    copy = shared["a"].copy
+    _, lsn = shared["a"].write_soon(new_ids(20))
+    assert copy.remembers(lsn)
+    shared["a"].table._maintenance.relieve()
+    assert not copy.remembers(lsn)
+    assert [record.lsn for record in copy.read(lsn, 1)] == [lsn]
+
+
 @pytest.mark.parametrize("name", ["a", "c"])
 def test_a_linearizable_read_shows_what_was_answered_before(shared: Trio, name: str) -> None:
     for _ in range(20):
