@@ -17,6 +17,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from nearql.engine.priority import PROCESSORS, step_back
 from nearql.query import duck_functions
 from nearql.query.duck_errors import translate
 
@@ -70,7 +72,7 @@ class Duck:
         }
         if options.memory_limit_bytes:
             config["memory_limit"] = f"{options.memory_limit_bytes >> 10}KiB"
-        self._connection = duckdb.connect(":memory:", config=config)
+        self._connection = _begun(config)
         duck_functions.install(self._connection, options.call_length)
         self.aggregates = _names(self._connection, "aggregate")
         self._connection.execute("SET TimeZone = 'UTC'")
@@ -83,6 +85,12 @@ class Duck:
     def close(self) -> None:
         """Drop the functions and the database; nothing of it outlives this."""
         self._connection.close()
+
+
+def _begun(config: dict[str, str | bool | int | float | list[str]]) -> duckdb.DuckDBPyConnection:
+    """A database whose own threads come after those of searches: they inherit it of this one."""
+    with ThreadPoolExecutor(1, initializer=step_back, initargs=(PROCESSORS,)) as first:
+        return first.submit(duckdb.connect, ":memory:", config=config).result()
 
 
 class Cursor:

@@ -21,6 +21,8 @@ from nearql.server.logs import configure_logs
 from nearql.server.node import Node
 from nearql.server.tracing import begin as begin_tracing
 
+SWITCH_S = 0.0005  # a search waits no longer for one thread to give Python away; default: 5 ms
+
 log = structlog.get_logger("nearql.server")
 
 
@@ -41,6 +43,7 @@ def serve(config: Config, listener: socket.socket) -> int:
             "http.tls_key_file, or let only a proxy with TLS reach it.",
         )
     keep_pandas_out()
+    sys.setswitchinterval(SWITCH_S)
     use_one_blas_thread()  # this process is ours: batches are cut over the search team instead
     tracing = begin_tracing(config)  # before the node: it looks at once whether somebody asks
     node = Node.open(config)
