@@ -88,8 +88,11 @@ class IndexProgress:
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
+    """row_bytes: of a vector of the column."""
+
     definition: IndexDef
     column: int
+    row_bytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +156,7 @@ class TableIndexes:
 
     def declare(self, schema: TableSchema, definitions: Sequence[IndexDef]) -> None:
         """These are the table's indexes from now on; `open` or `refresh` follows."""
-        declared = tuple(
-            _Declared(d, schema.column(d.column).number) for d in definitions if d.is_built
-        )
+        declared = tuple(_declared(schema, d) for d in definitions if d.is_built)
         kept = {one.definition.uuid for one in declared}
         with self._lock:
             self._declared = declared
@@ -482,15 +483,19 @@ class TableIndexes:
             yield from shard.read_view().segments
 
     def _least(self, declared: _Declared) -> int | None:
-        return least_rows(declared.definition, self._context.settings.index_min_rows)
+        least = self._context.settings.index_min_rows
+        return least_rows(declared.definition, least, declared.row_bytes)
+
+    def _kind_for(self, declared: _Declared, data: SegmentData) -> IndexKind | None:
+        least = self._context.settings.index_min_rows
+        return kind_for(declared.definition, data.rows, least, declared.row_bytes)
 
     def _missing(self) -> Iterator[_Task]:
-        least = self._context.settings.index_min_rows
         for number, shard in enumerate(self._shards):
             shown = {id(segment.data) for segment in shard.read_view().segments}
             for data, file in shard.sealed_files():
                 for declared in self._declared:
-                    kind = kind_for(declared.definition, data.rows, least)
+                    kind = self._kind_for(declared, data)
                     if kind is None or id(data) not in shown or not _lacks(data, declared):
                         continue
                     task = _Task(number, declared, kind, data, file)
@@ -499,11 +504,10 @@ class TableIndexes:
 
     def _built(self) -> Iterator[_Task]:
         """The indexes that are there."""
-        least = self._context.settings.index_min_rows
         for number, shard in enumerate(self._shards):
             for data, file in shard.sealed_files():
                 for declared in self._declared:
-                    kind = kind_for(declared.definition, data.rows, least)
+                    kind = self._kind_for(declared, data)
                     found = data.indexes.get(declared.definition.uuid)
                     if kind is None or found is None or isinstance(found, CarriedIndex):
                         continue
@@ -546,6 +550,12 @@ class TableIndexes:
     def _bytes(self, uuid: str) -> int:
         held = [segment.data.indexes.get(uuid) for segment in self._segments()]
         return sum(index.nbytes for index in held if index is not None)
+
+
+def _declared(schema: TableSchema, definition: IndexDef) -> _Declared:
+    column = schema.column(definition.column)
+    row_bytes = (column.type.dimensions or 0) * np.dtype(column.type.element).itemsize
+    return _Declared(definition, column.number, row_bytes)
 
 
 def _usable(declared: Sequence[_Declared]) -> dict[tuple[int, Metric], tuple[IndexDef, ...]]:

@@ -1,8 +1,9 @@
 """Which kind of index a segment gets: pure rules over sizes.
 
-`flat` is no structure at all: rows are read. `auto` reads up to `AUTO_ROWS` rows, beyond them it is
-`ivfpq`, which at recall 0.95 and above is as quick as or quicker than the graphs and builds in a
-sixth of their time; by L1 distance, which only a graph knows, `hnsw`.
+`flat` is no structure at all: rows are read. `auto` reads as well up to `AUTO_BYTES` of vectors,
+beyond them it is `ivfpq`, which at recall 0.95 and above is as quick as or quicker than the graphs
+and builds in a sixth of their time; by L1 distance, which only a graph knows, `hnsw`. Lists and
+codes are sized by rows and dimensions in the kinds' own files.
 """
 
 from __future__ import annotations
@@ -12,23 +13,30 @@ from nearql.engine.index.registry import index_kinds
 from nearql.engine.schema import IndexDef
 
 AUTO_KIND = "ivfpq"
-AUTO_ROWS = 20_000
+AUTO_BYTES = 20_000 * 384 * 4  # of vectors, that are read in half a millisecond as codes
+AUTO_FEWEST, AUTO_MOST = 2_000, 100_000  # rows between which they decide: each costs something, too
 
 
-def least_rows(definition: IndexDef, least: int) -> int | None:
+def auto_rows(row_bytes: int) -> int:
+    """From so many rows on `auto` is an index. row_bytes: of a vector."""
+    return min(max(AUTO_BYTES // max(1, row_bytes), AUTO_FEWEST), AUTO_MOST)
+
+
+def least_rows(definition: IndexDef, least: int, row_bytes: int) -> int | None:
     """From so many rows on a segment gets an index; None = never.
 
-    least: the setting: fewer rows are read as quickly.
+    least: the setting: fewer rows are read as quickly. row_bytes: of a vector.
     """
     kind = _kind(definition)
     if kind is None:
         return None
-    return max(kind.least_rows, least, AUTO_ROWS if definition.kind == "auto" else 0)
+    enough = max(kind.least_rows, least)
+    return max(enough, auto_rows(row_bytes)) if definition.kind == "auto" else enough
 
 
-def kind_for(definition: IndexDef, rows: int, least: int) -> IndexKind | None:
+def kind_for(definition: IndexDef, rows: int, least: int, row_bytes: int) -> IndexKind | None:
     """The kind to build over so many rows of a segment; None = they are read instead."""
-    enough = least_rows(definition, least)
+    enough = least_rows(definition, least, row_bytes)
     if enough is None or rows < enough:
         return None
     return _kind(definition)
