@@ -108,6 +108,8 @@ class Controller:
         result = self._cluster.metadata.propose(command, timeout_ms=_PROPOSE_MS)
         self._cluster.decided[kind if result.ok else "refused"] += 1
         told = {key: value for key, value in vars(command).items() if key != "request_id"}
+        if "level" in told:  # which a line of the log has already
+            told["feature_level"] = told.pop("level")
         log.warning("controller_decides", command=kind, refused=result.code, **told)
 
 

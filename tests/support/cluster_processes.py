@@ -40,11 +40,14 @@ class Process:
         self.name, self.config, self.url = name, config, url
         self._wrapper, self._program = list(wrapper), list(program)
         self.log = config.with_suffix(".log")
+        self.source: Path | None = None  # the `src` of another checkout that it runs
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; it answers after a while."""
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        if self.source is not None:
+            environment["PYTHONPATH"] = str(self.source)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._wrapper, sys.executable, *self._program]
