@@ -8,6 +8,7 @@ the primary of what it changes; one that only reads may be answered by any node 
     COPY FROM; COPY TO reads
     ALTER TABLE                           too: the change is ordered among the rows
     other DDL, GRANT, CREATE USER         change metadata alone, wherever they run
+    CHECK TABLE                           too: whoever leads asks the nodes with copies
     SET, SHOW, DESCRIBE, WAIT, KILL, ...  neither
 """
 

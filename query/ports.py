@@ -204,6 +204,18 @@ class Database(Protocol):
     def rebuild_indexes(self, table: str, uuids: Sequence[str]) -> None:
         """Build these indexes of a table anew, in the background."""
 
+    def check_table(self, table: str) -> pa.Table:
+        """Verify a table's files and compare its copies: a row per copy of each shard with `table`,
+        `shard`, `node`, `state`, `lsn`, `rows`, `detail`.
+        """
+
+    def set_replicas(self, table: str, replicas: int) -> str:
+        """Have as many copies of a table; what is to be said of it.
+
+        Raises:
+            Unavailable: code `not_enough_replicas`; too few nodes can take one.
+        """
+
     def allocate(self, table_uuid: str, count: int) -> int:
         """The first of `count` fresh identity numbers of a table: gaps permitted, none twice."""
 

@@ -26,6 +26,7 @@ from nearql.query.ports import CatalogView
 from nearql.query.set_functions import table_of
 from nearql.query.statements import (
     AlterTable,
+    CheckTable,
     ConflictClause,
     CreateExtension,
     CreateIndex,
@@ -37,6 +38,7 @@ from nearql.query.statements import (
     Insert,
     Reindex,
     Select,
+    SetOptions,
     SetVariable,
     Show,
     Statement,
@@ -147,7 +149,7 @@ def _definitions(statement: Statement, catalog: CatalogView) -> Iterator[Need]:
     elif isinstance(statement, DropTable):
         for name in statement.tables:
             yield Need("ADMIN", name)
-    elif isinstance(statement, AlterTable | CreateIndex):
+    elif isinstance(statement, AlterTable | SetOptions | CheckTable | CreateIndex):
         yield Need("ADMIN", statement.table)
     elif isinstance(statement, DropIndex):
         for name in statement.names:

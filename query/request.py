@@ -47,6 +47,7 @@ from nearql.query.settled import settled
 from nearql.query.statements import (
     AlterTable,
     ChangeGrants,
+    CheckTable,
     CopyFrom,
     CopyTo,
     CreateExtension,
@@ -65,6 +66,7 @@ from nearql.query.statements import (
     Kill,
     Reindex,
     Select,
+    SetOptions,
     SetVariable,
     Show,
     Statement,
@@ -79,6 +81,7 @@ from nearql.query.writes import Write
 
 _DDL = (
     CreateTable, DropTable, AlterTable, CreateIndex, DropIndex, Reindex, CreateView, DropView,
+    CheckTable, SetOptions,
 )  # fmt: skip
 _LEFT_OUT = (
     "partial_answers is on: {rows} rows of table {table!r} are in damaged segments and were left "

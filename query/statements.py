@@ -245,6 +245,21 @@ class Reindex(Statement):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckTable(Statement):
+    """CHECK TABLE name: verify its files, and compare its copies."""
+
+    table: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOptions(Statement):
+    """ALTER TABLE name SET (name = value, ...); names in lower case."""
+
+    table: str
+    options: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SetVariable(Statement):
     """SET [LOCAL|SESSION] name = value; RESET name has value None, RESET ALL the name `all`."""
 

@@ -48,6 +48,9 @@ class ClusterSection:
         600, "Seconds after a node was declared dead until its copies are made anew elsewhere.",
         low=1,
     )  # fmt: skip
+    compare_interval_hours: int = key(
+        24, "Hours between two comparisons of all copies by what they hold; 0 = never.", low=0
+    )
     ca_file: str = key("", "Certificate (PEM) of the authority that nodes trust.", path=True)
     cert_file: str = key("", "This node's certificate (PEM); it must name node.name.", path=True)
     key_file: str = key("", "Key of the certificate (PEM, without a password).", path=True)

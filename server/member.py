@@ -36,6 +36,7 @@ from nearql.engine.errors import InvalidRequest, NearQLError, Unavailable
 from nearql.engine.schema import TableDef
 from nearql.engine.shard.meta import new_meta
 from nearql.engine.storage.files import FileSystem
+from nearql.server.checks import Checker, Checks
 from nearql.server.cluster_settings import HAND_OVER_S, cluster_config
 from nearql.server.config import Config
 from nearql.server.copies import Copies
@@ -82,6 +83,8 @@ class Member:
         self.controller: Controller
         self.steps: Steps
         self.mover: Mover
+        self.checks: Checks
+        self._checker: Checker
         self._voice: Voice
         self._started = False
         self._settling = ThreadPoolExecutor(8, thread_name_prefix="settling")
@@ -136,6 +139,8 @@ class Member:
         self.mover = Mover(
             cluster, self.steps, Limits(section.parallel_moves, section.replace_after_s)
         )
+        self.checks = Checks(cluster, self.steps)
+        self._checker = Checker(cluster, self.checks, section.compare_interval_hours * 3600)
         self._voice = Voice(cluster, beats, ends)
         self._started = True
         self.keeper.start()
@@ -150,6 +155,7 @@ class Member:
         self._voice.start()
         self.controller.start()
         self.mover.start()
+        self._checker.start()
 
     def _replicate(self) -> Replication:
         """Listen for other nodes, on a port that may be taken."""
@@ -178,6 +184,7 @@ class Member:
     def close(self) -> None:
         """Hand over what this node orders, and end its links; the tables stay open."""
         if self._started:
+            self._checker.close()
             self.mover.close()
             self.steps.close()
             self._hand_over()

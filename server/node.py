@@ -64,10 +64,12 @@ from nearql.query.session import Session
 from nearql.server import system_tables
 from nearql.server.access.store import AccessStore
 from nearql.server.backup.service import Backups
+from nearql.server.checks import check_alone
 from nearql.server.config import Config
 from nearql.server.copies import Copies, report_damage
 from nearql.server.counts import Count, counts
 from nearql.server.gateway.gateway import Gateway
+from nearql.server.operations import set_replicas
 from nearql.server.slow import log_slow
 
 if TYPE_CHECKING:
@@ -448,6 +450,19 @@ class Node:
         with self._ddl:
             self._check_open()
             self.table(self._row(table).table.uuid).rebuild_indexes(uuids)
+
+    def check_table(self, table: str) -> pa.Table:
+        """Verify a table's files and compare its copies; a row per copy."""
+        self._check_open()
+        row = self._row(table)
+        if self.member is not None:
+            return self.member.checks.check(row)
+        return check_alone(self.table(row.table.uuid), self.config.node.name)
+
+    def set_replicas(self, table: str, replicas: int) -> str:
+        """Have as many copies of a table; what is to be said of it."""
+        self._check_open()
+        return set_replicas(self.gateway(), self._row(table), replicas)
 
     def _declare_indexes(self, table_uuid: str) -> None:
         """Let a table's data know of its indexes; one that can't be opened has none to build."""

@@ -127,6 +127,27 @@ class Operations:
             self._agree(command)
         return last.uuid
 
+    def set_replicas(self, row: TableRow, replicas: int) -> str:
+        """Have as many copies of a table; what is to be said of it.
+
+        Raises:
+            Unavailable: code `not_enough_replicas`: too few nodes can take one.
+        """
+        name, have = row.table.name, {len(shard.replicas) for shard in row.shards}
+        if have == {replicas} and row.table.replicas == replicas:
+            return f"Table {name!r} has {replicas} copies; nothing was done."
+        there = set(placeable(self._state, self._alive))
+        there |= {node for shard in row.shards for node in shard.replicas}
+        if replicas > len(there):
+            raise Unavailable(
+                f"{replicas} copies of table {name!r} are wanted, and {len(there)} nodes can have "
+                "one: start more, or ask for fewer.",
+                code="not_enough_replicas",
+            )
+        total = abs(replicas - max(have)) * len(row.shards)
+        job = self.start("replicas", table_uuid=row.table.uuid, replicas=replicas, total=total)
+        return f"Job {job} makes it so; GET /v1/jobs/{job} tells how far it is."
+
     def planned(self) -> Plan:
         """How copies and primaries should be spread over the nodes that can have some."""
         state = self._state
@@ -209,6 +230,13 @@ class Operations:
             )  # fmt: skip
         lead = Lead(row.table.uuid, node.node_id)
         return self.start("failover", leads=(lead,), total=1, detail="unclean: rows may be lost")
+
+
+def set_replicas(gateway: Gateway | None, row: TableRow, replicas: int) -> str:
+    """See `Operations.set_replicas`; raises Conflict (`not_a_cluster`) on a node alone."""
+    if gateway is None:
+        raise Conflict("This node is alone: each table has one copy.", code="not_a_cluster")
+    return Operations(gateway).set_replicas(row, replicas)
 
 
 def cancel_job(gateway: Gateway | None, name: str) -> None:

@@ -2,6 +2,7 @@
 
     life_hand_over   to the primary of a shard: give your part to that node
     life_digest      to a node with a copy: what does it hold at this LSN?
+    life_scrub       to a node with copies: read the files of a table again
     life_condemn     to a node with a copy: it is not what the others hold; make it anew
     life_sizes       to any node: bytes of the copies of each table
 
@@ -26,11 +27,13 @@ from nearql.cluster.replication.node import Replication
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import NearQLError, NotFound, Unavailable
 from nearql.engine.shard.copy import ContentHashes
+from nearql.server.checks import damages_of
 from nearql.server.copies import Copies
 
 log = structlog.get_logger("nearql.node")
 
-HAND_OVER, DIGEST, CONDEMN, SIZES = "life_hand_over", "life_digest", "life_condemn", "life_sizes"
+HAND_OVER, DIGEST, CONDEMN = "life_hand_over", "life_digest", "life_condemn"
+SCRUB, SIZES = "life_scrub", "life_sizes"
 HAND_OVER_S = 10.0
 COMPARE_S = 60.0  # to see copies at one LSN; hashing them takes as long as it takes
 _HASH_S = 600.0
@@ -49,6 +52,7 @@ class Steps:
             HAND_OVER: self._give_away,
             DIGEST: self._digest,
             CONDEMN: self._condemn,
+            SCRUB: self._scrub,
             SIZES: self._own_sizes,
         }
 
@@ -71,7 +75,7 @@ class Steps:
         answer = self._replication.calls.call(
             node, method, msgpack.packb(arguments), timeout_ms=int(timeout_s * 1000) + _SLACK_MS
         )
-        return msgpack.unpackb(answer)
+        return msgpack.unpackb(answer, strict_map_key=False)
 
     # ---- Asking ---------------------------------------------------------------------------------
 
@@ -105,6 +109,15 @@ class Steps:
             return Digest(*found)
 
         return compare(ask, nodes, COMPARE_S)
+
+    def scrub(self, node: str, table_uuid: str) -> Mapping[int, str]:
+        """By shard, which file of a node's copies of a table is damaged.
+
+        Raises:
+            NearQLError: the node could not be asked, or has no such copies.
+        """
+        found: Mapping[int, str] = self._ask(node, SCRUB, table_uuid, timeout_s=_HASH_S)
+        return found
 
     def condemn(self, node: str, shard_uuid: str, reason: str) -> None:
         """Have a copy taken out and made anew.
@@ -146,6 +159,9 @@ class Steps:
         if found is None:
             return copy.applied_lsn, None, 0, b""
         return found.lsn, found.lsn, found.rows, _packed(found)
+
+    def _scrub(self, table_uuid: str) -> dict[int, str]:
+        return damages_of(self._copies.table(table_uuid), lambda size: self._between())
 
     def _condemn(self, shard_uuid: str, reason: str) -> bool:
         if self._replication.shard(shard_uuid) is None:

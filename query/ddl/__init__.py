@@ -12,16 +12,19 @@ from nearql.query.ddl.alter import alter_table
 from nearql.query.ddl.create import create_table
 from nearql.query.ddl.drop import drop_index, drop_table, drop_view, reindex
 from nearql.query.ddl.index import create_index
+from nearql.query.ddl.keeping import check_table, set_options
 from nearql.query.ports import Database
 from nearql.query.result import Result
 from nearql.query.statements import (
     AlterTable,
+    CheckTable,
     CreateIndex,
     CreateTable,
     DropIndex,
     DropTable,
     DropView,
     Reindex,
+    SetOptions,
     Statement,
 )
 
@@ -50,4 +53,8 @@ def run_ddl(statement: Statement, database: Database) -> Result:
         return drop_index(statement, database)
     if isinstance(statement, Reindex):
         return reindex(statement, database)
+    if isinstance(statement, CheckTable):
+        return check_table(statement, database)
+    if isinstance(statement, SetOptions):
+        return set_options(statement, database)
     raise InternalError(f"{type(statement).__name__} is no statement of run_ddl.")

@@ -100,7 +100,8 @@ def _shards(statement: Statement, value: Any) -> int:
     return _whole(statement, "shards", value, LIMITS.shards)
 
 
-def _replicas(statement: Statement, value: Any) -> int:
+def replicas_of(statement: Statement, value: Any) -> int:
+    """The option of a number of copies. Raises InvalidValue."""
     return _whole(statement, "replicas", value, 1_000)
 
 
@@ -122,6 +123,6 @@ def _concern(statement: Statement, value: Any) -> str:
 
 _OPTIONS: dict[str, Callable[[Statement, Any], Any]] = {
     "shards": _shards,
-    "replicas": _replicas,
+    "replicas": replicas_of,
     "write_concern": _concern,
 }

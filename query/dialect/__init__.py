@@ -157,6 +157,7 @@ _READERS: Mapping[str, Callable[[Cursor], Statement]] = {
     "EXPLAIN": _explain,
     "WAIT": utility.wait,
     "KILL": utility.kill,
+    "CHECK": utility.check_table,
     "GRANT": access.grant,
     "REVOKE": access.revoke,
     "BEGIN": utility.transaction,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nearql.engine.errors import Unsupported
-from nearql.query.dialect.create import Parts, column_definition
+from nearql.query.dialect.create import Parts, column_definition, options_in
 from nearql.query.dialect.cursor import Cursor
 from nearql.query.dialect.utility import alter_extension
 from nearql.query.statements import (
@@ -13,6 +13,7 @@ from nearql.query.statements import (
     DropColumn,
     RenameColumn,
     RenameTable,
+    SetOptions,
     SetStorage,
 )
 
@@ -26,14 +27,16 @@ _REFUSED = {
     "FOREIGN": "FOREIGN KEY is not offered.",
 }
 _ALTER = (
-    "ALTER TABLE adds, drops and renames columns and renames the table; to change a "
-    "type, a default or "
+    "ALTER TABLE adds, drops and renames columns, renames the table and takes SET (replicas = n); "
+    "to change a type, a default or "
     "NOT NULL, create a new table AS SELECT and rename it."
 )
 
 
-def alter(cursor: Cursor) -> AlterTable | CreateExtension:
-    """ALTER TABLE [IF EXISTS] name action, ...; ALTER EXTENSION vector UPDATE."""
+def alter(cursor: Cursor) -> AlterTable | SetOptions | CreateExtension:
+    """ALTER TABLE [IF EXISTS] name action, ... or SET (option = value, ...); ALTER EXTENSION vector
+    UPDATE.
+    """
     cursor.expect("ALTER")
     if cursor.word() == "EXTENSION":
         return alter_extension(cursor)
@@ -47,6 +50,13 @@ def alter(cursor: Cursor) -> AlterTable | CreateExtension:
     if_exists = cursor.accept("IF", "EXISTS")
     _ = cursor.accept("ONLY")
     table = cursor.table()
+    if cursor.word() == "SET" and cursor.word(1) == "(":
+        cursor.expect("SET")
+        options = options_in(cursor.inside())
+        cursor.expect_end()
+        return SetOptions(
+            table=table, options=options, text=cursor.source.text, offset=cursor.source.offset
+        )
     actions = tuple(cursor.listed(lambda: _action(cursor)))
     cursor.expect_end()
     if len(actions) > 1 and any(isinstance(action, RenameTable) for action in actions):

@@ -214,7 +214,11 @@ def with_options(cursor: Cursor) -> tuple[tuple[str, Any], ...]:
     """[WITH (name = value, ...)], names in lower case."""
     if not cursor.accept("WITH"):
         return ()
-    inside = cursor.inside()
+    return options_in(cursor.inside())
+
+
+def options_in(inside: Cursor) -> tuple[tuple[str, Any], ...]:
+    """name = value, ...; names in lower case."""
     found: dict[str, Any] = {}
     for item in inside.split():
         position = item.position

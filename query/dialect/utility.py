@@ -9,6 +9,7 @@ from nearql.engine.errors import SqlError, Unsupported
 from nearql.query.dialect.create import option_value
 from nearql.query.dialect.cursor import Cursor
 from nearql.query.statements import (
+    CheckTable,
     CreateExtension,
     Describe,
     Kill,
@@ -176,6 +177,13 @@ def wait(cursor: Cursor) -> Wait:
     cursor.expect("TIMEOUT")
     timeout_ms = cursor.integer("milliseconds")
     return Wait(copies=copies, timeout_ms=timeout_ms, **_common(cursor))
+
+
+def check_table(cursor: Cursor) -> CheckTable:
+    """CHECK TABLE name."""
+    cursor.expect("CHECK")
+    cursor.expect("TABLE")
+    return CheckTable(table=cursor.table(), **_common(cursor))
 
 
 def kill(cursor: Cursor) -> Kill:

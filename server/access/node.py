@@ -280,6 +280,18 @@ class CheckedNode:
             self._need_table(table)
             self._node.rebuild_indexes(table, uuids)
 
+    def check_table(self, table: str) -> pa.Table:
+        """Needs ADMIN on the table."""
+        with self._audit.act("check_table", table):
+            self._need_table(table)
+            return self._node.check_table(table)
+
+    def set_replicas(self, table: str, replicas: int) -> str:
+        """Needs ADMIN on the table."""
+        with self._audit.act("set_replicas", f"{table}: {replicas}"):
+            self._need_table(table)
+            return self._node.set_replicas(table, replicas)
+
     def allocate(self, table_uuid: str, count: int) -> int:
         """Needs INSERT on the table."""
         if not self.rights.allows(Action.INSERT, table_uuid):

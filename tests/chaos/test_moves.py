@@ -211,6 +211,23 @@ def test_a_switchover_moves_the_primary_and_loses_nothing(nodes: Processes) -> N
     all_there(nodes, "switched", writer)
 
 
+def test_copies_are_compared_and_their_number_changes_while_rows_are_written(
+    nodes: Processes,
+) -> None:
+    create(nodes, "counted", replicas=2)
+    with Writer(nodes, "counted") as writer:
+        writer.written(10)
+        checked = nodes.write("CHECK TABLE counted")["rows"]
+        assert [row[3] for row in checked] == ["ok"] * 4, checked
+        for replicas in (4, 1):
+            told = nodes.write(f"ALTER TABLE counted SET (replicas = {replicas})")
+            name = told["notices"][0].split()[1]
+            assert ended(nodes, name)["state"] == "done"
+            assert len(copies(nodes, "counted")) == replicas
+            writer.written(10)
+    all_there(nodes, "counted", writer)
+
+
 def test_a_node_that_stays_away_is_replaced(tmp_path: Path) -> None:
     processes = Processes(tmp_path, 3, voters=3, cluster={"replace_after_s": 2})
     try:

@@ -81,6 +81,15 @@ class Definitions:
         assert table in self.tables
         self.rebuilt.append(list(uuids))
 
+    def check_table(self, table: str) -> pa.Table:
+        assert table in self.tables
+        return pa.table({name: [None] for name in ("table", "shard", "node", "state", "lsn",
+                                                   "rows", "detail")})  # fmt: skip
+
+    def set_replicas(self, table: str, replicas: int) -> str:
+        self._put(replace(self.tables[table], replicas=replicas))
+        return "done"
+
     def _put(self, table: TableDef) -> None:
         self.tables[table.name.lower()] = table
         self.changes += 1

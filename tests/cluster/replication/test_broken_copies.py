@@ -71,6 +71,15 @@ def test_a_copy_that_contradicts_its_primary_is_made_anew(
     assert trio.catalog.row.replicas["id-c"] == trio["c"].copy.alloc_id.hex() != name
 
 
+def test_a_condemned_copy_is_made_anew_and_holds_the_same(trio: Trio) -> None:
+    name = trio.catalog.row.replicas["id-b"]
+    trio["b"].replication.condemn(SHARD, "its hashes differ")
+    wait_for(lambda: trio.catalog.row.replicas["id-b"] != name, "another copy", 60)
+    trio["a"].write_soon([1])
+    trio.all_show([0, 1])
+    trio.are_alike()
+
+
 def test_a_replica_whose_log_is_damaged_is_made_anew(
     trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
