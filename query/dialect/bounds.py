@@ -12,6 +12,10 @@ else an error. It stands inside the call's argument, because DuckDB evaluates co
 CASE before it knows whether they are needed. `parts` rises by a factor of 100 in each lambda,
 whose body is evaluated for every element. Literals are checked by the guard and left as they are.
 
+What `list_reduce` makes is bounded after each step, because `lambda a, b: a || a` doubles it:
+
+    list_reduce(l, lambda a, b: a || b)   ->   list_reduce(l, lambda a, b: nq_bounded(a || b, ...))
+
 A size names an argument once more, so nested calls would double the text at each level: at most
 `NESTED` of them stand inside each other.
 """
@@ -24,7 +28,7 @@ from collections.abc import Callable
 from sqlglot import exp
 
 from nearql.engine.errors import SqlError
-from nearql.query.trees import copy_of
+from nearql.query.trees import copy_of, has
 
 NESTED = 6
 _LAMBDA = 100
@@ -38,7 +42,10 @@ Bound = Callable[[Arguments], tuple[int, exp.Expr, float] | None]
 
 def bounded(node: exp.Anonymous) -> exp.Expr:
     """The call with its deciding argument bounded; itself where nothing can grow."""
-    bound = BOUNDS.get(str(node.name).lower())
+    name = str(node.name).lower()
+    if name in REDUCING:
+        return _reduced(node)
+    bound = BOUNDS.get(name)
     if bound is None or isinstance(node.parent, exp.Table | exp.Lateral):
         return node
     arguments = list(node.expressions)
@@ -56,7 +63,19 @@ def bounded(node: exp.Anonymous) -> exp.Expr:
 
 def is_bounded(node: exp.Expr) -> bool:
     """Whether DuckDB may get other words for this call."""
-    return isinstance(node, exp.Anonymous) and str(node.name).lower() in BOUNDS
+    return isinstance(node, exp.Anonymous) and str(node.name).lower() in (*BOUNDS, *REDUCING)
+
+
+def _reduced(node: exp.Anonymous) -> exp.Expr:
+    """`list_reduce` whose lambda's value is bounded, unless it is a number's arithmetic."""
+    found = [one for one in node.expressions if isinstance(one, exp.Lambda)]
+    if not found or not has(found[0].this, *_LENGTHENING):
+        return node
+    _check_nesting(node)
+    body = found[0].this
+    parts = exp.Literal.number(_parts(node))
+    found[0].set("this", _call("nq_bounded", body, _size(body), parts))
+    return node
 
 
 def _refused_dot(node: exp.Anonymous) -> exp.Expr:
@@ -164,6 +183,8 @@ def _compared(arguments: Arguments) -> tuple[int, exp.Expr, float] | None:
     return 0, product, _PAIRS
 
 
+REDUCING = frozenset({"list_reduce", "array_reduce", "reduce"})
+_LENGTHENING = (exp.DPipe, exp.Anonymous, exp.Array, exp.Bracket, exp.Struct, exp.Dot, exp.Cast)
 BOUNDS: dict[str, Bound] = {
     "repeat": _repeated,
     "lpad": _counted(1),

@@ -138,6 +138,25 @@ def test_growing_calls_nest_a_little_only(sql: Sql) -> None:
     assert caught.value.code == "statement_too_complex"
 
 
+@pytest.mark.parametrize("one", ["'a'", "['a']"])
+@pytest.mark.parametrize("name", ["list_reduce", "array_reduce", "reduce"])
+def test_what_a_reduction_makes_is_bounded_at_each_step(sql: Sql, name: str, one: str) -> None:
+    """Sixty doublings took gigabytes, and no interrupt reached them."""
+    doubling = f"{name}(list_transform(range({{}}), lambda x: {one}), lambda a, b: a || a)"
+    assert sql.rows(f"SELECT len({doubling.format(12)})") == [(2**11,)]
+    with pytest.raises(TooLarge) as caught:
+        sql.run(f"SELECT {doubling.format(60)}")
+    assert caught.value.extra["setting"] == "call_length"
+
+
+def test_a_reduction_below_the_bound_is_as_written(sql: Sql) -> None:
+    joined = "list_reduce(['a', 'b', 'c'], lambda a, b: a || ', ' || b)"
+    nested = f"list_reduce([{joined}, 'd'], lambda a, b: a || {joined})"
+    found = sql.run(f"SELECT {joined}, {nested}, list_reduce([1, 2], lambda a, b: a + b, 4)")
+    assert list(found.table.to_pylist()[0].values()) == ["a, b, c", "a, b, ca, b, c", 7]
+    assert not any("nq_" in column.name for column in found.columns)
+
+
 # ---- Long statements --------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from nearql.engine.types import OnConflict
+from nearql.query.settings import SessionSettings
 from support.sql import Sql
 
 OPERATORS = {"l2": "<->", "ip": "<#>", "cos": "<=>", "l1": "<+>"}
@@ -92,7 +93,7 @@ class Model:
     """The same tables in DuckDB."""
 
     def __init__(self, data: Data) -> None:
-        self.connection = duckdb.connect(":memory:")
+        self.connection = duckdb.connect(":memory:", config={"threads": "1"})
         for kind in OPERATORS:
             self._function(kind)
         self.connection.register("docs_given", data.docs())
@@ -128,8 +129,8 @@ class Model:
 
 @contextmanager
 def both(data: Data) -> Iterator[tuple[Sql, Model]]:
-    """The tables in NearQL and in the model."""
-    sql, model = Sql(), Model(data)
+    """The tables in NearQL and in the model; so few rows are not worth a second thread."""
+    sql, model = Sql(SessionSettings(duck_threads=1)), Model(data)
     sql.run(
         "CREATE TABLE docs (id BIGINT PRIMARY KEY, cat TEXT, price BIGINT, vec VECTOR(3)) "
         f"WITH (shards = {data.shards});"
