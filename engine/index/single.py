@@ -86,7 +86,7 @@ class Ready:
         self._metric = request.metric
         self._filtered = filtered
         self._backend = backend
-        self._stats: dict[int, SearchStats] = {}  # by rows re-ranked: nearly always as many
+        self._stats: dict[tuple[int, int], SearchStats] = {}  # by counts, nearly always the same
 
     def answer(self, queries: NDArray[np.float32], keys_of: KeysOf) -> SearchHits | None:
         """The hits of a query, float32 (1, d), tame; None = too few rows found."""
@@ -96,6 +96,7 @@ class Ready:
             if named is None:
                 return None
             found.append(named)
+        named_count = sum(part[2] for part in found)
         for read in self._reads:
             found.append(_read(read, queries[0], self._k, self._metric, self._backend))
         if len(found) == 1:
@@ -112,21 +113,21 @@ class Ready:
         first = distances[: k + 1].tolist()
         if len(set(first)) < len(first):
             _settle(rows, distances, min(k, len(rows)), keys_of)
-        stats = self._counted(reranked)
+        stats = self._counted(named_count, reranked)
         if len(rows) < k:
             rows = np.pad(rows, (0, k - len(rows)), constant_values=-1)
             distances = np.pad(distances, (0, k - len(distances)), constant_values=np.nan)
         return SearchHits(rows[np.newaxis, :k], distances[np.newaxis, :k], stats)
 
-    def _counted(self, reranked: int) -> SearchStats:
-        stats = self._stats.get(reranked)
+    def _counted(self, named: int, reranked: int) -> SearchStats:
+        stats = self._stats.get((named, reranked))
         if stats is None:
             if len(self._stats) >= _KEPT:
                 self._stats.clear()
-            stats = self._stats[reranked] = self._stats_of(reranked)
+            stats = self._stats[named, reranked] = self._stats_of(named, reranked)
         return stats
 
-    def _stats_of(self, reranked: int) -> SearchStats:
+    def _stats_of(self, named: int, reranked: int) -> SearchStats:
         live = sum(segment.slice.live for segment in self._segments)
         qualifying = sum(segment.qualifying for segment in self._segments)
         kinds = sorted({one.index.kind for one in self._named if one.index is not None})
@@ -134,7 +135,7 @@ class Ready:
         return SearchStats(
             strategy=plan if self._named else "exact_filtered" if self._filtered else "exact",
             backend="+".join(kinds) if kinds else self._backend.name,
-            candidates=max(reranked, self._read),
+            candidates=named + self._read,
             reranked=reranked,
             selectivity=qualifying / live if live else 1.0,
         )

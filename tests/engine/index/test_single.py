@@ -83,6 +83,7 @@ def test_an_index_and_new_rows_alone_and_among_others(metric: Metric) -> None:
         for at, query in enumerate(vectors[880:960]):
             alone = found(view, query, 10, metric=metric, rows=rows)
             assert alone.stats.backend == "hnsw"
+            assert alone.stats.candidates > (50 if rows is None else 17)  # the new ones, and named
             np.testing.assert_array_equal(alone.rows[0], together.rows[at])
             np.testing.assert_array_equal(alone.distances[0], together.distances[at])
 
