@@ -48,6 +48,9 @@ class ClusterSection:
         600, "Seconds after a node was declared dead until its copies are made anew elsewhere.",
         low=1,
     )  # fmt: skip
+    trash_hours: int = key(
+        24, "Hours that files of dropped, moved and damaged copies stay in trash/.", low=0
+    )
     compare_interval_hours: int = key(
         24, "Hours between two comparisons of all copies by what they hold; 0 = never.", low=0
     )

@@ -2,7 +2,8 @@
 
     data directory
     ├── tables/<uuid>/       one per table that this node has copies of
-    └── trash/               what is on its way out: dropped-... at once, orphan-... after a day
+    └── trash/               what is on its way out: dropped-... at once, orphan-... after a day, or
+                             when the disk runs short
 
 Nothing is removed in place: a directory is renamed into the trash first, so that a crash leaves no
 half table under a name that counts.
@@ -10,6 +11,7 @@ half table under a name that counts.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import uuid
@@ -33,7 +35,11 @@ ORPHAN_RETENTION_S = 24 * 3600
 class Copies:
     """Reading is thread-safe; whoever opens, makes or discards keeps others from doing so."""
 
-    def __init__(self, data_dir: Path, context: EngineContext) -> None:
+    def __init__(
+        self, data_dir: Path, context: EngineContext, retention_s: float = ORPHAN_RETENTION_S
+    ) -> None:
+        """retention_s: how long orphans stay in the trash."""
+        self._retention_s = retention_s
         self._home, self._trash = data_dir / "tables", data_dir / "trash"
         self._context = context
         self._tables: dict[str, Table] = {}
@@ -112,12 +118,22 @@ class Copies:
             self._put_away(directory, "orphan")
 
     def empty_trash(self) -> None:
-        """Remove what was dropped, and orphans that are a day old."""
+        """Remove what was dropped, and orphans whose time is over; while the disk has less room
+        than its reserve, the oldest of the others too.
+        """
         self._trash.mkdir(parents=True, exist_ok=True)
-        for directory in sorted(self._trash.iterdir()):
-            age_s = time.time() - directory.stat().st_mtime
-            if not directory.name.startswith("orphan-") or age_s > ORPHAN_RETENTION_S:
+        found = [(directory.stat().st_mtime, directory) for directory in self._trash.iterdir()]
+        for since, directory in sorted(found):
+            is_orphan = directory.name.startswith("orphan-")
+            if not is_orphan or time.time() - since > self._retention_s:
                 shutil.rmtree(directory)
+            elif self._is_short():
+                log.warning("trash_emptied_early", directory=directory.name)
+                shutil.rmtree(directory)
+
+    def _is_short(self) -> bool:
+        free = self._context.fs.free_bytes(self._trash)
+        return free < self._context.settings.disk_reserve_bytes
 
     def close(self) -> None:
         """Checkpoint what is cheap to checkpoint, and close every table."""
@@ -135,7 +151,9 @@ class Copies:
 
     def _put_away(self, directory: Path, why: str) -> Path:
         self._trash.mkdir(parents=True, exist_ok=True)
-        return directory.rename(self._trash / f"{why}-{directory.name}-{uuid.uuid4().hex[:8]}")
+        target = directory.rename(self._trash / f"{why}-{directory.name}-{uuid.uuid4().hex[:8]}")
+        os.utime(target)  # from now on it counts as trash: a rename leaves the time as it was
+        return target
 
 
 def report_damage(table: Table, damage: Damage) -> None:

@@ -29,7 +29,7 @@ from nearql.server.copies import Copies
 log = structlog.get_logger("nearql.node")
 
 _AGAIN_S = 1.0  # after a failure
-_TRASH_S = 3600.0  # between looks into the trash
+_TRASH_S = 60.0  # between looks into the trash
 
 
 class Attachments(Protocol):
@@ -59,8 +59,10 @@ class Keeper:
         self._working = threading.RLock()  # held by whoever opens, makes or puts away
         self._attached: dict[str, str] = {}  # shard uuid -> table uuid
         self._declared: dict[str, TableRow] = {}
+        self._not_before: dict[str, float] = {}  # table uuid -> when a failure is tried again
         self._news = threading.Condition()
         self._state: Metadata | None = None
+        self._tried: Metadata | None = None
         self._done: Metadata | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -70,7 +72,7 @@ class Keeper:
         self._copies.empty_trash()
         state = self._metadata.state
         self._reconcile(state)
-        self._done = state
+        self._done = self._tried = state
         self._thread.start()
 
     def see(self, state: Metadata) -> None:
@@ -130,7 +132,7 @@ class Keeper:
                 self._news.wait_for(self._has_news, _AGAIN_S if failed else _TRASH_S)
                 if self._closed:
                     return
-                state = self._state or self._done
+                state = self._tried = self._state or self._done
             assert state is not None
             try:
                 failed = not self._reconcile(state)
@@ -145,7 +147,7 @@ class Keeper:
                 self._copies.empty_trash()
 
     def _has_news(self) -> bool:
-        return self._closed or (self._state is not None and self._state is not self._done)
+        return self._closed or (self._state is not None and self._state is not self._tried)
 
     def _reconcile(self, state: Metadata) -> bool:
         """Whether this disk holds what the state says."""
@@ -164,6 +166,8 @@ class Keeper:
             if table not in placed:
                 self._attachments.detach(shard)
                 del self._attached[shard]
+        for table in self._not_before.keys() - placed.keys():
+            del self._not_before[table]
         for table in self._declared.keys() - placed.keys():
             del self._declared[table]
             self._on_change()
@@ -172,6 +176,8 @@ class Keeper:
     def _keep(self, row: TableRow) -> bool:
         """Have this table's copies open, replicated and told; whether that is so."""
         uuid = row.table.uuid
+        if time.monotonic() < self._not_before.get(uuid, 0.0):
+            return False  # news keep coming, and none of them need be about this table
         try:
             if uuid not in self._copies.tables and uuid not in self._copies.failed:
                 self._open_or_make(row)
@@ -182,7 +188,9 @@ class Keeper:
             self._follow_definition(row)
         except (Unavailable, WriteUnknown, StorageFull) as error:
             log.warning("copy_not_ready", table=row.table.name, reason=error.detail)
+            self._not_before[uuid] = time.monotonic() + _AGAIN_S
             return False
+        self._not_before.pop(uuid, None)
         return True
 
     def _open_or_make(self, row: TableRow) -> None:

@@ -162,7 +162,8 @@ class Node:
             on_fatal=_exit_at_once,
             replicated=member is not None,
         )
-        self.copies = Copies(config.node.data_dir.absolute(), self._context)
+        retention_s = config.cluster.trash_hours * 3600
+        self.copies = Copies(config.node.data_dir.absolute(), self._context, retention_s)
         self._session = Session(self, config.session_settings())
         self._session.statements.on_slow = log_slow
         self.scrubber = Scrubber(

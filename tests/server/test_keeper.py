@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.local import LocalMetadata
+from nearql.cluster.metadata.nodes import ChangeSetting
 from nearql.cluster.metadata.shards import ShardRow
 from nearql.cluster.metadata.state import TableRow
-from nearql.engine.errors import Unavailable
+from nearql.engine.errors import StorageFull, Unavailable
+from nearql.engine.schema import TableDef
 from nearql.engine.shard.copy import ShardCopy
 from nearql.engine.storage.files import LocalFileSystem
 from nearql.server.copies import Copies
 from nearql.server.keeper import Keeper
 from support.tables import context, definition, fatal
+from support.waiting import wait_for
 
 TABLE = definition().uuid
 
@@ -128,6 +135,58 @@ def test_a_dropped_table_is_let_go_and_lies_in_the_trash(world: World) -> None:
     assert not world.attachments.copies
     assert not world.copies.has(TABLE)
     assert [path.name for path in (world.folder / "trash").glob(f"orphan-{TABLE}-*")]
+
+
+def test_what_is_dropped_stays_in_the_trash_for_its_time_however_old_its_files_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.create(world.me, "b")
+    os.utime(world.folder / "tables" / TABLE, (1.0, 1.0))
+    world.do(c.DropTable(request_id="drop", table_uuid=TABLE))
+    kept = [path for path in (world.folder / "trash").iterdir() if TABLE in path.name]
+    world.copies.empty_trash()
+    assert kept
+    assert all(path.exists() for path in kept)
+    monkeypatch.setattr(Copies, "_is_short", lambda self: True)
+    world.copies.empty_trash()
+    assert not any(path.exists() for path in kept)
+
+
+def test_what_was_in_the_trash_for_long_enough_is_removed(world: World) -> None:
+    world.create(world.me, "b")
+    world.do(c.DropTable(request_id="drop", table_uuid=TABLE))
+    world.copies._retention_s = -1.0
+    world.copies.empty_trash()
+    assert not list((world.folder / "trash").iterdir())
+
+
+def test_a_copy_that_can_not_be_made_is_not_tried_with_each_piece_of_news(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def failing(definition: TableDef) -> NoReturn:
+        tries.append(time.monotonic())
+        raise StorageFull("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.copies, "make", failing)
+        request = uuid.uuid4().hex
+        world.metadata.propose(
+            c.CreateTable(
+                request_id=request, table=definition(), shard_uuids=("s0",), nodes=(world.me,)
+            )
+        )
+        wait_for(lambda: bool(tries), "the first try")
+        for number in range(50):
+            setting = ChangeSetting(
+                request_id=f"news-{number}", name=str(number), value="x", expected=None
+            )
+            world.metadata.propose(setting)
+        wait_for(lambda: len(tries) > 1, "another try")
+    assert all(later - before > 0.5 for before, later in pairwise(tries))
+    world.settle()
+    assert world.copies.has(TABLE)
 
 
 def test_what_is_on_disk_is_opened_again_as_the_same_copy(world: World) -> None:
