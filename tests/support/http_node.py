@@ -137,6 +137,9 @@ class FakeSession:
     def known_search(self, text: str) -> None:
         return None
 
+    def search_together(self, *_: Any) -> Any:
+        raise AssertionError("nothing is known here")
+
     def nature(self, text: str) -> tuple[Nature, Any]:
         return nature_of(parse(text), CatalogView(1, {"docs": DOCS})), None
 
@@ -233,7 +236,9 @@ class Served:
 @contextmanager
 def serve(node: Any, config: Config, gateway: Gateway | None = None) -> Iterator[Served]:
     """A real uvicorn in a thread, on a free port; stopped and joined at the end."""
-    with serve_app(node, config, create_app(node, config, gateway=gateway)) as running:
+    backups = getattr(node, "backups", None)
+    app = create_app(node, config, gateway=gateway, backups=backups)
+    with serve_app(node, config, app) as running:
         yield running
 
 
