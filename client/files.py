@@ -175,9 +175,25 @@ def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _npy(path: Path, _: str | None) -> DataFile:
+    return _vectors(path, load_npy(path, mapped=True))
+
+
+def load_npy(path: Path, *, mapped: bool = False) -> NDArray[Any]:
+    """The array of a .npy file; `mapped` reads it from the disk as it is used.
+
+    Raises:
+        UsageError: it holds none, or one of Python's objects, which are never read: a file could
+            run code that way. OSError: it can't be read.
+    """
     import numpy as np
 
-    return _vectors(path, np.load(path, mmap_mode="r", allow_pickle=False))
+    try:
+        found: NDArray[Any] = np.load(path, "r" if mapped else None, allow_pickle=False)
+    except (ValueError, EOFError) as error:  # its text would advise to allow pickle
+        raise UsageError(
+            f"{path} holds no array of numbers; write it with numpy.save(...) of a float32 array."
+        ) from error
+    return found
 
 
 def _texmex(element: str) -> Opener:

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import structlog
 
-from nearql.engine.errors import InvalidRequest, NearQLError, NotFound, Unavailable, Unsupported
+from nearql.engine.errors import InvalidRequest, NearQLError, Unavailable, Unsupported
 from nearql.engine.request_id import make_request_id
 from nearql.engine.types import OnConflict
 from nearql.server.config import load_config
@@ -178,16 +178,21 @@ def _get(node: Node, call: Call, started: float) -> Answer:
         return 200, _ROUTES[call.text](node), None
     prefix = "/v1/tables/"
     if not call.text.startswith(prefix):
-        raise NotFound(f"There is no route {call.text}.", code="no_such_route", sqlstate="02000")
+        raise _for_a_node(call)
     found = find_table(node, unquote(call.text.removeprefix(prefix)))
     described_tables = describe_tables(node)
     return 200, next(t for t in described_tables if t["uuid"] == found.uuid), None
 
 
 def _administer(node: Node, call: Call, started: float) -> Answer:
-    raise Unsupported(
-        f"{call.mode} {call.text} is for a node that serves; here a directory is open in this "
-        "process, and nobody is asked for a key."
+    raise _for_a_node(call)
+
+
+def _for_a_node(call: Call) -> Unsupported:
+    method = "GET" if call.kind == "get" else call.mode
+    return Unsupported(
+        f"{method} {call.text} is for a node that serves; here a directory is open in this "
+        "process, and nobody is asked for a key. Start one with `nearql serve`, and give its URL."
     )
 
 

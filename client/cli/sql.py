@@ -11,6 +11,7 @@ from typing import Any
 
 from nearql.client.cli import options as cli
 from nearql.client.errors import Error, UsageError
+from nearql.client.files import load_npy
 from nearql.client.format import text_table
 from nearql.client.result import Result
 from nearql.client.stream import BatchStream
@@ -195,11 +196,9 @@ def _json_or_text(text: str) -> Any:
 
 
 def _read_file(path: Path) -> Any:
-    import numpy as np
-
     try:
         if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
+            array = load_npy(path)
             return array[0] if array.ndim == 2 and len(array) == 1 else array
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

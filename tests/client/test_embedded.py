@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import nearql
+from nearql.__main__ import main
 from nearql.client import errors
 from support.clients import Connect
 from support.server_process import ServerProcess
@@ -95,3 +96,14 @@ def test_asyncio_opens_and_closes_in_one_line(tmp_path: Path) -> None:
 
     asyncio.run(main())
     asyncio.run(asyncio.run(nearql.aconnect(tmp_path / "data")).close())
+
+
+@pytest.mark.parametrize("command", ["token list", "token create app", "cluster join"])
+def test_what_only_a_node_has_is_told(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *arguments = command.split()
+    assert main([name, *arguments, "--url", str(tmp_path / "data")]) == 1
+    said = capsys.readouterr().err
+    assert "is for a node that serves" in said
+    assert "`nearql serve`" in said
