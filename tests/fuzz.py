@@ -1,9 +1,11 @@
-"""`python3 dev.py fuzz [--seed N] [--statements M] [--words W] [--record]`: differential fuzzing.
+"""`python3 dev.py fuzz [--seed N] [--statements M | --seconds S] [--words W] [--record]`:
+differential fuzzing.
 
 Without --seed it goes on after the last seed of the record, tests/scripts/fuzz_record.jsonl: a line
 for each run that was clean, with its first and last seed and how many statements were compared.
 Only a clean run is recorded. Exit code 1 where an answer differs. --words: in how many other words
-that mean the same each statement is asked too, all by default; the record tells.
+that mean the same each statement is asked too, all by default; the record tells. --seconds: begin
+no further seed after so long; CI asks the recorded ones again, from 0 on.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from itertools import count
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,18 +35,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--statements", type=int, default=STATEMENTS)
+    parser.add_argument("--seconds", type=float, default=None)
     parser.add_argument("--words", type=int, default=None)
     parser.add_argument("--record", action="store_true")
     given = parser.parse_args()
     after = max((one["last_seed"] + 1 for one in recorded()), default=0)
     first = after if given.seed is None else given.seed
-    last = first + max(1, -(-given.statements // STATEMENTS)) - 1
+    wanted = max(1, -(-given.statements // STATEMENTS))
+    until = None if given.seconds is None else time.monotonic() + given.seconds
     failed = 0
-    for seed in range(first, last + 1):
-        _, failures = run(seed, words=given.words)
+    for last in count(first):
+        _, failures = run(last, words=given.words)
         for failure in failures:
             print(failure, flush=True)
         failed += len(failures)
+        if last - first + 1 >= wanted if until is None else time.monotonic() >= until:
+            break
     compared = (last - first + 1) * STATEMENTS
     print(f"seeds {first} to {last}: {compared} statements, {failed} answers differ")
     if given.record and not failed:
