@@ -85,5 +85,18 @@ class Kept:
             if len(self.filtered) >= _FILTERED:
                 self.filtered.clear()
             found = ready(searcher, slices, self.indexes, request, masks_of(rows))
-            kept = self.filtered[key] = _Filtered(weakref.ref(rows), found)
+            alive = weakref.ref(rows, _forgetting(self, key))
+            kept = self.filtered[key] = _Filtered(alive, found)
         return kept.found
+
+
+def _forgetting(kept: Kept, key: tuple[Any, ...]) -> Callable[[Any], None]:
+    """What drops a filter's plan, and the masks that it holds, with the filter."""
+    holder = weakref.ref(kept)  # no cycle: what the view holds goes with the view
+
+    def forget(_: Any) -> None:
+        found = holder()
+        if found is not None:
+            found.filtered.pop(key, None)
+
+    return forget

@@ -88,6 +88,18 @@ def test_an_index_and_new_rows_alone_and_among_others(metric: Metric) -> None:
             np.testing.assert_array_equal(alone.distances[0], together.distances[at])
 
 
+def test_what_is_kept_of_a_filter_goes_with_it() -> None:
+    table = filled(DIRECTORY, inline(SETTINGS, SimulatedDisk()), packages()[:300, :16])
+    view = table.read_view()
+    rows = view.row_set(places(view, np.arange(0, 300, 3)))
+    for _ in range(2):
+        found(view, packages()[5, :16], 3, rows=rows)
+    (kept,) = view._indexed.values()
+    assert len(kept.filtered) == 1
+    del rows
+    assert not kept.filtered
+
+
 def places(view: TableView, keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """The row numbers of keys, those of them that the view has."""
     scanned = view.scan(["id"])
