@@ -101,6 +101,56 @@ def test_a_search_over_several_shards_is_exact_on_every_node(nodes: Processes) -
             assert (status, answer["rows"]) == (200, [[key] for key in nearest])
 
 
+def changes(chance: random.Random) -> Iterator[str]:
+    """A stream of all that changes rows, columns and indexes of table `stream`."""
+    for step in range(48):
+        low = chance.randrange(200)
+        rows = ", ".join(
+            f"({key}, {chance.randrange(9)}, '[{key % 7}, {step}]')" for key in range(low, low + 20)
+        )
+        insert = f"INSERT INTO stream (id, n, vec) VALUES {rows}"
+        copied = f"INSERT INTO stream (id, n) SELECT id + 1000, n FROM stream WHERE id < {low}"
+        added = "ON CONFLICT (id) DO UPDATE SET n = stream.n + EXCLUDED.n"
+        texts = {
+            "insert": [f"{insert} ON CONFLICT (id) DO NOTHING"],
+            "upsert": [f"{insert} {added}, vec = EXCLUDED.vec"],
+            "copy": [f"{copied} {added}"],
+            "update": [f"UPDATE stream SET n = n * 3 - id WHERE id % 5 = {step % 5}"],
+            "delete": [f"DELETE FROM stream WHERE id BETWEEN {low} AND {low + 8}"],
+            "truncate": ["TRUNCATE stream", insert],
+            "index": [
+                f"CREATE INDEX i{step} ON stream USING hnsw (vec vector_l2_ops)",
+                f"DROP INDEX i{step}",
+            ],
+            "column": [
+                f"ALTER TABLE stream ADD COLUMN c{step} TEXT",
+                f"UPDATE stream SET c{step} = 'at {step}' WHERE id % 2 = 0",
+            ],
+        }
+        yield from texts[chance.choice(sorted(texts))]
+
+
+def test_any_stream_of_changes_is_the_same_on_every_node(nodes: Processes) -> None:
+    nodes.write("CREATE TABLE stream (id BIGINT PRIMARY KEY, n BIGINT, vec VECTOR(2))")
+    made = 0
+    for text in changes(random.Random(8)):
+        nodes.write(text, f"{uuid.uuid4()}:1")
+        made += 1
+    assert made > 48
+    settings = {"read_level": "any"}
+
+    def shown(node: Process) -> Any:
+        status, answer = node.sql("SELECT * FROM stream ORDER BY id", settings=settings)
+        return (answer["columns"], answer["rows"]) if status == 200 else None
+
+    first = nodes.running()[0]
+    wait_for(
+        lambda: shown(first) is not None and all(shown(n) == shown(first) for n in nodes.running()),
+        "all nodes show the same", PATIENCE_S,
+    )  # fmt: skip
+    assert shown(first)[1]
+
+
 def test_every_change_of_metadata_is_in_all_three_logs(nodes: Processes) -> None:
     """Whatever support.metadata_changes lists; the deaths of the test before are among them."""
     nodes.write("CREATE TABLE kept (id BIGINT PRIMARY KEY)")

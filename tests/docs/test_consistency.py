@@ -1,4 +1,4 @@
-"""Every test that docs/consistency.md names is there: a promise without its test is none."""
+"""Every test that a page names is there: a promise without its test is none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from support.doc_pages import ROOT
 pytestmark = pytest.mark.docs
 
 
-def test_every_named_test_is_there() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "consistency.md").read_text()))
+@pytest.mark.parametrize("page", ["consistency.md", "testing.md"])
+def test_every_named_test_is_there(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text()))
     assert len(named) >= 8
     defined: set[str] = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
