@@ -6,7 +6,7 @@ import pytest
 
 from nearql.cluster.metadata.raft.library import Outcome
 from support.raft_mutants import MUTANTS, MutantWorld
-from support.raft_world import TIMING, Broken, World, run_seed, virtual
+from support.raft_world import LOG, TIMING, Broken, Site, World, run_seed, virtual
 
 # Seeds that broke something while this was written, and what it was. What a seed does changes with
 # the simulator; what they found has tests of its own in test_raft_guard.
@@ -136,6 +136,77 @@ def test_an_isolated_leader_stops_to_lead_and_a_healed_one_follows_soon(seconds:
         member = world.sites[leader].member
         world.until(lambda: member is not None and member.library.leader is not None, 3.0)
         world.settle()
+
+
+def restart_with(world: World, name: str, voters: list[str]) -> None:
+    """One step of a change of the voters: a node comes back with another list."""
+    for voter in voters:
+        world.sites.setdefault(voter, Site(voter))
+    if world.sites[name].member is not None:
+        world.kill(name)
+    world.names = voters
+    world.start(name, learning=not world.sites[name].disk.exists(LOG))
+
+
+def goes_on(world: World) -> None:
+    """A command goes through, whoever leads."""
+    commands: list[bytes] = []
+
+    def committed() -> bool:
+        world.pass_time(0.3)
+        commands.extend(world.propose(name) for name in leaders(world))
+        world.pass_time(0.3)
+        return any(world.outcomes.get(command) is Outcome.APPLIED for command in commands)
+
+    world.until(committed, 60.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lost_voter_is_replaced_by_another_name(seed: int) -> None:
+    """As docs/cluster.md says: the old one is gone for good, then one restart after the other."""
+    with virtual(World(seed)) as world:
+        elected(world)
+        goes_on(world)
+        world.kill("n3")
+        voters = ["n1", "n2", "n4"]
+        restart_with(world, "n1", voters)
+        goes_on(world)
+        restart_with(world, "n2", voters)
+        goes_on(world)
+        restart_with(world, "n4", voters)
+        learned(world, "n4")
+        del world.sites["n3"]
+        world.settle()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_three_voters_become_five(seed: int) -> None:
+    """The three know the longer list before the new ones start: any two majorities meet."""
+    with virtual(World(seed)) as world:
+        elected(world)
+        goes_on(world)
+        voters = ["n1", "n2", "n3", "n4", "n5"]
+        for name in ("n1", "n2", "n3"):
+            restart_with(world, name, voters)
+            goes_on(world)
+        for name in ("n4", "n5"):
+            restart_with(world, name, voters)
+            learned(world, name)
+        world.kill("n1")
+        world.kill("n2")
+        goes_on(world)
+        world.mend()
+        world.settle()
+
+
+def learned(world: World, name: str) -> None:
+    """Wait until a new voter votes."""
+
+    def votes() -> bool:
+        member = world.sites[name].member
+        return member is not None and not member.learning
+
+    world.until(votes, 60.0)
 
 
 def test_a_wiped_voter_gives_nothing_away() -> None:
