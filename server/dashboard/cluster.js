@@ -5,6 +5,7 @@ import {
 
 const EVERY_MS = 5000;
 const ACTIONS = ["rebalance", "move", "drain", "failover"];
+const JOB_BADGES = { done: "good", waiting: "warn", failed: "wrong", cancelled: "warn" };
 
 export function open(main) {
   const { title, asOf } = pageTitle("Cluster");
@@ -17,7 +18,7 @@ export function open(main) {
 
 class ClusterPage {
   constructor(place, jobs, asOf) {
-    Object.assign(this, { place, jobs, asOf, actions: null, followed: new Map() });
+    Object.assign(this, { place, jobs, asOf, actions: null, followed: new Set() });
   }
 
   async refresh() {
@@ -60,18 +61,19 @@ class ClusterPage {
     const rows = body.shards.flatMap((shard) => (shard.copies.length ? shard.copies : [null]).map((copy, i) => {
       const own = i === 0 ? [shard.table, [count(shard.shard), "number"], [count(shard.epoch), "number"], shard.primary ?? "none"] : ["", "", "", ""];
       const rest = copy === null ? ["no copy known", "", "", "", ""] : copyCells(shard, copy, alive);
-      return [...own, ...rest, ...(actions ? [i === 0 ? this.#shardActions(shard) : ""] : [])];
+      return [...own, ...rest, ...(actions ? [i === 0 && shard.shard === 0 ? this.#tableActions(shard) : ""] : [])];
     }));
     const heads = ["Table", ["Shard", "number"], ["Epoch", "number"], "Primary", "Copy on", "State", ["LSN", "number"], ["Records behind", "number"], ["Time behind", "number"], ...(actions ? ["Actions"] : [])];
     const end = this.actions.has("rebalance") && body.nodes.length > 1 ? [button("Rebalance", () => this.#rebalance(), { className: "tiny", key: "rebalance" })] : [];
     return panel("Shards", grid(heads, rows, "Shards and their copies"), ...end);
   }
 
-  #shardActions(shard) {
+  /** Shards of a table go together, so its first one carries the buttons. */
+  #tableActions(shard) {
     const made = [["failover", "Failover", () => this.#failover(shard)], ["move", "Move", () => this.#move(shard)]]
       .filter(([action]) => this.actions.has(action));
     return element("div", { className: "actions-row" }, ...made.map(([action, text, begin]) =>
-      button(text, begin, { className: "tiny", key: `${action} ${shard.table} ${shard.shard}` })));
+      button(text, begin, { className: "tiny", key: `${action} ${shard.table}` })));
   }
 
   async #drain(node) {
@@ -85,20 +87,19 @@ class ClusterPage {
   }
 
   async #failover(shard) {
-    const name = `${shard.table}, shard ${shard.shard}`;
-    const yes = await confirmed(`Fail over ${name}?`, `Another copy in sync becomes primary instead of the one on ${shard.primary}. Writes wait meanwhile.`, "Fail over");
-    if (yes) await this.#act("failover", { table: shard.table, shard: shard.shard });
+    const yes = await confirmed(`Fail over ${shard.table}?`, `Another node that has all of it in sync orders its writes instead of ${shard.primary}. Nothing is lost; writes wait meanwhile.`, "Fail over");
+    if (yes) await this.#act("failover", { table: shard.table });
   }
 
   async #move(shard) {
     const held = new Set(shard.copies.map((copy) => copy.node));
     const free = this.nodes.filter((node) => node.alive && !held.has(node.name)).map((node) => node.name);
     if (!free.length) {
-      tell("Every node that can be reached has a copy of this shard.");
+      tell("Every node that can be reached has a copy of this table.");
       return;
     }
     const chosen = await moveQuestion(shard, [...held], free);
-    if (chosen) await this.#act("move", { table: shard.table, shard: shard.shard, ...chosen });
+    if (chosen) await this.#act("move", { table: shard.table, ...chosen });
   }
 
   async #act(action, members) {
@@ -107,19 +108,34 @@ class ClusterPage {
       tell(`${action}: ${body.detail}`);
       return;
     }
-    const id = body.job ?? body.id;
-    if (id) this.followed.set(id, action);
+    this.followed.add(body.job);
     tell(`${action} has begun.`);
     await this.#followJobs();
   }
 
+  /** Jobs that are under way, whoever began them, and those begun here. */
   async #followJobs() {
-    const rows = [];
-    for (const [id, action] of this.followed) {
-      const { status, body } = await ask(`/v1/jobs/${encodeURIComponent(id)}`);
-      rows.push([action, element("code", {}, id), status === 200 ? body.state ?? "not known" : body.detail, body.detail ?? ""]);
+    if (!this.actions.size) return;
+    const { status, body } = await ask("/v1/jobs");
+    if (status !== 200) {
+      put(this.jobs, problemBox(body));
+      return;
     }
-    if (rows.length) put(this.jobs, panel("Jobs begun here", grid(["Action", "Job", "State", "Finding"], rows, "Jobs")));
+    const isOpen = (job) => ["running", "waiting"].includes(job.state);
+    const rows = body.jobs.filter((job) => isOpen(job) || this.followed.has(job.job)).map((job) => [
+      job.kind, element("code", {}, job.job), element("span", { className: `badge ${JOB_BADGES[job.state] ?? ""}` }, job.state),
+      job.total === null ? count(job.done) : `${count(job.done)} of ${count(job.total)} ${job.unit}`, job.detail,
+      isOpen(job) ? button("Cancel", () => this.#cancel(job), { className: "tiny danger", key: `cancel ${job.job}` }) : ""]);
+    const heads = ["Action", "Job", "State", "Done", "Finding", "End it"];
+    put(this.jobs, ...(rows.length ? [panel("Jobs", grid(heads, rows, "Jobs"))] : []));
+  }
+
+  async #cancel(job) {
+    const yes = await confirmed(`Cancel this ${job.kind}?`, "What it has moved stays moved; copies that are not complete yet are dropped.", "Cancel it");
+    if (!yes) return;
+    const { status, body } = await send("DELETE", `/v1/jobs/${encodeURIComponent(job.job)}`);
+    tell(status === 200 ? `The ${job.kind} is cancelled.` : body.detail);
+    await this.#followJobs();
   }
 }
 
@@ -172,7 +188,7 @@ function moveQuestion(shard, held, free) {
     const [from, to] = [select(held), select(free)];
     const dialog = element("dialog", { ariaLabel: "Move a copy" });
     const end = (value) => { dialog.close(); dialog.remove(); resolve(value); };
-    dialog.append(element("form", { method: "dialog" }, element("h2", {}, `Move a copy of ${shard.table}, shard ${shard.shard}`),
+    dialog.append(element("form", { method: "dialog" }, element("h2", {}, `Move the copies of ${shard.table}`),
       element("label", { className: "field" }, element("span", {}, "From"), from),
       element("label", { className: "field" }, element("span", {}, "To"), to),
       element("div", { className: "choices" }, button("Cancel", () => end(null)),

@@ -187,29 +187,37 @@ def test_a_cluster_with_a_node_that_is_gone(page: Page) -> None:
 
 
 def test_actions_are_offered_where_there_are_routes_and_asked_about(page: Page) -> None:
-    """The routes that a node has are in its description; here the test adds them."""
     asked: list[tuple[str, Any]] = []
-
-    def describe(route: Route) -> None:
-        document = route.fetch().json()
-        for name in ("rebalance", "move", "drain", "failover"):
-            document["paths"][f"/v1/cluster/{name}"] = {"post": {}}
-        route.fulfill(json=document)
+    job = {
+        "job": "j1", "kind": "failover", "state": "waiting", "detail": "for n2", "done": 0,
+        "total": 1, "unit": "copies", "started_at": "2026-11-23T09:00:00Z", "ended_at": None,
+        "steps": [],
+    }  # fmt: skip
 
     def begin(route: Route) -> None:
         asked.append((route.request.url.rsplit("/", 1)[1], route.request.post_data_json))
-        route.fulfill(json={"id": "j1", "state": "running"})
+        route.fulfill(json=job)
 
-    page.route("**/openapi.json", describe)
+    def cancel(route: Route) -> None:
+        asked.append((route.request.method, route.request.url.rsplit("/", 1)[1]))
+        job.update(state="cancelled")
+        route.fulfill(json={"cancelled": "j1"})
+
     page.route("**/v1/cluster", lambda route: route.fulfill(json=CLUSTER))
     for name in ("rebalance", "move", "drain", "failover"):
         page.route(f"**/v1/cluster/{name}", begin)
-    page.route("**/v1/jobs/j1", lambda route: route.fulfill(json={"id": "j1", "state": "done"}))
+    page.route("**/v1/jobs", lambda route: route.fulfill(json={"jobs": [job]}))
+    page.route("**/v1/jobs/j1", cancel)
     visit(page, "cluster")
     page.get_by_role("button", name="Failover").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     assert asked == []
     page.get_by_role("button", name="Failover").click()
     page.get_by_role("dialog").get_by_role("button", name="Fail over").click()
-    expect(page.get_by_role("region", name="Jobs")).to_contain_text("done")
-    assert asked == [("failover", {"table": "docs", "shard": 0})]
+    jobs = page.get_by_role("region", name="Jobs")
+    expect(jobs).to_contain_text("for n2")
+    assert asked == [("failover", {"table": "docs"})]
+    jobs.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel it").click()
+    expect(jobs).to_contain_text("cancelled")
+    assert asked[1:] == [("DELETE", "j1")]

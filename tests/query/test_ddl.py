@@ -18,7 +18,6 @@ from nearql.engine.errors import (
     UndefinedColumn,
     Unsupported,
 )
-from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef, TableSchema
 from nearql.engine.types import KEY_COLUMN, Metric
 from nearql.query.ddl import run_ddl
@@ -56,11 +55,10 @@ class Definitions:
         self.changes += 1
         return self.tables.pop(name.lower(), None) is not None
 
-    def create_view(self, view: ViewDef, *, or_replace: bool) -> NoReturn:
-        raise AssertionError("views are tested with a node")
+    def create_view(self, *_: Any, **__: Any) -> NoReturn:
+        raise AssertionError("tested with a node")
 
-    def drop_view(self, name: str, *, cascade: bool) -> NoReturn:
-        raise AssertionError("views are tested with a node")
+    drop_view = check_table = set_replicas = create_view
 
     def alter_table(self, name: str, schema: TableSchema, new_name: str | None = None) -> None:
         old = self.tables.pop(name.lower())
@@ -80,15 +78,6 @@ class Definitions:
     def rebuild_indexes(self, table: str, uuids: Sequence[str]) -> None:
         assert table in self.tables
         self.rebuilt.append(list(uuids))
-
-    def check_table(self, table: str) -> pa.Table:
-        assert table in self.tables
-        return pa.table({name: [None] for name in ("table", "shard", "node", "state", "lsn",
-                                                   "rows", "detail")})  # fmt: skip
-
-    def set_replicas(self, table: str, replicas: int) -> str:
-        self._put(replace(self.tables[table], replicas=replicas))
-        return "done"
 
     def _put(self, table: TableDef) -> None:
         self.tables[table.name.lower()] = table
