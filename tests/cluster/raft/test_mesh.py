@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import resource
 import socket
 import ssl
 import struct
@@ -392,9 +393,14 @@ def test_a_thousand_idle_strangers_keep_no_voter_out(pair: Pair) -> None:
     a, b = pair()
     assert a.links.get(timeout=60)[1]
     assert b.links.get(timeout=60)[1]
-    crowd = [nobody(a) for _ in range(300)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    crowd: list[socket.socket] = []
     try:
-        wait_for(lambda: a.mesh.refused["flood"] >= 300 - meshes.PENDING, "the expected count", 100)
+        for _ in range(1000):
+            crowd.append(nobody(a))
+        flood = 1000 - meshes.PENDING
+        wait_for(lambda: a.mesh.refused["flood"] >= flood, "the expected count", 100)
         with a.mesh._lock:
             streams.abort(a.mesh._incoming["b"][0])
         assert b.links.get(timeout=60) == ("a", False)
@@ -404,6 +410,7 @@ def test_a_thousand_idle_strangers_keep_no_voter_out(pair: Pair) -> None:
     finally:
         for connection in crowd:
             connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_certificates_are_taken_anew_for_each_connection(
