@@ -24,7 +24,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nearql.engine import spans
-from nearql.engine.priority import LOADS, STATEMENTS
 from nearql.server.access.layer import AccessLayer
 from nearql.server.cluster_settings import HAND_OVER_S
 from nearql.server.config import Config, ConfigError, HttpSection
@@ -71,11 +70,9 @@ def create_app(
         Workers(http.workers, http.queue, "http.workers + http.queue"),
         metrics,
         SpoolMemory(config.share_of_memory(config.limits.spool_memory, 8)),
-        bulk_workers=Workers(
-            bulk_threads(http), http.bulk_queue, "http.bulk_workers + bulk_queue", LOADS
-        ),
+        bulk_workers=Workers(bulk_threads(http), http.bulk_queue, "http.bulk_workers + bulk_queue"),
         heavy_workers=Workers(
-            heavy_threads(http), http.heavy_queue, "http.heavy_workers + heavy_queue", STATEMENTS
+            heavy_threads(http), http.heavy_queue, "http.heavy_workers + heavy_queue"
         ),
         remote_workers=Workers(http.remote_workers, http.queue, "http.remote_workers + http.queue"),
         json_memory=SpoolMemory(config.share_of_memory(config.limits.json_memory, 8)),

@@ -14,7 +14,6 @@ from contextvars import copy_context
 from typing import TypeVar
 
 from nearql.engine.errors import Overloaded, Unavailable
-from nearql.engine.priority import step_back
 
 T = TypeVar("T")
 
@@ -22,16 +21,14 @@ T = TypeVar("T")
 class Workers:
     """A bounded thread pool of one event loop. Invariant: 0 <= pending <= threads + queue.
 
-    setting: what names the bound, for the one who is refused. behind: see `engine.priority`.
+    setting: what names the bound, for the one who is refused.
     """
 
-    def __init__(
-        self, threads: int, queue: int, setting: str = "threads and queue", behind: int = 0
-    ) -> None:
+    def __init__(self, threads: int, queue: int, setting: str = "threads and queue") -> None:
         self._limit = threads + queue
         self._setting = setting
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, "nearql-http", step_back, (behind,))
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="nearql-http")
         self._pending = 0
         self._closed = False
 

@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nearql.engine import spans
-from nearql.engine.errors import NearQLError, Overloaded, StatementTimeout, TooLarge
-from nearql.engine.memory import release_unused
+from nearql.engine.errors import NearQLError, Overloaded, StatementTimeout
 from nearql.query.at_once import shared_key
 from nearql.query.watchdog import Stop
 from nearql.query.weight import Deferred
@@ -247,9 +246,6 @@ def answer(
         return _executed(edge, question, asked, how)
     except Deferred as deferred:
         return _Later(asked, deferred.prepared)
-    except TooLarge:  # what was gathered of it goes back to the system at once
-        release_unused()
-        raise
 
 
 def _relayed(edge: Edge, question: _Question, asked: SqlRequest, there: There) -> _Made:
