@@ -2,6 +2,7 @@
 import { button, count, duration, element } from "./page.js";
 
 const ROWS_SHOWN = 200;
+const TEXT_SHOWN = 160;
 const NUMERIC = /^(U?(TINY|SMALL|BIG|HUGE)?INT|INTEGER|UINTEGER|FLOAT|DOUBLE|DECIMAL|REAL)/;
 
 /** The panels of one answer. took: ms until the browser had it. */
@@ -55,7 +56,9 @@ function cell(value, numeric) {
   if (value === null) return element("td", { className: "null" }, "null");
   if (Array.isArray(value)) return element("td", {}, listCell(value));
   if (typeof value === "object") return element("td", { className: "mono" }, JSON.stringify(value));
-  return element("td", { className: numeric ? "number" : "" }, String(value));
+  const text = String(value);
+  if (text.length > TEXT_SHOWN) return element("td", {}, folded(`${text.slice(0, TEXT_SHOWN)}…`, text, "vector text"));
+  return element("td", { className: numeric ? "number" : "" }, text);
 }
 
 /** Long lists (vectors) show their first values; a click shows them all. */
@@ -63,11 +66,16 @@ function listCell(list) {
   const text = JSON.stringify(list);
   if (list.length <= 4) return element("span", { className: "mono" }, text);
   const first = list.slice(0, 3).map((v) => (typeof v === "number" ? v.toFixed(3) : JSON.stringify(v)));
-  const all = element("pre", { hidden: true }, text);
-  const toggle = button(`[${first.join(", ")}, … ${list.length}]`, () => {
+  return folded(`[${first.join(", ")}, … ${list.length}]`, text, "vector");
+}
+
+/** The beginning of something long; a click shows all of it. */
+function folded(beginning, whole, className) {
+  const all = element("pre", { hidden: true }, whole);
+  const toggle = button(beginning, () => {
     all.hidden = !all.hidden;
     toggle.ariaExpanded = String(!all.hidden);
-  }, { className: "vector", title: "Show every value" });
+  }, { className, title: "Show all of it" });
   toggle.ariaExpanded = "false";
   return element("div", {}, toggle, all);
 }

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from support.browser import ROWS, visit
@@ -120,6 +121,18 @@ def test_history_outlives_a_reload(sql: Page) -> None:
     expect(sql.locator(".cm-content")).to_contain_text("4321")
     sql.get_by_role("button", name="Clear").click()
     expect(sql.locator(".history")).to_have_count(0)
+
+
+def test_a_long_text_is_folded(sql: Page) -> None:
+    run(sql, "SELECT repeat('word ', 100) AS t, 'short' AS s")
+    cell = sql.get_by_role("cell").first
+    folded = cell.get_by_role("button")
+    expect(folded).to_have_text("word " * 32 + "…")
+    expect(cell.locator("pre")).to_be_hidden()
+    folded.click()
+    expect(cell.locator("pre")).to_have_text("word " * 100)
+    expect(folded).to_have_attribute("aria-expanded", "true")
+    assert Axe().run(sql).violations_count == 0
 
 
 def test_an_answer_is_shown_in_parts_and_saved_whole(sql: Page, tmp_path: Path) -> None:
