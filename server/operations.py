@@ -117,8 +117,12 @@ class Operations:
         """
         jobs = [j for j in self._state.jobs.values() if j.node_id == node.node_id]
         drains = sorted((j for j in jobs if j.kind == "drain"), key=lambda j: j.number)
-        if not node.draining or not drains:
+        if not node.draining:
             raise Conflict(f"Node {node.name} is not being drained.", code="not_draining")
+        if not drains:  # forgotten, so long ago it was
+            name = self.drain(node)
+            cancel_job(self._gateway, name)
+            return name
         last = drains[-1]
         if last.state == RUNNING:
             cancel_job(self._gateway, last.uuid)
