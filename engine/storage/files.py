@@ -326,9 +326,7 @@ class DirectoryLock:
             if error.errno != errno.EWOULDBLOCK:
                 raise
             raise errors.Unavailable(
-                f"data directory {directory} is in use by another process ({holder}): "
-                "stop it first, or give this one a directory of its own",
-                code="data_dir_in_use",
+                f"data directory {directory} is {_in_use(holder)}", code="data_dir_in_use"
             ) from error
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
@@ -345,6 +343,15 @@ class DirectoryLock:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _in_use(holder: str) -> str:
+    if holder == f"pid {os.getpid()}":
+        return "open in this process already: use that connection, or close it first"
+    return (
+        f"in use by another process ({holder}): stop it first, or give this one a directory of "
+        "its own"
+    )
 
 
 def _holder(handle: int) -> str:

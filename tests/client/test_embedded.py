@@ -29,7 +29,14 @@ def test_a_directory_in_use_is_named(connect: Connect, tmp_path: Path) -> None:
     with ServerProcess(tmp_path / "data"), pytest.raises(errors.Unavailable) as caught:
         connect(tmp_path / "data")
     assert caught.value.code == "data_dir_in_use"
-    assert str(tmp_path / "data") in str(caught.value)
+    assert f"{tmp_path / 'data'} is in use by another process (pid " in str(caught.value)
+
+
+def test_a_directory_that_is_open_here_is_named(connect: Connect, tmp_path: Path) -> None:
+    with connect(tmp_path / "data"), pytest.raises(errors.Unavailable) as caught:
+        connect(tmp_path / "data")
+    assert caught.value.code == "data_dir_in_use"
+    assert "open in this process already: use that connection" in str(caught.value)
 
 
 def test_a_closed_connection_says_so(connect: Connect, tmp_path: Path) -> None:
