@@ -1,9 +1,12 @@
 """Writers and readers of a cluster under faults, what they were told, and whether it was true.
 
-Writers send majority writes to any node: rows with new keys, and `n = n + 1` on a few counters.
-What is not answered is sent again under its request id a few times. Then:
+Writers send majority writes to any node: rows with new keys, deletes of some of them, `n = n + 1`
+on a few counters, and transfers between two accounts. What is not answered is sent again under its
+request id a few times. Then:
 
-- a row that was answered is there once, with its content; one that was refused for certain is not;
+- a row that was answered is there once, with its content, and is its own nearest neighbour; one
+  that was refused for certain is not there; one that was deleted never comes back;
+- whoever reads the accounts, on any node at any time, sees the same sum: no transfer is half done;
 - a counter is at least the increments answered, at most those and the ones whose fate is unknown:
   a retry that was done twice, or a lost increment, shows;
 - a linearizable read that was answered shows what was acknowledged before it was asked;
@@ -25,6 +28,7 @@ from support.cluster_processes import Process, Processes
 from support.waiting import wait_for
 
 COUNTERS = 5
+ACCOUNTS, EACH = 10, 100
 WRITERS = 3
 TRIES = 4
 HEAL_S = 120.0
@@ -43,6 +47,8 @@ class History:
     acknowledged: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
+    doomed: set[int] = field(default_factory=set)  # somebody tried to delete them
+    deleted: set[int] = field(default_factory=set)
     added: Counter[int] = field(default_factory=Counter)
     perhaps_added: Counter[int] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
@@ -76,6 +82,9 @@ class Workload:
         self.nodes.write("CREATE TABLE counters (id BIGINT PRIMARY KEY, n BIGINT)")
         values = ", ".join(f"({number}, 0)" for number in range(COUNTERS))
         self.nodes.write(f"INSERT INTO counters VALUES {values}", f"{uuid.uuid4()}:1")
+        self.nodes.write("CREATE TABLE accounts (id BIGINT PRIMARY KEY, n BIGINT)")
+        values = ", ".join(f"({number}, {EACH})" for number in range(ACCOUNTS))
+        self.nodes.write(f"INSERT INTO accounts VALUES {values}", f"{uuid.uuid4()}:1")
 
     def start(self) -> None:
         """Begin."""
@@ -96,10 +105,15 @@ class Workload:
         while not self._stopped.is_set():
             sent += 1
             request_id = f"{client}:{sent}"
-            if chance.random() < 0.75:
+            what = chance.random()
+            if what < 0.6:
                 self._insert(chance, request_id, number * 1_000_000 + sent)
-            else:
+            elif what < 0.75:
                 self._increment(chance, request_id, chance.randrange(COUNTERS))
+            elif what < 0.9:
+                self._transfer(chance, request_id)
+            else:
+                self._delete(chance, request_id, number)
 
     def _insert(self, chance: random.Random, request_id: str, key: int) -> None:
         statement = f"INSERT INTO log VALUES ({key}, 't{key}', '{vector_of(key)}')"
@@ -115,6 +129,30 @@ class Workload:
         with history.lock:
             history.added[counter] += told == "done"
             history.perhaps_added[counter] += told == "unknown"
+
+    def _transfer(self, chance: random.Random, request_id: str) -> None:
+        one, other = chance.sample(range(ACCOUNTS), 2)
+        amount = f"CASE id WHEN {one} THEN -7 ELSE 7 END"
+        statement = f"UPDATE accounts SET n = n + {amount} WHERE id IN ({one}, {other})"
+        self._send(chance, statement, request_id)
+
+    def _delete(self, chance: random.Random, request_id: str, number: int) -> None:
+        """One of this writer's own rows, for good."""
+        history = self.history
+        with history.lock:
+            mine = [
+                key for key in history.acknowledged - history.doomed if key // 1_000_000 == number
+            ]
+            if not mine:
+                return
+            key = chance.choice(mine)
+            history.doomed.add(key)
+        told = self._send(chance, f"DELETE FROM log WHERE id = {key}", request_id)
+        with history.lock:
+            if told == "done":
+                history.deleted.add(key)
+            elif told == "refused":
+                history.doomed.discard(key)
 
     def _send(self, chance: random.Random, statement: str, request_id: str) -> str:
         """done, refused (certainly not done) or unknown."""
@@ -141,8 +179,9 @@ class Workload:
     def _read(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")
         while not self._stopped.wait(0.05):
+            self._read_accounts(chance)
             with self.history.lock:
-                known = list(self.history.acknowledged)
+                known = list(self.history.acknowledged - self.history.doomed)
             if not known:
                 continue
             key = chance.choice(known)
@@ -153,8 +192,20 @@ class Workload:
             )  # fmt: skip
             with self.history.lock:
                 self.history.reads += status == 200
-                if status == 200 and answer["rows"] != [[1]]:
+                if status == 200 and answer["rows"] != [[1]] and key not in self.history.doomed:
                     self.history.stale.append(f"{node.name} did not show {key}: {answer}")
+
+    def _read_accounts(self, chance: random.Random) -> None:
+        node = chance.choice(list(self.nodes.nodes.values()))
+        status, answer = node.sql(
+            "SELECT count(*), CAST(sum(n) AS BIGINT) FROM accounts",
+            settings={"read_level": "any"},
+            timeout_s=6.0,
+        )
+        whole = ([0, None], [ACCOUNTS, ACCOUNTS * EACH])  # from before, or after they were made
+        if status == 200 and answer["rows"][0] not in whole:
+            with self.history.lock:
+                self.history.stale.append(f"{node.name} shows half a transfer: {answer['rows']}")
 
     # ---- judging --------------------------------------------------------------------------------
 
@@ -163,7 +214,8 @@ class Workload:
         shown = self._settled()
         first: Any = next((body for body in shown.values() if body is not None), ([], []))
         found = [f"{name} shows other rows" for name, body in shown.items() if body != first]
-        return found + self.history.stale + self._wrong_rows(first[0]) + self._wrong_sums(first[1])
+        found += self.history.stale + self._wrong_rows(first[0]) + self._wrong_sums(first[1])
+        return found + self._not_found()
 
     def _settled(self) -> dict[str, Any]:
         """What each node shows by itself, once all show the same, or after HEAL_S."""
@@ -189,12 +241,29 @@ class Workload:
     def _wrong_rows(self, rows: list[Any]) -> list[str]:
         history = self.history
         shown = {key: (text, vector) for key, text, vector in rows if key >= 0}
-        lost = history.acknowledged - shown.keys()
+        lost = history.acknowledged - history.doomed - shown.keys()
+        undead = history.deleted & shown.keys()
         undone = history.refused & shown.keys()
         foreign = shown.keys() - history.acknowledged - history.unknown - history.refused
         halved = [k for k, row in shown.items() if row != (f"t{k}", vector_of(k))]
-        kinds = {"lost": lost, "refused, and there": undone, "of nobody": foreign, "wrong": halved}
+        kinds = {
+            "lost": lost, "refused, and there": undone, "of nobody": foreign, "wrong": halved,
+            "deleted, and there": undead,
+        }  # fmt: skip
         return [f"{len(k)} rows {what}: {sorted(k)[:5]}" for what, k in kinds.items() if k]
+
+    def _not_found(self) -> list[str]:
+        """Rows that a search for their own vector does not find at distance 0, on each node."""
+        known = sorted(self.history.acknowledged - self.history.doomed)[-20:]
+        found = []
+        for node in self.nodes.nodes.values():
+            for key in known:
+                distance = f"vec <-> '{vector_of(key)}'"
+                text = f"SELECT {distance} FROM log ORDER BY {distance} LIMIT 1"
+                status, answer = node.sql(text, settings={"read_level": "any"})
+                if status != 200 or answer["rows"] != [[0.0]]:
+                    found.append(f"{node.name} does not find the vector of {key}: {answer}")
+        return found[:5]
 
     def _wrong_sums(self, rows: list[Any]) -> list[str]:
         added, perhaps = self.history.added, self.history.perhaps_added
