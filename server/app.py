@@ -25,6 +25,7 @@ from starlette.responses import Response
 
 from nearql.engine import spans
 from nearql.server.access.layer import AccessLayer
+from nearql.server.backup.service import Backups
 from nearql.server.cluster_settings import HAND_OVER_S
 from nearql.server.config import Config, ConfigError, HttpSection
 from nearql.server.edge import Edge
@@ -50,12 +51,14 @@ def create_app(
     config: Config,
     access: AccessLayer | None = None,
     gateway: Gateway | None = None,
+    backups: Backups | None = None,
 ) -> Starlette:
     """The ASGI application over an open node; closing the node stays with the caller.
 
     Args:
         access: who may do what; None where nobody is asked.
         gateway: the way to the other nodes; None on a node alone.
+        backups: those of the node; None for doubles of one.
 
     Raises:
         ConfigError: `auth.mode` asks for keys, and there is nothing that checks them.
@@ -82,13 +85,11 @@ def create_app(
         access=access,
         certificates=Certificates(http) if http.tls_cert_file else None,
         gateway=gateway,
+        backups=backups,
     )
     if gateway is not None:
         attach(gateway, edge)
-    metrics.pending.set_function(lambda: edge.workers.pending)
-    metrics.bulk_pending.set_function(lambda: edge.bulk_workers.pending)
-    metrics.heavy_pending.set_function(lambda: edge.heavy_workers.pending)
-    metrics.remote_pending.set_function(lambda: edge.remote_workers.pending)
+    _count_waiting(edge)
     app = Starlette(
         routes=[bound(endpoint, edge) for endpoint in ROUTES],
         middleware=[
@@ -113,6 +114,15 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.edge = edge
     return app
+
+
+def _count_waiting(edge: Edge) -> None:
+    """Metrics show how many wait for threads, whenever they are asked for."""
+    metrics = edge.metrics
+    metrics.pending.set_function(lambda: edge.workers.pending)
+    metrics.bulk_pending.set_function(lambda: edge.bulk_workers.pending)
+    metrics.heavy_pending.set_function(lambda: edge.heavy_workers.pending)
+    metrics.remote_pending.set_function(lambda: edge.remote_workers.pending)
 
 
 def _traced() -> list[Middleware]:

@@ -60,6 +60,8 @@ class Edge:
         limits = self.config.limits
         self.inline = Inline(self.config.http.inline_ms, self.node.has_room)
         self.result_bytes = self.config.share_of_memory(limits.result_bytes, 4)
+        if self.backups is not None:
+            self.jobs.sources.append(self.backups.all_jobs)
         self.quotas = Quotas(limits.key_rate, limits.key_concurrency)
 
     def node_of(self, request: Request) -> NodePort:

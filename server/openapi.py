@@ -8,6 +8,7 @@ from typing import Any
 
 from nearql.server.access.authenticate import COOKIE
 from nearql.server.decoding.formats import ARROW_FILE, ARROW_STREAM, NDJSON, PARQUET
+from nearql.server.openapi_backup import BACKUP_SCHEMAS
 from nearql.server.openapi_life import LIFE_SCHEMAS
 from nearql.server.openapi_schemas import INTEGER, SCHEMAS, STRING, ref
 from nearql.server.problem import MEDIA_TYPE as PROBLEM
@@ -114,7 +115,7 @@ def document(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
         "security": [{"key": []}, {"session": []}],
         "paths": paths,
         "components": {
-            "schemas": {**SCHEMAS, **LIFE_SCHEMAS},
+            "schemas": {**SCHEMAS, **LIFE_SCHEMAS, **BACKUP_SCHEMAS},
             "parameters": _PARAMETERS,
             "responses": {f"Problem{status}": _problem(status) for status in _MEANING},
             "securitySchemes": {
@@ -286,6 +287,23 @@ OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
         400, 401, 403, 404, 409, 503, 504, 507,
         description="What it has moved stays moved; copies that are not complete yet are dropped.",
         parameters=_parameters("Job"),
+    ),
+    ("POST", "/v1/backup"): _operation(
+        "takeBackup",
+        "Copy all tables, at one instant",
+        {JSON: ref("Job")},
+        400, 401, 403, 404, 413, 415, 503, 507,
+        description="The node that is asked does it; its job's `result` names the backup.",
+        requestBody={**_body({JSON: ref("BackupRequest")}), "required": False},
+    ),
+    ("POST", "/v1/restore"): _operation(
+        "restoreBackup",
+        "Bring tables of a backup back",
+        {JSON: ref("Job")},
+        400, 401, 403, 404, 413, 415, 503, 507,
+        description="Into new tables, which appear together when all are complete; a name that is "
+        "taken is refused. The job's `result` counts rows.",
+        requestBody={**_body({JSON: ref("RestoreRequest")}), "required": False},
     ),
     ("GET", "/v1/keys"): _operation(
         "listKeys", "Users, their rights and keys", {JSON: ref("KeyList")}, 401, 403, 409

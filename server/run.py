@@ -51,7 +51,7 @@ def serve(config: Config, listener: socket.socket) -> int:
     gc.enable()
     try:
         access = AccessLayer(node, config) if config.auth.mode == "required" else None
-        app = create_app(node, config, access, gateway=node.gateway())
+        app = create_app(node, config, access, gateway=node.gateway(), backups=node.backups)
         server = _AnnouncingServer(uvicorn_config(app, config), config.advertise_url)
         _outlive_a_second_signal(server)
         server.run(sockets=[listener])

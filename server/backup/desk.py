@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nearql.engine.errors import Conflict, InvalidRequest
+from nearql.engine.errors import Conflict, InvalidRequest, Unavailable
 from nearql.engine.storage.files import LocalFileSystem
 from nearql.server.backup.care import Pruned, error_of, prune, verify
 from nearql.server.backup.places import store_at
@@ -106,7 +106,7 @@ def backup_directory(
 ) -> Plain:
     """Back up a data directory that no node has open."""
     if not (Path(data_dir) / "FORMAT").exists():
-        raise InvalidRequest(f"{data_dir} is no data directory.", code="not_a_data_directory")
+        raise Unavailable(f"{data_dir} is no data directory.", code="not_a_data_directory")
     make(location, s3)
     with _node(Path(data_dir)) as node:
         return dict(summary(node.backups.take_here(_job("backup", tell), _open(location, s3))))

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from nearql.engine.errors import Conflict, Corruption, InvalidRequest, NotFound
+from nearql.engine.errors import Conflict, Corruption, NotFound
 from nearql.engine.storage.files import newer_format
 from nearql.server.backup.manifest import BackupManifest, Blob, sealed, unpack, unsealed
 from nearql.server.backup.store import Store, read_all
@@ -70,11 +70,11 @@ class Repository:
         """The same, made where nothing is yet.
 
         Raises:
-            InvalidRequest: code `not_empty`: something else is there.
+            Conflict: code `not_empty`: something else is there.
         """
         if store.size(MARKER) is None:
             if store.size("objects") is not None or store.list("backups"):
-                raise InvalidRequest(
+                raise Conflict(
                     f"{store.location} holds parts of a repository without its {MARKER}: put the "
                     "file back, or name an empty place.",
                     code="not_empty",

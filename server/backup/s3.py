@@ -126,7 +126,7 @@ def root_of(url: str) -> str:
     Raises:
         InvalidRequest: it names no bucket.
     """
-    root = url.removeprefix(SCHEME).strip("/")
+    root = url.removeprefix(SCHEME).rstrip("/")
     parts = root.split("/")
     if not url.startswith(SCHEME) or not all(parts) or any(p in (".", "..") for p in parts):
         raise InvalidRequest(f"{url[:200]!r} names no bucket: write s3://bucket/prefix.")

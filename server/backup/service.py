@@ -25,7 +25,7 @@ from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.restores import abandoned
 from nearql.cluster.replication.link.calls import Request
 from nearql.cluster.replication.transfer.pace import Pace
-from nearql.engine.errors import Conflict, InternalError, NearQLError, NotFound
+from nearql.engine.errors import Conflict, InternalError, NearQLError
 from nearql.engine.shard.copy import ShardCopy
 from nearql.engine.shard.shard import Shard
 from nearql.server.backup.cut import serve_holds
@@ -92,7 +92,7 @@ class Job:
             "job": self.job, "kind": self.kind, "target": self.target, "state": self.state,
             "detail": self.detail, "started_at": _time(self.started_at),
             "ended_at": _time(self.ended_at), "done": self.done, "total": self.total,
-            "unit": "bytes", "steps": list(self.steps),
+            "unit": "bytes", "steps": [],
         }  # fmt: skip
         if self.result is not None:
             found["result"] = dict(self.result)
@@ -201,19 +201,20 @@ class Backups:
             job.ended.set()
         log.info("backup_job_ended", kind=job.kind, job=job.job, state=job.state)
 
-    def cancel(self, job_id: str) -> None:
-        """Ask a job to end.
+    def cancel(self, job_id: str) -> bool:
+        """Ask a job to end, which it does soon; False where it is none of this node's.
 
         Raises:
-            NotFound: no job of this node has this id. Conflict: it has ended.
+            Conflict: code `job_ended`.
         """
         with self._lock:
             job = self._jobs.get(job_id)
         if job is None:
-            raise NotFound(f"There is no job {job_id[:80]!r} here.", code="no_such_job")
+            return False
         if job.ended.is_set():
-            raise Conflict(f"The job {job_id} has ended.", code="job_ended")
+            raise Conflict(f"The job {job_id} has ended.", code="job_ended", sqlstate="55000")
         job.given_up.set()
+        return True
 
     def jobs(self) -> list[dict[str, Any]]:
         """Those of this node, the oldest first."""

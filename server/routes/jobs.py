@@ -30,7 +30,8 @@ async def cancel(request: Request, edge: Edge) -> Response:
     def work() -> dict[str, str]:
         with audited(edge.access, "cancel_job", name):
             edge.jobs.one(name)
-            cancel_job(edge.gateway, name)
+            if edge.backups is None or not edge.backups.cancel(name):
+                cancel_job(edge.gateway, name)
         return {"cancelled": name}
 
     return json_reply(await in_thread(request, work))

@@ -40,8 +40,8 @@ COMMANDS = {
         "nearql.client.cli.cluster", "nearql cluster status", "watch and steer nodes"
     ),
     "token": Command("nearql.client.cli.token", "nearql token create app", "make access keys"),
-    "backup": Command("nearql.server.cli.backup", "nearql backup ./copy", "copy a database"),
-    "restore": Command("nearql.server.cli.restore", "nearql restore ./copy", "bring a copy back"),
+    "backup": Command("nearql.client.cli.backup", "nearql backup ./copy", "copy all tables"),
+    "restore": Command("nearql.client.cli.restore", "nearql restore ./copy", "bring tables back"),
     "doctor": Command("nearql.server.cli.doctor", "nearql doctor", "check devices, disk and ports"),
     "bench": Command("nearql.client.cli.bench", "nearql bench", "measure speed and recall here"),
 }

@@ -114,7 +114,9 @@ def secured(directory: Path, **auth: Any) -> Iterator[Secured]:
     node = Node.open(config)
     try:
         layer = AccessLayer(node, config)
-        with serve_app(node, config, create_app(node, config, layer)) as served:
+        with serve_app(
+            node, config, create_app(node, config, layer, backups=node.backups)
+        ) as served:
             yield Secured(served, node, layer, config)
     finally:
         node.close()

@@ -32,6 +32,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "/v1/jobs"): Rule.ADMIN,
     ("GET", "/v1/jobs/{job}"): Rule.ADMIN,
     ("DELETE", "/v1/jobs/{job}"): Rule.ADMIN,
+    ("POST", "/v1/backup"): Rule.ADMIN,
+    ("POST", "/v1/restore"): Rule.ADMIN,
     ("GET", "/v1/keys"): Rule.ADMIN,
     ("POST", "/v1/keys"): Rule.ADMIN,
     ("DELETE", "/v1/keys/{key}"): Rule.ADMIN,
