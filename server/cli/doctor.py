@@ -17,6 +17,7 @@ from typing import Literal
 import orjson
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from nearql.engine.backends import probe_backends
@@ -29,6 +30,14 @@ Status = Literal["ok", "warning", "failed"]
 SLOW_SYNC_MS = 20.0  # a commit waits for one fdatasync; above this, writes feel slow
 SYNC_ROUNDS = 20
 EARLIEST_CLOCK = 1_767_225_600  # 2026-01-01: a clock before it was never set
+
+_GPU = "only for searches on a GPU: pip install 'nearql[gpu]' (CUDA 12) or 'nearql[gpu-cuvs]' (13)"
+_REMEDIES = {
+    "faiss_cpu": "indexes need it: pip install 'nearql[server]'",
+    "faiss_gpu": _GPU,
+    "cupy": _GPU,
+}
+_ANY_BACKEND = "searches run on another one, see below"
 
 EXAMPLES = """examples:
   nearql doctor                           check the defaults
@@ -78,7 +87,7 @@ def _print_table(findings: list[Finding]) -> None:
     colours = {"ok": "green", "warning": "yellow", "failed": "red"}
     for f in findings:
         text = f"{f.detail}\n-> {f.remedy}" if f.remedy else f.detail
-        grid.add_row(f.check, f"[{colours[f.status]}]{f.status}[/]", text)
+        grid.add_row(f.check, f"[{colours[f.status]}]{f.status}[/]", escape(text))
     Console(soft_wrap=not sys.stdout.isatty()).print(grid)
 
 
@@ -91,14 +100,19 @@ def _backends(config: Config) -> Iterator[Finding]:
     try:
         backend, report = probe_backends(config.engine_settings())
     except NearQLError as error:
-        yield Finding("backends", "failed", error.detail)
+        remedy = "pip install 'nearql[server]', or leave engine.backend and engine.device at auto"
+        yield Finding("backends", "failed", error.detail, remedy)
         return
     for check in report.checks:
-        yield Finding(f"backend {check.name}", "ok" if check.usable else "warning", check.detail)
+        name = f"backend {check.name}"
+        if check.usable:
+            yield Finding(name, "ok", check.detail)
+        else:
+            yield Finding(name, "warning", check.detail, _REMEDIES.get(check.name, _ANY_BACKEND))
     yield Finding("searches run on", "ok", f"{report.chosen} ({report.reason})")
     yield Finding("search costs", "ok", str(calibrate(backend)))
     for warning in report.warnings:
-        yield Finding("backends", "warning", warning)
+        yield Finding("backends", "warning", warning, "python3 -m pip list shows what is installed")
     if report.device == "gpu":
         detail = "used; the GPU's path was never run on a device by this version's tests"
         yield Finding(
@@ -131,7 +145,12 @@ def _disk(config: Config) -> Iterator[Finding]:
     status: Status = "ok" if free > 1 << 30 else "warning"
     remedy = "" if status == "ok" else "below 1 GiB; writes stop at engine.disk_reserve"
     yield Finding("disk space", status, f"{free / 2**30:.1f} GiB free at {directory}", remedy)
-    median, worst = _sync_ms(directory)
+    try:
+        median, worst = _sync_ms(directory)
+    except OSError as error:  # a read-only or full disk, or no disk at all
+        remedy = "give a directory on a local disk with free space: --data-dir"
+        yield Finding("disk sync", "failed", f"{directory}: {error.strerror}", remedy)
+        return
     detail = f"fdatasync of 4 KiB: median {median:.2f} ms, worst {worst:.2f} ms"
     if median > SLOW_SYNC_MS:
         yield Finding(
