@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import random
 import socket
 import threading
 import uuid
@@ -23,12 +24,18 @@ from support.waiting import wait_for
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
+    """Ports that were free a moment ago, and that the kernel gives to nobody who dials: whoever was
+    killed finds them free again.
+    """
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        listeners = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [int(listener.getsockname()[1]) for listener in listeners]
+        for port in random.SystemRandom().sample(range(20_000, 32_000), 2_000):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise AssertionError("too few ports are free")
 
 
 def change(name: str, value: str | None = "x", request: str = "") -> ChangeSetting:
