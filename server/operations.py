@@ -25,6 +25,7 @@ from nearql.server.jobs import copies_on
 if TYPE_CHECKING:
     from nearql.cluster.cluster import Cluster
 
+_LEVEL_OF_JOBS = 1
 _STATUS: Mapping[str, type[NearQLError]] = {
     "undefined_table": NotFound,
     "undefined_node": NotFound,
@@ -76,7 +77,14 @@ class Operations:
 
         Raises:
             Conflict: code `job_under_way`: the table or node is in another one already.
+            Unavailable: code `older_nodes`: some node would not understand the entry.
         """
+        if self._state.feature_level < _LEVEL_OF_JOBS:
+            raise Unavailable(
+                "Some node of the cluster runs a version without jobs: upgrade it first. Right "
+                "after a start, repeat this.",
+                code="older_nodes",
+            )
         began_ms = time.time_ns() // 1_000_000
         job = JobRow(uuid=str(uuid.uuid4()), kind=kind, began_ms=began_ms, **members)
         return str(self._agree(StartJob(request_id=_new_id(), job=job)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -17,6 +18,7 @@ from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata import jobs as j
 from nearql.cluster.metadata import shards as sh
 from nearql.cluster.metadata.local import LocalMetadata
+from nearql.cluster.metadata.nodes import RaiseFeatureLevel
 from nearql.engine.errors import Conflict, InvalidRequest, NearQLError, NotFound, Unavailable
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
 from nearql.engine.storage.files import LocalFileSystem
@@ -38,8 +40,9 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.metadata = LocalMetadata.open(folder, LocalFileSystem(), _fail)
         self.alive = set(NAMES)
+        self.do(RaiseFeatureLevel, level=1, expected=0)
         for name in NAMES:
-            self.do(c.RegisterNode, node_id=name, name=name.upper(), url="u")
+            self.do(c.RegisterNode, node_id=name, name=name.upper(), url="u", level=1)
         columns = (Column(1, "id", ColumnType("BIGINT"), not_null=True),)
         for uuid in "tu":
             table = TableDef(uuid, uuid, TableSchema(columns, 1), shards=1, replicas=3)
@@ -92,6 +95,13 @@ def test_names_that_are_not_there(world: World) -> None:
     refused(NotFound, "undefined_table", lambda: world.operations.table("nowhere"))
     refused(NotFound, "undefined_node", lambda: world.operations.node("nobody"))
     refused(NotFound, "undefined_job", lambda: world.jobs.one("none"))
+
+
+def test_a_cluster_with_older_nodes_records_no_job(world: World) -> None:
+    state = replace(world.metadata.state, feature_level=0)
+    world.gateway.metadata = cast(Any, SimpleNamespace(state=state))
+    ask = world.operations
+    refused(Unavailable, "older_nodes", lambda: ask.drain(ask.node("A")))
 
 
 def test_moves_that_could_only_fail_are_refused(world: World) -> None:
