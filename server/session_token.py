@@ -1,9 +1,10 @@
 """Session tokens: what a client has read or written, so that a later read shows at least that.
 
-A token is base64url of msgpack: a list of [table uuid, shard, epoch, lsn]. It grows with the
-shards that a client touches, not with its requests. On a node alone every write is visible to
-every later read, so a token only has to prove that nothing it saw was lost: a position beyond the
-node's own means that the data directory went back in time (409 `rolled_back_session`).
+A token is base64url of msgpack: a list of [table uuid, [[shard, epoch, lsn], ...]]. It grows with
+the shards that a client touches, about ten bytes each, not with its requests. On a node alone every
+write is visible to every later read, so a token only has to prove that nothing it saw was lost: a
+position beyond the node's own means that the data directory went back in time (409
+`rolled_back_session`).
 
 A client whose requests overlap has several tokens, none of which knows of the others: it sends them
 all, with commas between, and the answer's token stands for them.
@@ -58,7 +59,10 @@ def _further(one: Positions, other: Positions) -> Positions:
 
 @lru_cache(maxsize=256)  # readers ask again and again at the same positions
 def _encode(positions: tuple[tuple[tuple[str, int], tuple[int, int]], ...]) -> str:
-    rows = [[table, shard, epoch, lsn] for (table, shard), (epoch, lsn) in positions]
+    tables: dict[str, list[tuple[int, int, int]]] = {}
+    for (table, shard), (epoch, lsn) in positions:
+        tables.setdefault(table, []).append((shard, epoch, lsn))
+    rows = list(tables.items())
     return base64.urlsafe_b64encode(msgpack.packb(rows)).decode().rstrip("=")
 
 
@@ -126,4 +130,8 @@ def _decode_one(token: str) -> Positions:
     rows = msgpack.unpackb(raw)
     if not isinstance(rows, list):
         raise ValueError
-    return {(str(t), int(shard)): (int(epoch), int(lsn)) for t, shard, epoch, lsn in rows}
+    return {
+        (str(table), int(shard)): (int(epoch), int(lsn))
+        for table, shards in rows
+        for shard, epoch, lsn in shards
+    }

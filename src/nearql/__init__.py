@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nearql._connect import aconnect, connect
-    from nearql.client import AsyncConnection, Connection, Result
+    from nearql.client import AsyncConnection, Connection, Result, errors
 
     __version__: str
 
-__all__ = ["AsyncConnection", "Connection", "Result", "__version__", "aconnect", "connect"]
+__all__ = [
+    "AsyncConnection", "Connection", "Result", "__version__", "aconnect", "connect", "errors",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
@@ -23,6 +25,8 @@ def __getattr__(name: str) -> object:
         return version("nearql")
     if name not in __all__:
         raise AttributeError(f"module 'nearql' has no attribute {name!r}")
+    if name == "errors":
+        return import_module("nearql.client.errors")
     home = "nearql._connect" if name.endswith("connect") else "nearql.client"
     return getattr(import_module(home), name)
 

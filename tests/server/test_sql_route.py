@@ -285,6 +285,15 @@ def test_several_session_tokens_are_taken_together(served: Served) -> None:
     assert answer.json()["code"] == "rolled_back_session"
 
 
+def test_a_token_of_many_shards_is_short(served: Served) -> None:
+    """Those of 33 overlapping requests, sent together, fit into the head of the next one."""
+    shards = [{**SHARD, "shard": shard, "lsn": 70_000 + shard} for shard in range(64)]
+    served.session.answers["X"] = partial(_given, FakeResult(stats={"shards": shards}))
+    token = served.sql("X").json()["stats"]["session"]
+    assert len(_decode(token)) == 64
+    assert 33 * len(token) < 64 << 10  # http.max_head
+
+
 def test_a_session_that_saw_more_than_the_node_has_is_told_so(served: Served) -> None:
     served.session.answers["X"] = lambda call: FakeResult(stats={"shards": [SHARD]})
     served.node.reached = {0: (1, 7)}
