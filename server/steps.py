@@ -25,7 +25,7 @@ from nearql.cluster.repair import CORRUPT, DISPUTED, DIVERGED, OK, Digest, Verdi
 from nearql.cluster.replication.link.serving import Request
 from nearql.cluster.replication.node import Replication
 from nearql.engine.deadline import Deadline
-from nearql.engine.errors import NearQLError, NotFound, Unavailable
+from nearql.engine.errors import NearQLError, Unavailable
 from nearql.engine.shard.copy import ContentHashes
 from nearql.server.checks import damages_of
 from nearql.server.copies import Copies
@@ -165,7 +165,7 @@ class Steps:
 
     def _condemn(self, shard_uuid: str, reason: str) -> bool:
         if self._replication.shard(shard_uuid) is None:
-            raise NotFound(f"There is no copy of shard {shard_uuid} here.", code="no_copy_here")
+            raise Unavailable("Other nodes have this shard.", code="no_copy_here")
         log.error("copy_condemned", shard=shard_uuid, reason=reason)
         self._replication.condemn(shard_uuid, reason)
         return True
