@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -148,7 +149,9 @@ def test_a_redirect_to_nowhere_is_named(connect: Connect, location: str) -> None
 
 def test_no_token_goes_to_a_node_of_nobodys(connect: Connect) -> None:
     with ScriptedServer(in_turn(rows())) as thief, ScriptedServer(in_turn(rows())) as node:
-        told = {"location": f"{thief.url}/v1/sql", "NearQL_Nodes": f"{node.url}, http://n2.example"}
+        told: dict[str, Any] = {
+            "location": f"{thief.url}/v1/sql", "NearQL_Nodes": f"{node.url}, http://n2.example"
+        }  # fmt: skip
         node.script = in_turn(http(307, **told))
         with (
             connect(node.url, token="secret") as db,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -169,7 +170,7 @@ class Cluster:
             return HANG_UP
         write = received.target.startswith("/v1/tables") or b"INSERT" in received.body
         if write and number != self.leader:
-            told = {"NearQL_Nodes": ", ".join(self.urls)} if self.tells else {}
+            told: dict[str, Any] = {"NearQL_Nodes": ", ".join(self.urls)} if self.tells else {}
             return answered(307, location=self.nodes[self.leader].url + received.target, **told)
         if write and self.leaderless:
             self.leaderless -= 1
