@@ -504,12 +504,12 @@ class Node:
 
     def close(self) -> None:
         """Checkpoint what is cheap to checkpoint, close files, release the directory."""
+        self.backups.close()  # before the lock: a restore that ends drops its tables
         with self._ddl:
             if self._closed:
                 return
             self._closed = True
             self.scrubber.close()
-            self.backups.close()
             if self.member is not None:
                 self.member.close()
             self.copies.close()

@@ -10,6 +10,8 @@ import pytest
 from nearql.engine.errors import Conflict, Corruption, NotFound
 from nearql.server.backup.care import Quiet, prune, verify
 from nearql.server.backup.repository import LOCK_S, Repository
+from nearql.server.backup.restore import Restore, Wish
+from nearql.server.backup.service import Job
 from nearql.server.backup.store import DirectoryStore
 from support.backups import (
     DOCS,
@@ -252,8 +254,6 @@ def test_a_damaged_backup_is_found_and_refused_by_name(tmp_path: Path) -> None:
 def test_a_restore_that_dies_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nearql.server.backup.restore import Restore
-
     place = repository(tmp_path / "copies")
     with running(tmp_path / "a") as node:
         run(node, DOCS, "CREATE TABLE more (id BIGINT PRIMARY KEY)")
@@ -323,3 +323,48 @@ def test_only_a_repository_is_written_to(tmp_path: Path) -> None:
     (tmp_path / "x" / "repository.json").write_text("{}")
     with pytest.raises(Corruption):
         Repository.open(DirectoryStore(tmp_path / "x"))
+
+
+def test_a_stop_ends_a_restore_and_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = repository(tmp_path / "copies")
+    reached = threading.Event()
+
+    def compare(self: Restore, *_: object) -> None:
+        reached.set()
+        assert isinstance(self.progress, Job)
+        assert self.progress.given_up.wait(60)
+        self.progress.step("goes on")
+
+    with running(tmp_path / "a") as node:
+        run(node, DOCS)
+        fill(node, 0, 10)
+        backup(node, place)
+    monkeypatch.setattr(Restore, "_compare", compare)
+    with running(tmp_path / "b") as node:
+        job = node.backups.restore(Wish(), place.location)
+        assert reached.wait(60)
+    assert (job.state, job.error and job.error.code) == ("cancelled", "job_cancelled")
+    with running(tmp_path / "b") as node:
+        assert not node.metadata.state.tables
+
+
+def test_jobs_are_told_and_can_be_cancelled(tmp_path: Path) -> None:
+    place = repository(tmp_path / "copies")
+    with running(tmp_path / "a") as node:
+        run(node, DOCS)
+        job = node.backups.backup(place.location, place.id)
+        assert job.ended.wait(60)
+        (told,) = node.backups.all_jobs()
+        assert (told["kind"], told["state"], told["result"]["tables"]) == (
+            "backup",
+            "done",
+            ["docs"],
+        )
+        with pytest.raises(Conflict, match="has ended"):
+            node.backups.cancel(job.job)
+        assert not node.backups.cancel("another node's")
+        failed = node.backups.restore(Wish(), place.location)
+        assert failed.ended.wait(60)
+        assert (failed.state, failed.described()["code"]) == ("failed", "duplicate_table")
