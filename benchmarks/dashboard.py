@@ -77,7 +77,7 @@ def one_load(browser: Browser, url: str) -> dict[str, float]:
     page.on("response", lambda r: sizes.append(0 if "/v1/" in r.url else len(r.body())))
     page.add_init_script(SEEN)
     page.goto(f"{url}/", wait_until="load")
-    page.wait_for_function("window.drawnAt > 0")
+    page.locator("#main .panel table").first.wait_for()
     found = {
         "load_ms": page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"),
         "drawn_ms": page.evaluate("window.drawnAt"),
