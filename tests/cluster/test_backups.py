@@ -41,6 +41,9 @@ def test_any_node_takes_one_backup_of_all_and_brings_it_back(tmp_path: Path) -> 
             nodes.write(f"CREATE TABLE {name} (id BIGINT PRIMARY KEY, title TEXT) WITH (shards=2)")
         nodes.write("INSERT INTO a SELECT range, 'row ' || range FROM range(1000, 3000)")
         leader = nodes.leader()
+        alone = "CREATE TABLE c (id BIGINT PRIMARY KEY, title TEXT) WITH (shards=2, replicas=1)"
+        assert nodes[leader].sql(alone)[0] == 200  # those who are asked for backups have no copy
+        nodes.write("INSERT INTO c SELECT range, 'c ' || range FROM range(3000)")
         one, two = (node for name, node in nodes.nodes.items() if name != leader)
         ended, written = threading.Event(), threading.Event()
 
@@ -62,7 +65,8 @@ def test_any_node_takes_one_backup_of_all_and_brings_it_back(tmp_path: Path) -> 
             ended.set()
             writer.join()
         assert [found.problem for found in verify(place, "all", Quiet())] == [""]
-        done = job(two, "/v1/restore", {**where, "tables": ["a", "b"], "as": ["a1", "b1"]})
+        names = {"tables": ["a", "b", "c"], "as": ["a1", "b1", "c1"]}
+        done = job(two, "/v1/restore", {**where, **names})
         counted = {one["name"]: one["rows"] for one in done["result"]["tables"]}
         assert counted["a1"] >= 2001
         lost = nodes.write("SELECT count(*) FROM b1 WHERE id NOT IN (SELECT id FROM a1)")
@@ -71,5 +75,6 @@ def test_any_node_takes_one_backup_of_all_and_brings_it_back(tmp_path: Path) -> 
         told = [job["job"] for job in nodes[leader].request("GET", "/v1/jobs")[1]["jobs"]]
         assert done["job"] in told
         wait_for(nodes.in_sync, "three copies of what was restored", 120.0)
+        assert nodes.write(CONTENT.format("c1"))["rows"] == nodes.write(CONTENT.format("c"))["rows"]
         same = nodes.write(CONTENT.format("a1 WHERE id >= 1000"))["rows"]
         assert same == nodes.write(CONTENT.format("a WHERE id >= 1000"))["rows"]
