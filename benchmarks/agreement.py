@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -345,12 +346,14 @@ def missed(found: dict[str, Figures]) -> list[str]:
 
 
 def keep(file: Path, found: dict[str, Figures]) -> None:
-    """Write the figures, beside those of other parts of the same commit."""
-    now = {"machine": machine(), "commit": commit()}
-    before = json.loads(file.read_text()) if file.exists() else {}
-    if {name: before.get(name) for name in now} == now:
-        found = {name: before[name] for name in PARTS if name in before} | found
-    file.write_text(json.dumps({**now, **found, "missed": missed(found)}, indent=1) + "\n")
+    """Write the figures beside those of other parts, each with its commit and the machine's load:
+    how many processes wanted a core in the last minute.
+    """
+    parts = json.loads(file.read_text())["parts"] if file.exists() else {}
+    of = {"commit": commit(), "load": round(os.getloadavg()[0], 1)}
+    parts |= {name: {**of, **figures} for name, figures in found.items()}
+    result = {"machine": machine(), "parts": parts, "missed": missed(parts)}
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main(argv: list[str]) -> int:
