@@ -16,7 +16,8 @@ Rules
   another member reaches enough (one that lives and is drained hands over itself: `migration`). One
   that reaches enough is preferred, then the longest log, then the name. Shards of one table go to
   one node where they can.
-- A shard is promoted again only after `gap_s`, doubled each time up to `gap_limit_s`.
+- A shard is promoted again only after `gap_s`, and where its primary lives that is doubled each
+  time up to `gap_limit_s`.
 - A table that was not made ready within `unready_s` is made ready if enough copies are prepared,
   else dropped: whoever made it has died.
 
@@ -196,7 +197,7 @@ class _Look:
         wanting = [s for s in row.shards if found[s.uuid] and self._wants_another(s)]
         favourites = self._favourites(row, [found[s.uuid] for s in wanting])
         for shard in wanting:
-            if not self._may_promote(shard.uuid):
+            if not self._may_promote(shard):
                 continue
             candidates = found[shard.uuid]
             node_id = next((f for f in favourites if f in candidates), candidates[0])
@@ -244,9 +245,12 @@ class _Look:
         holding = {s.primary for s in row.shards if s.primary and self._lives(s.primary)}
         return sorted(common, key=lambda n: n not in holding)
 
-    def _may_promote(self, shard_uuid: str) -> bool:
-        last, count = self.memory.promotions.get(shard_uuid, (NEVER, 0))
-        return self.now - last >= self._gap(count)
+    def _may_promote(self, shard: ShardRow) -> bool:
+        """Where the primary lives, another one may be no better: then less and less often."""
+        last, count = self.memory.promotions.get(shard.uuid, (NEVER, 0))
+        primary = self.state.nodes.get(shard.primary or "")
+        dead = primary is None or primary.fenced
+        return self.now - last >= (self.patience.gap_s if dead else self._gap(count))
 
     def _gap(self, count: int) -> float:
         doubled = self.patience.gap_s * 2.0 ** min(max(count - 1, 0), 10)
