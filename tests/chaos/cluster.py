@@ -254,11 +254,22 @@ class Chaos:
         self.until_in_sync()
 
     def until_in_sync(self) -> None:
-        """Wait until every copy is in sync, so that one may be lost."""
-        for name in NAMES:
-            if not self.nodes[name].runs:
-                self.nodes[name].start()
-        wait_for(self.nodes.in_sync, "all copies in sync", HEAL_S)
+        """Wait until every node is ready and every copy in sync, so that one may be lost. A node
+        that a fault has ended meanwhile is started again.
+        """
+
+        def in_sync() -> bool:
+            self.start_ended()
+            ready = all(self.nodes[name].get("/readyz")[0] == 200 for name in NAMES)
+            return ready and self.nodes.in_sync()
+
+        wait_for(in_sync, "all copies in sync", HEAL_S)
+
+    def start_ended(self) -> None:
+        """Nodes that ended by themselves, as with a full disk."""
+        for node in self.nodes.nodes.values():
+            if not node.runs:
+                node.start()
 
     def fill_disk(self, name: str) -> None:
         ballast = self.nodes.folder / f"{name}-data" / "ballast"
@@ -281,9 +292,7 @@ class Chaos:
             print(f"  {name}", flush=True)
             self.done.append(name)
             faults[name]()
-            for node in self.nodes.nodes.values():
-                if not node.runs:  # ended by itself, as with a full disk
-                    node.start()
+            self.start_ended()
 
     def heal(self) -> None:
         """Everybody runs, and is ready."""
@@ -291,11 +300,7 @@ class Chaos:
             self.net.heal()
         for disk in self.nodes.disks.values():
             disk.heal()
-        for node in self.nodes.nodes.values():
-            if not node.runs:
-                node.start()
-        for name in NAMES:
-            self.nodes.wait_ready(name)
+        self.until_in_sync()
 
 
 def children(pid: int) -> list[int]:
