@@ -150,9 +150,18 @@ def _elementwise(
 ) -> Callable[[pa.ChunkedArray, pa.ChunkedArray], pa.Array]:
     def function(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.Array:
         pairs = _Pairs(_array(left), _array(right))
-        return pairs.spread_lists(operation(pairs.left, pairs.right))
+        with np.errstate(over="ignore", invalid="ignore"):
+            made = operation(pairs.left, pairs.right)
+        return pairs.spread_lists(_finite(made))
 
     return function
+
+
+def _finite(vectors: Vectors) -> Vectors:
+    """The vectors, whose elements are all numbers."""
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{ERROR}invalid_vector:An element is beyond the range of float32.")
+    return vectors
 
 
 def _norm(vectors: pa.ChunkedArray) -> pa.Array:
@@ -213,8 +222,9 @@ def _total_one(group: pa.ListScalar, average: bool) -> Vectors | None:
         return None
     vectors = _matrix(group.values.drop_null(), "avg and sum")
     summed = vectors.sum(axis=0, dtype=np.float64)
-    total: Vectors = (summed / len(vectors) if average else summed).astype(np.float32)
-    return total
+    with np.errstate(over="ignore"):
+        total: Vectors = (summed / len(vectors) if average else summed).astype(np.float32)
+    return _finite(total)
 
 
 class _Pairs:

@@ -61,7 +61,7 @@ from nearql.query.plan import (
 from nearql.query.ports import CatalogView
 from nearql.query.rows import sql_value
 from nearql.query.rules import MERGES, RULES
-from nearql.query.rules.common import is_volatile, item_name
+from nearql.query.rules.common import NAME, is_volatile, item_name
 from nearql.query.set_functions import expand_set_functions
 from nearql.query.shown import vector_outputs
 from nearql.query.trees import all_of, below, copy_of, nodes_of
@@ -123,18 +123,16 @@ def plan_rows(tree: exp.Select, catalog: CatalogView, *, pair: TableDef | None =
 
 def _planned(own: exp.Query, binding: Binding) -> Plan:
     shown = _shown(own)
-    written = [
-        (item, to_nearql(item))
-        for item in (shown.expressions if shown else [])
-        if not _has_name(item)
-    ]
+    for item in shown.expressions if shown else []:
+        if not _has_name(item):
+            item.meta[NAME] = to_nearql(item)
     for select in inside_out(own):
         for merge in MERGES:
             merge(select, binding)
     for select in inside_out(own):
         apply_rules(select, binding)
-    for item, text in written:
-        if item.parent is shown:  # stars became columns, which have their names
+    for item in list(shown.expressions) if shown else []:  # columns of stars have their names
+        if (text := item.meta_get(NAME)) is not None:
             _keep_name(item, text)
     vectors = vector_outputs(shown, binding)
     return replace(Lowering(binding).plan(own), vectors=vectors)

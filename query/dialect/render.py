@@ -211,6 +211,20 @@ def _arrow(node: exp.Expr) -> exp.Expr:
     return _verbatim(f"{_sql(node.this)} {operator} {_sql(node.expression)}")
 
 
+_LOOSER = (exp.Binary, exp.Unary, exp.In, exp.Between, exp.AtTimeZone)
+_ARROWS = (exp.JSONExtract, exp.JSONExtractScalar)
+
+
+def _bracketed_arrow(node: exp.Expr) -> exp.Expr:
+    """`meta ->> 'lang' = 'en'`: to PostgreSQL, and here, arrows bind tighter than comparisons; to
+    DuckDB more loosely than anything.
+    """
+    made, parent = _arrow(node), node.parent
+    if isinstance(parent, (*_ARROWS, exp.Paren)) or not isinstance(parent, _LOOSER):
+        return made
+    return _verbatim(f"({made.name})")
+
+
 def _canonical(node: exp.Expr) -> exp.Expr:
     found = distance_of(node)
     if found is None:
@@ -317,5 +331,6 @@ _TO_DUCKDB: Rewrites = {
     exp.Neg: _negated_canonical,
     exp.Cast: _cast,
     exp.TryCast: _cast,
+    **dict.fromkeys(_ARROWS, _bracketed_arrow),
 }
 _DUCKDB: Rewrites = _FAITHFUL | _TO_DUCKDB

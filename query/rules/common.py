@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlglot import exp
@@ -33,6 +33,7 @@ VOLATILE = frozenset(
      "current_localtime", "current_localtimestamp", "age"}
 )  # fmt: skip
 PARAMETER = re.compile(r"\$([A-Za-z_]\w*)")
+NAME = "nearql_name"  # in the meta of an item without an alias: how it was written
 _MULTIPLYING = frozenset({"unnest", "generate_subscripts"})
 
 
@@ -367,7 +368,7 @@ def _exists(column: exp.Column, source: Source) -> bool:
 
 
 def replace_distances(
-    nodes: Iterator[exp.Expr], distance: PendingDistance, binding: Binding
+    nodes: Iterable[exp.Expr], distance: PendingDistance, binding: Binding
 ) -> None:
     """Put the source's distance column where these nodes are that distance."""
     for node in list(nodes):
@@ -386,6 +387,13 @@ def put_column(node: exp.Expr, column: exp.Expr) -> None:
         node.replace(exp.alias_(column, item_name(to_nearql(node)), quoted=True, copy=False))
     else:
         node.replace(column)
+
+
+def replace_named(node: exp.Expr, made: exp.Expr) -> None:
+    """Replace the node by one that means the same, and is named after it in the answer."""
+    if (name := node.meta_get(NAME)) is not None:
+        made.meta[NAME] = name
+    node.replace(made)
 
 
 def item_name(text: str) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 from sqlglot import exp
 
 from nearql.query.binder import Binding, own_nodes, unwrapped
-from nearql.query.vector_types import vector_type
+from nearql.query.rules.common import replace_named
+from nearql.query.trees import copy_of
+from nearql.query.vector_types import duck_type, vector_type
 
 _ELEMENTWISE: dict[type[exp.Expr], str] = {
     exp.Add: "nq_add",
@@ -18,7 +20,7 @@ _ELEMENTWISE: dict[type[exp.Expr], str] = {
 _AGGREGATES = {"avg": "nq_avg", "mean": "nq_avg", "sum": "nq_sum"}
 _MAKING = frozenset(
     {"l2_normalize", "subvector", "nq_add", "nq_subtract", "nq_multiply", "nq_concat", "nq_avg",
-     "nq_sum"}
+     "nq_sum", "nq_total_raw"}
 )  # fmt: skip
 _KEEPING = frozenset(
     {"any_value", "first", "last", "arg_min", "arg_max", "min_by", "max_by", "coalesce"}
@@ -34,9 +36,36 @@ def vector_arithmetic(select: exp.Select, binding: Binding) -> None:
             call = exp.Anonymous(
                 this=_ELEMENTWISE[type(node)], expressions=[node.this, node.expression]
             )
-            node.replace(call)
+            replace_named(node, call)
         elif _is_aggregate(node) and is_vector(node.expressions[0], binding):
-            node.set("this", _AGGREGATES[str(node.this).lower()])
+            _aggregated(node)
+
+
+def _aggregated(node: exp.Expr) -> None:
+    """Call the vectors' aggregate. It is a macro, which takes neither FILTER nor OVER: what FILTER
+    drops becomes NULL, and OVER stands at the list that the macro would gather.
+    """
+    name = _AGGREGATES[str(node.this).lower()]
+    node.set("this", name)
+    outer = node.parent
+    if isinstance(outer, exp.Filter):
+        when = exp.If(this=outer.expression.this, true=node.expressions[0])
+        node.set("expressions", [exp.Case(ifs=[when])])
+        window = outer.parent
+        replace_named(outer, node)
+        outer = window
+    if isinstance(outer, exp.Window) and outer.this is node:
+        _gather(outer, node.expressions[0], mean=name == "nq_avg")
+
+
+def _gather(window: exp.Window, vectors: exp.Expr, *, mean: bool) -> None:
+    column = exp.Cast(this=exp.paren(vectors, copy=False), to=duck_type(None))
+    present = exp.Not(this=exp.Is(this=copy_of(column), expression=exp.Null()))
+    lists = exp.Anonymous(this="list", expressions=[column])
+    call = exp.Anonymous(this="nq_total_raw")
+    replace_named(window, call)
+    window.set("this", exp.Filter(this=lists, expression=exp.Where(this=present)))
+    call.set("expressions", [window, exp.Boolean(this=mean)])
 
 
 def _is_aggregate(node: exp.Expr) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nearql.engine.errors import NearQLError
 from support.model import Data, Model, both, near, plain
 from support.sql import Sql
 
@@ -80,3 +81,70 @@ def test_nulls_first_is_asked_of_every_row(docs: Sql) -> None:
     assert docs.rows(text) == [(3,), (700,)]
     assert "NULLS FIRST" in docs.explain(text)[-1]
     assert "VectorSearch" in docs.explain(text.replace("FIRST", "LAST"))[1]
+
+
+@pytest.fixture
+def tagged(sql: Sql) -> Sql:
+    """Rows with JSON beside their vectors, as LangChain keeps them."""
+    sql.run("CREATE TABLE t (id BIGINT PRIMARY KEY, cat TEXT, meta JSON, v VECTOR(2))")
+    sql.run(
+        """INSERT INTO t VALUES (1, 'a', '{"lang": "en", "n": 3, "k": {"x": 1}}', '[1,0]'),
+        (2, 'a', '{"lang": "de", "n": 5}', '[3,2]'), (3, 'b', NULL, '[5,5]'),
+        (4, 'b', '{"lang": "en", "n": 9}', NULL)"""
+    )
+    return sql
+
+
+@pytest.mark.parametrize(
+    ("condition", "ids"),
+    [
+        ("meta->>'lang' = 'en'", [1, 4]),
+        ("meta->'k'->>'x' = '1' AND meta->>'lang' <> 'de'", [1]),
+        ("meta->>'lang' IN ('de', 'fr') OR meta->>'lang' IS NULL", [2, 3]),
+        ("NOT meta->>'lang' = 'de' OR meta->>'lang' LIKE 'd%'", [1, 2, 4]),
+        ("meta->>'n' BETWEEN '3' AND '5'", [1, 2]),
+        ("meta->>'lang' NOT IN ('de')", [1, 4]),
+        ("meta->>'lang' || '!' = 'de!'", [2]),
+        ("coalesce(meta->>'lang' = 'de', TRUE)", [2, 3]),
+    ],
+)
+def test_arrows_bind_tighter_than_comparisons(tagged: Sql, condition: str, ids: list[int]) -> None:
+    """As in PostgreSQL; DuckDB alone would compare first and then look for a key TRUE."""
+    assert tagged.rows(f"SELECT id FROM t WHERE {condition} ORDER BY id") == [(i,) for i in ids]
+    near = f"SELECT id FROM t WHERE {condition} ORDER BY v <-> '[0,0]' LIMIT 9"
+    assert tagged.rows(near) == [(i,) for i in ids if i != 4]
+    assert "VectorSearch" in "".join(tagged.explain(near))
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("avg(v) FILTER (WHERE id < 2)", [[1, 0]]),
+        ("sum(v) FILTER (WHERE id > 9)", [None]),
+        ("sum(v) OVER (ORDER BY id)", [[1, 0], [4, 2], [9, 7], [9, 7]]),
+        ("avg(v) OVER (PARTITION BY cat)", [[2, 1], [2, 1], [5, 5], [5, 5]]),
+        ("sum(v) FILTER (WHERE id <> 2) OVER (ORDER BY id)", [[1, 0], [1, 0], [6, 5], [6, 5]]),
+        ("avg(v) OVER () <-> v", [3.0731814, 0.33333325, 3.3333335, None]),
+    ],
+)
+def test_vectors_are_aggregated_with_filter_and_over(
+    tagged: Sql, item: str, expected: list[Any]
+) -> None:
+    order = " ORDER BY id" if "OVER" in item else ""
+    found = tagged.run(f"SELECT {item} FROM t{order}")
+    assert found.columns[0].name.replace("FILTER(", "FILTER (") == item
+    values = found.table.column(0).to_pylist()
+    assert [pytest.approx(one) if isinstance(one, float) else one for one in expected] == values
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "'[3e38]'::vector + '[3e38]'::vector", "'[3e38]'::vector * '[-3e38]'::vector",
+        "(SELECT sum(x::vector) FROM (VALUES ('[3e38]'), ('[3e38]')) s(x))",
+    ],
+)  # fmt: skip
+def test_no_vector_is_made_that_is_not_finite(sql: Sql, item: str) -> None:
+    with pytest.raises(NearQLError, match="beyond the range of float32") as caught:
+        sql.run(f"SELECT {item}")
+    assert caught.value.code == "invalid_vector"
