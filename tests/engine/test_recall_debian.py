@@ -21,7 +21,7 @@ from nearql.engine.types import RowSet
 from support.datasets import Debian, debian
 from support.indexed import IndexedTable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # two indexes: 15 s each, idle
 TARGET, SLACK, K = 0.95, 0.01, 10
 TIE = 2e-5
 SHARES = {"f50": 0.5, "f10": 0.1, "f0.1": 0.001}
