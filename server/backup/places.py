@@ -36,7 +36,7 @@ def repository_for(location: str, section: BackupSection, expected_id: str = "")
         _check_bucket(wanted, section)
         return Repository.open_or_make(S3Store(wanted, s3_options(section)))
     directory = Path(wanted)
-    if not directory.is_absolute():
+    if not directory.is_absolute() or "\0" in wanted:
         raise InvalidRequest(f"{wanted[:200]!r} must be an absolute path.")
     store = DirectoryStore(directory)
     if wanted == section.repository and directory.is_dir():
