@@ -268,7 +268,7 @@ def _from_list(values: Sequence[Any], where: str) -> NDArray[Any]:
     if not set(map(type, values)) <= {int, float}:
         _check_types(values, where)
     try:
-        return np.array([float(element) for element in values], dtype=np.float64)
+        return np.array(values, dtype=np.float64)
     except OverflowError:
         raise _invalid(f"{where}: an element is too large for float32") from None
 
