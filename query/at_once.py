@@ -65,13 +65,17 @@ def run_together(run: Execution, plan: Plan, given: Sequence[Parameters]) -> lis
 def shared_key(prepared: Prepared, params: Any) -> Hashable | None:
     """Equal for requests of a known search that one call can answer; None where none should.
 
-    Their query vectors alone differ, and an index answers: it takes several queries for less than
-    one after the other, however few they are, and exact search does not.
+    Their query vectors alone differ, no filter asks for these, and an index answers: it takes
+    several queries for less than one after the other, however few they are, and exact search does
+    not.
     """
     kept = prepared.plans.get((0, "select"))
     if kept is None or prepared.strategy.startswith("exact"):
         return None
-    name = _search_of(kept[1])[1].distance.query.parameter
+    access = _search_of(kept[1])[1]
+    name = access.distance.query.parameter
+    if access.filter is not None and name in access.filter.parameters:
+        return None
     given = params if isinstance(params, dict) else dict(enumerate(params or (), 1))
     others = [(key, value) for key, value in given.items() if str(key).lstrip(":$") != name]
     if name is None or not all(isinstance(value, _SCALARS) for _, value in others):

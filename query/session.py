@@ -168,7 +168,9 @@ class Session:
         planned before for the catalog as it is, and has a LIMIT that no parameter changes.
         """
         prepared = self._plans.kept(text)
-        kept = prepared and prepared.plans.get((0, "select"))
+        if prepared is None or len(prepared.statements) != 1:
+            return None
+        kept = prepared.plans.get((0, "select"))
         if not kept or kept[0] != self._database.catalog().version or kept[1].direct is None:
             return None
         return prepared if has_constant_size(kept[1]) else None

@@ -320,3 +320,20 @@ def test_what_may_share_a_call(real: Served) -> None:
     assert list(map(shown, _answers(edge_of(real), members))) == [
         [[11], [12], [13]], [[29], [31], [28]],
     ]  # fmt: skip
+
+
+def test_of_several_statements_the_last_is_the_answer(real: Served) -> None:
+    text = f"{SEARCH}; SELECT id FROM docs ORDER BY vec <-> :p LIMIT 2"
+    for _ in range(Pace.RUNS + 2):
+        assert rows_of(real, text, params={"q": [5, 0], "p": [9, 0]}) == [[9], [8]]
+    assert real.node.session().known_search(text) is None  # a group would answer the first
+    assert runs(real) == 0
+
+
+@pytest.mark.parametrize("condition", ["id >= :q[1]", "id = list_sum(:q)"])
+def test_a_filter_by_the_query_vector_is_each_requests_own(real: Served, condition: str) -> None:
+    text = f"SELECT id FROM docs WHERE {condition} ORDER BY vec <-> :q LIMIT 1"
+    assert rows_of(real, text, params={"q": [5, 0]}) == [[5]]
+    known = real.node.session().known_search(text)
+    known.strategy = "hnsw/faiss_cpu"
+    assert shared_key(known, {"q": [30, 0]}) is None  # it would get the rows left for [5, 0]
