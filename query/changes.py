@@ -19,7 +19,7 @@ from nearql.engine.types import Change
 from nearql.query.binder import unwrapped
 from nearql.query.casting import cast_column, cast_values
 from nearql.query.executor import check_schema
-from nearql.query.keyed import is_worth, keys_named, reads_once
+from nearql.query.keyed import columns_read, is_worth, keys_named, reads_once
 from nearql.query.parameters import parameter_name
 from nearql.query.plan import Plan
 from nearql.query.planner import plan_rows
@@ -101,7 +101,9 @@ class _Changing:
         rows = self._named_rows(view, plan)
         if rows is None:
             return self._found(view, plan)
-        found = self._found(RowsView(self.table.schema, self.take(view, rows)), plan)
+        columns = columns_read(plan, self.table)  # others may be damaged, and about to be replaced
+        taken = stored(view.take([column.name for column in columns], rows), columns)
+        found = self._found(RowsView(self.table.schema, taken), plan)
         places = found.column(0).to_numpy()
         return found.set_column(0, found.field(0).name, pa.array(rows[places]))
 

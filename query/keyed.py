@@ -19,7 +19,7 @@ from uuid import UUID
 import pyarrow as pa
 from sqlglot import exp
 
-from nearql.engine.schema import TableDef
+from nearql.engine.schema import Column, TableDef
 from nearql.query.binder import unwrapped
 from nearql.query.parameters import Parameters, parameter_name
 from nearql.query.plan import Plan, Relation, Scan, relations
@@ -63,6 +63,13 @@ def reads_once(plan: Plan, table: TableDef) -> bool:
     """Whether the plan reads the table in one place, and all that it asks of it is its columns."""
     found = [step for step in relations(plan) if step.table.uuid == table.uuid]
     return len(found) == 1 and _is_plain(found[0])
+
+
+def columns_read(plan: Plan, table: TableDef) -> list[Column]:
+    """The columns that a plan of which `reads_once` is true asks of the table; and the key."""
+    (step,) = [step for step in relations(plan) if step.table.uuid == table.uuid]
+    names = {*step.columns, *(one.column for one in step.distances), table.schema.key.name}
+    return [column for column in table.schema.columns if column.name in names]
 
 
 def _is_plain(step: Relation) -> bool:
