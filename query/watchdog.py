@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 REPEAT_S = 0.05
+_KEPT = 1_024  # watches, ended ones among them, before these are looked for
 
 
 class Watch:
@@ -36,6 +37,7 @@ class Watchdog:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._watches: list[tuple[float, int, Watch]] = []
+        self._most = _KEPT
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
@@ -51,6 +53,8 @@ class Watchdog:
         with self._changed:
             first = self._watches[0][0] if self._watches else None
             heapq.heappush(self._watches, (at, next(self._numbers), watch))
+            if len(self._watches) > self._most:
+                self._forget_ended()
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._run, name="nearql-watchdog", daemon=True
@@ -58,6 +62,12 @@ class Watchdog:
                 self._thread.start()
             elif first is None or at < first:
                 self._changed.notify()
+
+    def _forget_ended(self) -> None:
+        """Deadlines may be a year away, and statements end in a millisecond."""
+        self._watches = [one for one in self._watches if one[2].call is not None]
+        heapq.heapify(self._watches)
+        self._most = max(_KEPT, 2 * len(self._watches))
 
     def _run(self) -> None:
         while True:

@@ -58,3 +58,13 @@ def test_an_ended_watch_keeps_nothing_alive() -> None:
     del request
     gc.collect()
     assert alive() is None
+
+
+def test_watches_that_have_ended_are_forgotten_long_before_their_deadline() -> None:
+    dog, late = Watchdog(), time.monotonic() + 365 * 86_400  # as where statements have no timeout
+    with dog.watch(late, lambda: None) as lasting:
+        for _ in range(5_000):
+            with dog.watch(late, lambda: None):
+                pass
+        assert lasting in [watch for _, _, watch in dog._watches]
+        assert len(dog._watches) < 2_500
