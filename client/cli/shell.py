@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nearql.client.cli import options as cli
@@ -155,11 +158,11 @@ class Shell:
         if not self._last:
             raise UsageError("\\watch repeats the last statement, and there is none yet.")
         seconds, times = _watching(words)
-        pause = threading.Event()  # never set; waiting for it ends with Ctrl-C
-        for round_ in itertools.count(1):
-            self._statement(self._last)
-            if round_ == times or pause.wait(seconds):
-                return
+        with _interrupts() as interrupted:
+            for round_ in itertools.count(1):
+                self._statement(self._last)
+                if round_ == times or interrupted.wait(seconds):
+                    return
 
     def _describe(self, names: list[str]) -> None:
         if names:
@@ -167,6 +170,28 @@ class Shell:
             return
         listed = [(each["name"], each["rows"], each["bytes"]) for each in self.db.tables()]
         print(text_table(["table", "rows", "bytes"], listed))
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, beside raising KeyboardInterrupt as ever.
+
+    One that comes while Python runs a finaliser is lost there, and the loop would go on.
+    """
+    came = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.set()
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # only the main thread is told of signals
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _watching(words: list[str]) -> tuple[float, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -343,6 +344,28 @@ def test_watching_ends_with_an_error(node: ScriptedServer, prompt: Prompt) -> No
     assert len(node.received) == count + 3
     prompt.say("wrong;", "\\watch 0")
     assert len(node.received) == count + 5
+
+
+def test_watching_ends_with_a_ctrl_c_that_got_lost_in_a_finaliser(
+    node: ScriptedServer, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)  # Python tells of it on stderr, and goes on
+
+    prompt.say("SELECT 1;")
+    count, before = len(node.received), signal.getsignal(signal.SIGINT)
+    statement = prompt.shell._statement
+
+    def run(text: str) -> None:
+        statement(text)
+        Swallows()
+
+    monkeypatch.setattr(prompt.shell, "_statement", run)
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
+    prompt.say("\\watch 0 50")
+    assert len(node.received) == count + 1
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_help_and_unknown_commands(prompt: Prompt) -> None:
