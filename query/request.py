@@ -144,7 +144,11 @@ class Request:
     def _run(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         with self.statements.running(statement.text, self.user) as running, self.timed(running):
             if isinstance(statement, _AGAIN):
-                result = settled(self.database, lambda: self._once(statement, place, prepared))
+                result = settled(
+                    self.database,
+                    lambda: self._once(statement, place, prepared),
+                    at_once=self.at_once,
+                )
             else:
                 result = self._once(statement, place, prepared)
             running.rows = result.row_count

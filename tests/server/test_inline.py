@@ -14,10 +14,12 @@ from typing import Any
 import orjson
 import pytest
 
-from nearql.engine.errors import InvalidValue
+from nearql.engine.errors import Conflict, InvalidValue
+from nearql.query import executor
 from nearql.query.at_once import shared_key
 from nearql.query.plan_cache import Pace, Prepared
 from nearql.query.watchdog import Stop
+from nearql.query.weight import Deferred
 from nearql.server import inline as server_inline
 from nearql.server.access.principal import LOCAL
 from nearql.server.edge import Edge
@@ -272,6 +274,23 @@ def joined(real: Served, params: dict[str, Any], text: str = SEARCH) -> Any:
         started=time.perf_counter(), stop=Stop(), node=node, principal=LOCAL,
     )  # fmt: skip
     return question, _Later(asked, node.session().known_search(text)), copy_context()
+
+
+def test_the_loop_waits_for_no_table_that_is_being_altered(
+    real: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_of(real, SEARCH, params={"q": [0, 0]})
+    checked: list[str] = []
+
+    def altered(view: Any, table: Any) -> None:
+        checked.append(table.name)
+        raise Conflict("It changed.", code="schema_changed")
+
+    monkeypatch.setattr(executor, "check_schema", altered)
+    session, params = real.node.session(), {"q": [0, 0]}
+    with pytest.raises(Deferred):
+        session.execute(SEARCH, params, prepared=session.known_search(SEARCH), at_once=True)
+    assert checked == ["docs"]  # once: between two tries it would sleep
 
 
 def edge_of(real: Served) -> Edge:
