@@ -21,7 +21,7 @@ import structlog
 from nearql.cluster.metadata.state import TableRow
 from nearql.cluster.migration import HandOver
 from nearql.cluster.repair import CORRUPT, DIVERGED, OK, UNKNOWN, Verdict
-from nearql.engine.errors import NearQLError
+from nearql.engine.errors import NearQLError, Unavailable
 from nearql.engine.table import Table
 from nearql.server.gateway.placement import name_of
 
@@ -129,12 +129,20 @@ class Checks:
                 verdicts[node] = replace(told, detail=f"{told.detail}; {_REBUILT}")
 
     def _take_out(self, row: TableRow, number: int, node: str, good: str, reason: str) -> None:
+        """Raises NearQLError where it was not done: a primary that ends without giving its part
+        away takes with it what no other copy has yet.
+        """
+        row = self._cluster.metadata.state.tables.get(row.table.uuid, row)  # as it is by now
         shard = row.shards[number]
         if node == shard.primary:
             for other in row.shards:  # the primaries of a table stay together
                 if other.primary == node:
-                    self._steps.hand_over(HandOver(other.uuid, node, good))
+                    self._give_away(HandOver(other.uuid, node, good))
         self._steps.condemn(node, shard.uuid, reason)
+
+    def _give_away(self, step: HandOver) -> None:
+        if why := self._steps.hand_over(step):
+            raise Unavailable(f"it is the primary and did not give its part away: {why}")
 
 
 class Checker:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -47,6 +48,8 @@ class FakeSteps:
     held: dict[str, str]
     asked: list[Any] = field(default_factory=list)
     fails: bool = False
+    keeps: str = ""  # why a primary gives nothing away
+    given: Callable[[], None] = lambda: None
 
     def scrub(self, node: str, table_uuid: str) -> dict[int, str]:
         return {}
@@ -57,7 +60,8 @@ class FakeSteps:
 
     def hand_over(self, step: HandOver) -> str:
         self.asked.append(("hand over", step.shard_uuid, step.target))
-        return ""
+        self.given()
+        return self.keeps
 
     def condemn(self, node: str, shard_uuid: str, reason: str) -> None:
         if self.fails:
@@ -93,6 +97,28 @@ def test_an_odd_primary_gives_all_of_its_table_away_first() -> None:
     made.check(row)
     assert steps.asked[:3] == [
         ("hand over", "s0", "b"), ("hand over", "s1", "b"), ("condemn", "a", "s0"),
+    ]  # fmt: skip
+
+
+def test_an_odd_primary_that_gives_nothing_away_stays() -> None:
+    steps = FakeSteps({"a": DIVERGED, "b": OK, "c": OK}, keeps="no answer")
+    made, row = checks(steps)
+    found = made.check(row).to_pylist()
+    assert not [asked for asked in steps.asked if asked[0] == "condemn"]  # rows could be lost
+    assert all("no answer" in line["detail"] for line in found if line["node"] == "A")
+
+
+def test_shards_that_were_given_away_with_the_first_are_not_asked_for_again() -> None:
+    steps = FakeSteps({"a": DIVERGED, "b": OK, "c": OK})
+    made, row = checks(steps)
+    led = replace(row, shards=tuple(replace(shard, primary="b") for shard in row.shards))
+    metadata = cast(SimpleNamespace, made._cluster.metadata)
+    now = replace(metadata.state, tables={"t": led})
+    steps.given = lambda: setattr(metadata, "state", now)
+    made.check(row)
+    assert steps.asked == [
+        ("hand over", "s0", "b"), ("hand over", "s1", "b"), ("condemn", "a", "s0"),
+        ("condemn", "a", "s1"),
     ]  # fmt: skip
 
 
