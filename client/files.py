@@ -4,7 +4,7 @@
 |---|---|---|
 | .parquet, .pq | Parquet | its own |
 | .arrow, .arrows, .feather, .ipc | Arrow IPC, file or stream | its own |
-| .csv, .tsv | text with a header line; a vector is the text `[1,2,3]` | its own |
+| .csv, .tsv | text with a header line; vectors as `[1,2,3]` | its own, read as the table's are |
 | .jsonl, .ndjson | one JSON object per line | its own, of the first rows |
 | .npy | NumPy array (n, d) | `id`, `vec` |
 | .fvecs, .bvecs | vectors with their length before each | `id`, `vec` |
@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +40,22 @@ class DataFile:
     """An opened file. rows: how many it has, None where only reading it through would tell.
 
     typed: it says which of its numbers are integers; JSON and CSV don't.
+    fields: the same rows as the text that they are, where what they look like is a guess (CSV);
+    its argument is the SQL types of the table's columns by their names.
     """
 
     path: Path
     rows: int | None
     tables: Callable[[], Iterator[pa.Table]]
     typed: bool = True
+    fields: Callable[[Mapping[str, str]], Iterator[pa.Table]] | None = None
+
+    def for_columns(self, types: Mapping[str, str]) -> DataFile:
+        """The file as a table with these columns (SQL types by name) takes it."""
+        if self.fields is None:
+            return self
+        fields = self.fields
+        return replace(self, tables=lambda: _guarded(self.path, lambda: fields(types)))
 
     def from_row(self, first: int) -> Iterator[pa.Table]:
         """Its rows from number `first` on."""
@@ -140,14 +150,36 @@ def _csv(delimiter: str) -> Opener:
 
         parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
 
-        def tables() -> Iterator[pa.Table]:
-            with csv.open_csv(path, parse_options=parse) as reader:
+        def tables(convert: csv.ConvertOptions | None = None) -> Iterator[pa.Table]:
+            with csv.open_csv(path, parse_options=parse, convert_options=convert) as reader:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
 
-        return _data_file(path, None, tables, typed=False)
+        def fields(types: Mapping[str, str]) -> Iterator[pa.Table]:
+            with csv.open_csv(path, parse_options=parse) as reader:
+                text = dict.fromkeys(reader.schema.names, pa.string())
+            of = {name.casefold(): kind for name, kind in types.items()}
+            for table in tables(csv.ConvertOptions(column_types=text)):
+                yield _with_nulls(table, of)
+
+        return replace(_data_file(path, None, tables, typed=False), fields=fields)
 
     return opener
+
+
+def _with_nulls(table: pa.Table, types: Mapping[str, str]) -> pa.Table:
+    """Text as it is; elsewhere nothing at all is NULL, and of numbers and dates NA and the like."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    for at, name in enumerate(table.column_names):
+        kind = types.get(name.casefold(), "TEXT")
+        if kind not in ("TEXT", "VARCHAR"):
+            spelt = [""] if kind == "JSON" else csv.ConvertOptions().null_values
+            missing = pc.is_in(table[at], pa.array(spelt))
+            table = table.set_column(at, name, pc.if_else(missing, None, table[at]))
+    return table
 
 
 def _jsonl(path: Path, _: str | None) -> DataFile:

@@ -86,6 +86,8 @@ def _work(arguments: argparse.Namespace) -> int:
             return cli.DONE
         if arguments.create:
             _create(db, arguments, sample, data.typed)
+        columns = db.table(arguments.table)["schema"]["columns"]
+        data = data.for_columns({each["name"]: each["type"] for each in columns})
         kept = state_file(db, arguments)
         state = _resume(db, kept, arguments, data) or State(
             str(uuid.uuid4()), _batch_rows(sample, arguments.batch_bytes)

@@ -128,6 +128,40 @@ def test_a_fraction_for_an_integer_column_is_told(
     assert server.rows("SELECT id FROM docs") == [[1]]
 
 
+def test_csv_fields_are_what_the_columns_are(
+    server: ServerProcess, table: str, load: Load, tmp_path: Path
+) -> None:
+    """Not what they look like: a postcode keeps its zero, a long decimal all its digits."""
+    server.sql(
+        "CREATE TABLE docs (id BIGINT PRIMARY KEY, zip TEXT, said TEXT, d DECIMAL(20,4), x DOUBLE, "
+        "vec VECTOR(2))"
+    )
+    path = tmp_path / "data.csv"
+    path.write_text(
+        'id,ZIP,said,d,x,vec\n1,01234,True,1234567890123456.7891,1,"[1,2]"\n2,NA,,NA,,\n'
+    )
+    done = load(table, path)
+    assert done.returncode == 0, done.stderr
+    first, second = server.rows("SELECT id, zip, said, d::TEXT, x, vec FROM docs ORDER BY id")
+    assert first == [1, "01234", "True", "1234567890123456.7891", 1.0, [1.0, 2.0]]
+    assert second == [2, "NA", "", None, None, None]
+
+
+def test_a_wrong_csv_field_far_behind_is_one_refused_row(
+    server: ServerProcess, table: str, load: Load, tmp_path: Path
+) -> None:
+    """The first block of the file holds whole numbers only, which says nothing of the rest."""
+    server.sql("CREATE TABLE docs (id BIGINT PRIMARY KEY, x DOUBLE)")
+    path = tmp_path / "data.csv"
+    lines = [f"{i},{i}" for i in range(150_000)]
+    lines[140_000], lines[140_001] = "140000,0.5", "140001,much"
+    path.write_text("\n".join(["id,x", *lines, ""]))
+    done = load(table, path)
+    assert done.returncode == 1
+    assert "row 140001: Column 'x': 'much' is no DOUBLE" in done.stderr
+    assert server.rows("SELECT count(*), min(x) FILTER (id = 140000) FROM docs") == [[149_999, 0.5]]
+
+
 @pytest.fixture
 def numbers(tmp_path: Path) -> Path:
     path = tmp_path / "numbers.parquet"
