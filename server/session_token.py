@@ -131,7 +131,14 @@ def _decode_one(token: str) -> Positions:
     if not isinstance(rows, list):
         raise ValueError
     return {
-        (str(table), int(shard)): (int(epoch), int(lsn))
+        (str(table), _number(shard)): (_number(epoch), _number(lsn))
         for table, shards in rows
         for shard, epoch, lsn in shards
     }
+
+
+def _number(told: object) -> int:
+    """What a token may hold: it is written into the answer's again, after the statement was run."""
+    if type(told) is not int or not 0 <= told < 1 << 63:
+        raise ValueError
+    return told

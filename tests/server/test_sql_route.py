@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import math
 from functools import partial
 from typing import Any
 
 import httpx
+import msgpack
 import orjson
 import pyarrow as pa
 import pytest
@@ -307,9 +309,16 @@ def test_a_session_that_saw_more_than_the_node_has_is_told_so(served: Served) ->
     assert served.client.post("/v1/sql", json={"sql": "X"}, headers=headers).is_success
 
 
+def written(*numbers: Any) -> str:
+    """A token with these as shard, epoch and LSN."""
+    return base64.urlsafe_b64encode(msgpack.packb([["t", [numbers]]])).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
-    "token", ["%%", "AAAA", "gA", "kZMBAg", "kA,%%", ",", "x" * 70_000, "\u00e9"]
-)
+    "token",
+    ["%%", "AAAA", "gA", "kZMBAg", "kA,%%", ",", "x" * 70_000, "\u00e9",
+     written(math.inf, 1, 1), written(0, "9" * 30, 1), written(0, 1, -1)],
+)  # fmt: skip
 def test_a_malformed_session_token_is_400(served: Served, token: str) -> None:
     headers = httpx.Headers(
         [("NearQL-Session", token.encode("latin-1").decode("latin-1"))], "latin-1"
