@@ -89,12 +89,16 @@ def prune(
         Corruption: a manifest is damaged: what it needs is not known, so nothing was removed.
     """
     with repository.working("a prune", alone=True) as alive:
-        backups = repository.backups()
+        backups = []
+        for name in repository.ids():
+            alive()
+            backups.append(repository.backup(name))
         doomed = [*_doomed(backups, keep, days, repository.clock() * 1000)][::-1]
         kept = [one for one in backups if one not in doomed]
         if not dry_run:
             for one in doomed:
                 progress.step(f"removing {one.id}")
+                alive()
                 repository.store.remove(manifest_name(one.id))
         needed = {blob.sha256 for one in kept for blob in one.blobs()}
         objects = nbytes = 0

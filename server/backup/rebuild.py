@@ -9,7 +9,7 @@ restarted node would have shown. Where the log is long, the state is written to 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +57,12 @@ class Stop:
         return self.at_ms is not None and record.header.timestamp_ms > self.at_ms
 
 
-def pieces_of(repository: Repository, shard: ShardBackup) -> Iterator[RawRecord]:
-    """The log that a backup holds of a shard."""
+def pieces_of(
+    repository: Repository, shard: ShardBackup, between: Callable[[], None] = lambda: None
+) -> Iterator[RawRecord]:
+    """The log that a backup holds of a shard. between: called now and then; may raise."""
     for piece in shard.log:
+        between()
         data = repository.read_whole(Blob(piece.sha256, piece.size))
         yield from unpack_records(data)
 
@@ -71,9 +74,11 @@ def empty_state(number: int, schema: TableSchema, context: EngineContext) -> Sha
 
 def load(
     repository: Repository, shard: ShardBackup, schema: TableSchema, directory: Path,
-    context: EngineContext,
+    context: EngineContext, *, between: Callable[[], None] = lambda: None,
 ) -> tuple[ShardState, CheckpointStore]:  # fmt: skip
     """The state of a backup's checkpoint, its files fetched into a directory and verified.
+
+    between: called after every few bytes; may raise.
 
     Raises:
         Corruption: code `backup_damaged`. StorageFull: no room for them.
@@ -82,7 +87,7 @@ def load(
     fs.make_directory(directory)
     for file in shard.files:
         parts = repository.read(Blob(file.sha256, file.size))
-        write_new(fs, directory / file.name, parts)
+        write_new(fs, directory / file.name, _watched(parts, between))
     store = CheckpointStore(fs, directory, context.settings)
     state = empty_state(shard.number, schema, context)
     packed = repository.read_whole(shard.state)
@@ -95,6 +100,12 @@ def load(
         if damage is not None:
             raise damage.error()
     return state, store
+
+
+def _watched(parts: Iterator[bytes], between: Callable[[], None]) -> Iterator[bytes]:
+    for part in parts:
+        between()
+        yield part
 
 
 def replay(

@@ -36,6 +36,7 @@ LOCK_S = 600.0  # a lock that was not renewed for so long is of a process that d
 _SMALL = 1 << 20
 _MANIFEST_LIMIT = 256 << 20
 Clock = Callable[[], float]
+Alive = Callable[[], bool]  # see `Repository.working`
 
 
 @dataclass
@@ -133,15 +134,19 @@ class Repository:
         at = datetime.fromtimestamp(cut_ms / 1000, UTC)
         return f"{at:%Y%m%dt%H%M%S}.{cut_ms % 1000:03d}z-{uuid.uuid4().hex[:8]}"
 
-    def publish(self, manifest: BackupManifest) -> None:
-        """From now on the backup exists.
+    def publish(self, manifest: BackupManifest, alive: Alive) -> None:
+        """From now on the backup exists. alive: as `working` gives it.
 
         Raises:
-            Corruption: one of its objects is gone.
+            Corruption: one of its objects is gone. Conflict: see `working`.
         """
-        for blob in {blob.sha256: blob for blob in manifest.blobs()}.values():
-            if not self.has(blob):
-                raise damaged(f"object {blob.sha256} of {self.location} went while it was needed")
+        blobs = list({blob.sha256: blob for blob in manifest.blobs()}.values())
+        at = 0
+        while at < len(blobs):
+            if not self.has(blobs[at]):
+                gone = f"object {blobs[at].sha256} of {self.location} went while it was needed"
+                raise damaged(gone)
+            at = 0 if alive() else at + 1  # a prune that came between may have removed any of them
         self.store.put(manifest_name(manifest.id), [manifest.pack()])
 
     def ids(self) -> list[str]:
@@ -175,11 +180,15 @@ class Repository:
     # ---- Locks ----------------------------------------------------------------------------
 
     @contextmanager
-    def working(self, what: str, *, alone: bool = False) -> Iterator[Callable[[], None]]:
+    def working(self, what: str, *, alone: bool = False) -> Iterator[Alive]:
         """Keep a prune away; with alone, everybody. Gives a function that says one still lives.
 
+        Who says so too late may have been taken for dead: a prune, say, that knows nothing of the
+        backups made meanwhile. Whoever is alone can't go on then; others can if nobody is alone
+        now, and are answered True: what they saw before need not be there any more.
+
         Raises:
-            Conflict: code `repository_busy`: somebody else is at work.
+            Conflict: code `repository_busy`: somebody else is at work; by the function, too.
         """
         lock = _Lock(self, what, alone)
         lock.take()
@@ -227,9 +236,22 @@ class _Lock:
                     code="repository_busy", sqlstate="55006",
                 )  # fmt: skip
 
-    def renew(self) -> None:
-        if self._repository.clock() - self._written > LOCK_S / 10:
+    def renew(self) -> bool:
+        """See `Repository.working`: whether it was taken anew."""
+        age = self._repository.clock() - self._written
+        if age <= LOCK_S / 10:
+            return False
+        if age <= LOCK_S and self._repository.store.size(self._name) is not None:
             self._write()
+            return False
+        if self._alone:
+            raise Conflict(
+                f"{self._told['what']} gave no sign of life for {age:.0f} s, so that others may be "
+                f"at work in {self._repository.location}: it stops here. Begin it again.",
+                code="repository_busy", sqlstate="55006",
+            )  # fmt: skip
+        self.take()
+        return True
 
     def release(self) -> None:
         self._repository.store.remove(self._name)

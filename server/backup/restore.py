@@ -43,7 +43,7 @@ from nearql.server.backup.rebuild import (
     pieces_of,
     replay,
 )
-from nearql.server.backup.repository import Repository
+from nearql.server.backup.repository import Alive, Repository
 from nearql.server.backup.take import Progress
 
 if TYPE_CHECKING:
@@ -108,10 +108,9 @@ class Restore:
             try:
                 rows = {}
                 for plan in plans:
-                    alive()
+                    made.append(plan.new)  # before: it may be there although making it failed
                     self._make(plan.new)
-                    made.append(plan.new)
-                    rows[plan.new.name] = self._fill(plan)
+                    rows[plan.new.name] = self._fill(plan, alive)
                 self._publish(plans, views)
             except BaseException:
                 self._drop(made)
@@ -226,29 +225,37 @@ class Restore:
                 code="node_draining",
             )
 
-    def _fill(self, plan: _Plan) -> int:
+    def _fill(self, plan: _Plan, alive: Alive) -> int:
         self.progress.step(f"rebuilding {plan.new.name}")
         folder = self._scratch / plan.new.uuid
         try:
-            rebuilt = self._rebuilt(plan, folder)
+            rebuilt = self._rebuilt(plan, folder, alive)
             table = self.node.table(plan.new.uuid)
             self.progress.step(f"filling {plan.new.name}")
             self.progress.expect(rebuilt.nbytes)
             for batch in rebuilt.batches():
                 table.insert(batch, OnConflict.ERROR)
                 self.progress.advance(batch.nbytes)
+                alive()
             self.progress.step(f"comparing {plan.new.name}")
             self._compare(plan, rebuilt, table)
             return rebuilt.rows
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _rebuilt(self, plan: _Plan, folder: Path) -> Rebuilt:
+    def _rebuilt(self, plan: _Plan, folder: Path, alive: Alive) -> Rebuilt:
         states, context = [], self.node.context
+
+        def between() -> None:
+            self.progress.advance(0)
+            alive()
+
         for shard in plan.shards:
             directory = folder / str(shard.number)
-            state, store = load(self.repository, shard, plan.new.schema, directory, context)
-            replay(state, store, pieces_of(self.repository, shard), Stop())
+            state, store = load(
+                self.repository, shard, plan.new.schema, directory, context, between=between
+            )
+            replay(state, store, pieces_of(self.repository, shard, between), Stop())
             check_reached(state, shard)
             states.append(state)
         return Rebuilt(plan.new, states, context)

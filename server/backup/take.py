@@ -37,7 +37,7 @@ from nearql.server.backup.manifest import (
     ShardBackup,
     TableBackup,
 )
-from nearql.server.backup.repository import Repository
+from nearql.server.backup.repository import Alive, Repository
 from nearql.server.backup.sources import CutLost, Pinned, Pins, pin
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def take(
             try:
                 with ExitStack() as stack:
                     work = _Work(node, repository, _Living(progress, alive), pins, stack)
-                    return _take(work, version)
+                    return _take(work, version, alive)
             except (CutLost, _Changed) as error:
                 log.info("backup_begins_again", reason=str(error), attempt=attempt + 1)
     raise Unavailable("Tables or primaries changed again and again; take the backup later.")
@@ -112,21 +112,22 @@ class _Living:
     """Progress that also renews the repository's lock."""
 
     inner: Progress
-    alive: object
+    alive: Alive
 
     def step(self, name: str) -> None:
         self.inner.step(name)
-        self.alive()  # type: ignore[operator]
+        self.alive()
 
     def expect(self, nbytes: int) -> None:
         self.inner.expect(nbytes)
 
     def advance(self, nbytes: int) -> None:
-        self.inner.advance(nbytes)
-        self.alive()  # type: ignore[operator]
+        for first in range(0, max(1, nbytes), PIECE_BYTES):  # keeping to a pace takes its time
+            self.inner.advance(min(PIECE_BYTES, nbytes - first))
+            self.alive()
 
 
-def _take(work: _Work, version: str) -> BackupManifest:
+def _take(work: _Work, version: str, alive: Alive) -> BackupManifest:
     node, repository = work.node, work.repository
     found = _pinned_cut(work)
     rows = visible(found.state)
@@ -141,7 +142,7 @@ def _take(work: _Work, version: str) -> BackupManifest:
         new_bytes=work.new_bytes + new,
     )  # fmt: skip
     work.progress.step("publishing")
-    repository.publish(manifest)
+    repository.publish(manifest, alive)
     return manifest
 
 
@@ -162,6 +163,7 @@ def _pinned_cut(work: _Work) -> Cut:
 def _pin(work: _Work, row: TableRow) -> list[Pinned]:
     found: list[Pinned] = []
     for number in range(row.table.shards):
+        work.progress.advance(0)
         try:
             one = pin(work.node, work.pins, row, number)
         except NotFound as error:
