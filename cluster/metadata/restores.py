@@ -6,7 +6,8 @@ of them, with the views that go with them, in one step: there is no state with a
 
     restoring    <node id>/<incarnation>/<job>
 
-An incarnation that is over will not finish: its tables may be dropped (`abandoned`).
+An incarnation that is over or fenced can't finish any more: its tables may be dropped
+(`abandoned`), and are not shown, however late its word arrives. So none is dropped once shown.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ def _lives(state: Metadata, row: TableRow) -> bool:
 
 def _publish(state: Metadata, command: PublishRestored) -> tuple[Metadata, Result]:
     mine = {u: row for u, row in state.tables.items() if row.restoring == command.restoring}
+    if not all(_lives(state, row) for row in mine.values()):
+        detail = "The node that restores was declared dead meanwhile; nothing of it is shown."
+        return state, Result("restore_broken", detail)
     if mine.keys() != command.numbers.keys() or not all(row.ready for row in mine.values()):
         detail = "A table of this restore was dropped meanwhile; nothing of it is shown."
         return state, Result("restore_broken", detail)

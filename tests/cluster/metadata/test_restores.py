@@ -38,9 +38,13 @@ def view(name: str, *reads: str) -> ViewDef:
     return ViewDef(name, name, "SELECT 1", (ViewColumn("id", "id", "BIGINT"),), reads)
 
 
-def run(*commands: c.Command) -> tuple[s.Metadata, s.Result]:
+def registered() -> c.Command:
+    return c.RegisterNode(request_id=rid(), node_id="n", name="n1", url="")
+
+
+def run(*commands: c.Command, alive: bool = True) -> tuple[s.Metadata, s.Result]:
     state, result = s.Metadata(), s.Result()
-    for command in commands:
+    for command in [registered(), *commands] if alive else commands:
         state, result = s.apply(state, command)
         state.check_invariants()
     return state, result
@@ -89,14 +93,22 @@ def test_the_name_is_taken_from_the_beginning() -> None:
 
 
 def test_tables_of_a_process_that_ended_are_abandoned() -> None:
-    register = [c.RegisterNode(request_id=rid(), node_id="n", name="n1", url="") for _ in range(2)]
-    state, _ = run(register[0], *made("a"))
+    state, _ = run(*made("a"))
     assert abandoned(state) == []
-    again, _ = s.apply(state, register[1])
+    again, _ = s.apply(state, registered())
     assert [row.table.name for row in abandoned(again)] == ["a"]
     fenced, _ = s.apply(state, FenceNode(request_id=rid(), node_id="n", incarnation=1))
     assert [row.table.name for row in abandoned(fenced)] == ["a"]
-    assert [row.table.name for row in abandoned(run(*made("a"))[0])] == ["a"]
+    assert [row.table.name for row in abandoned(run(*made("a"), alive=False)[0])] == ["a"]
+
+
+def test_what_may_be_dropped_as_abandoned_is_shown_no_more() -> None:
+    fence = FenceNode(request_id=rid(), node_id="n", incarnation=1)
+    for commands in ([*made("a"), fence], [*made("a"), registered()]):
+        state, _ = run(*commands)
+        state, result = s.apply(state, published("a"))
+        assert result.code == "restore_broken"
+        assert [row.table.name for row in abandoned(state)] == ["a"]
 
 
 def test_the_command_survives_its_encoding() -> None:
