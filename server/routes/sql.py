@@ -151,9 +151,9 @@ def _group(question: _Question, known: _Later) -> Hashable:
 
 def _answers(edge: Edge, members: Sequence[_Joined]) -> Sequence[_Made | _Later | Exception]:
     """The answers of a group: from one call, or one by one where one of them is wrong."""
-    if len(members) > 1 and (made := _together(edge, members)) is not None:
+    # Each in its own context, or in the first one's: its id is in what is logged.
+    if len(members) > 1 and (made := members[0][2].run(_together, edge, members)) is not None:
         return made
-    # Each in its own context: its id is in what is logged.
     return [context.run(_alone, edge, one, known) for one, known, context in members]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from nearql.engine.errors import Conflict, InvalidValue
 from nearql.query import executor
@@ -312,6 +313,23 @@ def test_a_group_is_one_call_with_an_answer_for_each(real: Served) -> None:
     assert list(map(shown, made)) == [
         [[5], [4], [6]], [[0], [1], [2]], [[49], [48], [47]], [[5], [4], [6]],
     ]  # fmt: skip
+
+
+def test_what_a_group_logs_names_one_of_its_requests(
+    real: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows_of(real, SEARCH, params={"q": [0, 0]})
+    members = []
+    for name in ("first", "second"):
+        with bound_contextvars(request_id=name):
+            members.append(joined(real, {"q": [5, 0]}))
+    seen: list[Any] = []
+    statements = real.node.session().statements
+    monkeypatch.setattr(statements, "_slow_s", 0.0)
+    monkeypatch.setattr(statements, "on_slow", lambda _: seen.append(get_contextvars()))
+    with bound_contextvars(request_id="whoever came first in this turn of the loop"):
+        _answers(edge_of(real), members)
+    assert seen == [{"request_id": "first"}]
 
 
 def test_in_a_group_each_gets_its_own_error(real: Served) -> None:
