@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nearql.client.errors import UsageError
-from nearql.client.format import ROWS_SHOWN, html_table, text_table
+from nearql.client.format import ROWS_SHOWN, html_table, interval_text, text_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,12 +113,16 @@ class Result:
         return frame
 
     def polars(self) -> pl.DataFrame:
-        """All rows as a polars DataFrame; a vector column has the type Array.
+        """All rows as a polars DataFrame; a vector column has the type Array, an INTERVAL is text.
 
         Raises:
-            UsageError: polars is not installed; the message names the extra.
+            UsageError: polars is not installed, and the message names the extra; a list of
+            INTERVAL, which polars has not, or two columns of one name.
         """
-        frame: pl.DataFrame = _optional("polars", "polars()").from_arrow(self._table)
+        polars = _optional("polars", "polars()")
+        if len(set(self.columns)) < len(self.columns):
+            raise UsageError("polars() needs columns of different names; rename one by AS.")
+        frame: pl.DataFrame = polars.from_arrow(_without_intervals(self._table))
         return frame
 
     def numpy(self) -> dict[str, NDArray[Any]]:
@@ -200,3 +204,18 @@ def _to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
         flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(len(column), column.type.list_size)  # type: ignore[no-any-return]
     return column.to_numpy()  # type: ignore[no-any-return]
+
+
+def _without_intervals(table: pa.Table) -> pa.Table:
+    """Intervals as text; what reads them in polars ends the program, not the call."""
+    import pyarrow as pa
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_interval(field.type):
+            texts = [None if v is None else interval_text(v) for v in table[at].to_pylist()]
+            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
+        elif "month_day_nano_interval" in str(field.type):
+            raise UsageError(
+                f"Column {field.name!r} holds INTERVAL, which polars has not: CAST it to TEXT."
+            )
+    return table

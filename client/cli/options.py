@@ -6,15 +6,18 @@ Exit codes: 0 done, 1 the request failed (why is on stderr), 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from nearql.client.errors import Error, ServerError, UsageError
+from nearql.client.format import is_interval, iso_interval
 from nearql.client.sync import Connection
 
 DEFAULT_URL = "http://127.0.0.1:8470"
@@ -121,7 +124,18 @@ def mark(text: str, position: int) -> list[str]:
 
 
 def json_text(value: Any) -> str:
-    """Compact JSON for scripts; dates in ISO form, NaN as null."""
+    """Compact JSON for scripts, each value as in the server's; dates in ISO form, NaN as null."""
     import orjson
 
-    return orjson.dumps(value, default=str, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return orjson.dumps(value, default=_json_value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+def _json_value(value: Any) -> Any:
+    """What JSON has no form of."""
+    import orjson
+
+    if isinstance(value, Decimal):
+        return orjson.Fragment(format(value, "f")) if value.is_finite() else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return iso_interval(value) if is_interval(value) else str(value)

@@ -12,7 +12,8 @@ from typing import Any
 from nearql.client.cli import options as cli
 from nearql.client.errors import Error, UsageError
 from nearql.client.files import load_npy
-from nearql.client.format import text_table
+from nearql.client.format import interval_text, is_interval, text_table
+from nearql.client.parameters import blob_text
 from nearql.client.result import Result
 from nearql.client.stream import BatchStream
 from nearql.client.sync import Connection
@@ -139,7 +140,9 @@ def _csv_cell(value: Any) -> Any:
         return cli.json_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value
+    if isinstance(value, bytes):
+        return blob_text(value)
+    return interval_text(value) if is_interval(value) else value
 
 
 def _print_arrow(batches: BatchStream) -> None:

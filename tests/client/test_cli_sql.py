@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ TABLE = pa.table(
         "day": [dt.date(2026, 1, 2), None],
         "vec": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
         "ok": [True, False],
+    }
+)
+ODD = pa.table(
+    {
+        "sum": pa.array([Decimal(3)], pa.decimal128(38, 0)),
+        "price": [Decimal("12.30")],
+        "blob": [b"\x00\xff"],
+        "span": pa.array([pa.MonthDayNano([1, -2, -3_500_000_000])]),
     }
 )
 
@@ -75,7 +84,7 @@ def script(request: Received) -> Reply:
         return rows(pa.table({}), row_count=2, stats={"write": {"committed": True}})
     if text.startswith("CREATE"):
         return rows(pa.table({}), row_count=0, stats={}, notices=["Accepted, does nothing."])
-    return rows(TABLE, stats={"elapsed_ms": 1.5})
+    return rows(ODD if "odd" in text else TABLE, stats={"elapsed_ms": 1.5})
 
 
 def json_bytes(value: Any) -> bytes:
@@ -136,6 +145,14 @@ def test_output(node: ScriptedServer, form: str) -> None:
 
 def test_json_is_short_for_format_json(node: ScriptedServer) -> None:
     assert nearql(node, "sql", "SELECT 1", "--json").stdout.decode() == GOLDEN["json"]
+
+
+def test_json_values_are_those_of_the_server(node: ScriptedServer) -> None:
+    """So that a script reads the same whether it asks the command or the route."""
+    shown = nearql(node, "sql", "SELECT odd", "--json").stdout.decode()
+    assert '"rows":[[3,12.30,"AP8=","P1M-2DT-3.5S"]]' in shown
+    shown = nearql(node, "sql", "SELECT odd", "--format", "csv").stdout.decode()
+    assert shown.splitlines()[1] == r"3,12.30,\x00\xff,1 month -2 days -00:00:03.5"
 
 
 def test_arrow_output_is_a_stream(node: ScriptedServer) -> None:

@@ -126,6 +126,11 @@ def test_html_is_escaped() -> None:
         ("x" * 100, "x" * 59 + "…"),
         ("字" * 40, "字" * 29 + "…"),
         (dt.date(2026, 1, 2), "2026-01-02"),
+        (b"\x00\xab", r"\x00\xab"),
+        (pa.MonthDayNano([14, -2, -3_500_000_000]), "14 months -2 days -00:00:03.5"),
+        (pa.MonthDayNano([0, 0, 90_061 * 10**9]), "25:01:01"),
+        (pa.MonthDayNano([0, 1, 0]), "1 day"),
+        (pa.MonthDayNano([0, 0, 0]), "00:00:00"),
     ],
 )
 def test_cells(value: object, shown: str) -> None:
@@ -162,3 +167,17 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_a_result_without_statement_has_no_plan() -> None:
     with pytest.raises(UsageError, match="knows no statement"):
         result().explain()
+
+
+def test_intervals_are_text_in_polars_which_has_none_of_months() -> None:
+    """Its own reader panics on them, which no `except Exception` would hold."""
+    intervals = pa.array([pa.MonthDayNano([1, 2, 0]), None])
+    assert result(pa.table({"i": intervals})).polars()["i"].to_list() == ["1 month 2 days", None]
+    with pytest.raises(UsageError, match="'l' holds INTERVAL"):
+        result(pa.table({"l": pa.array([[pa.MonthDayNano([1, 2, 0])]])})).polars()
+
+
+def test_polars_needs_different_names() -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
+    with pytest.raises(UsageError, match="different names"):
+        result(table).polars()
