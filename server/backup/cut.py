@@ -10,7 +10,8 @@ several nodes, so each node holds its own for a while, and says so:
                   lock own shards             all ends are here: this is the cut
 
 A hold begins after it was asked for and lasts HOLD_S. So if all answers are here in less than that
-since the first was asked for, there was an instant at which all were held; else it is tried again.
+since the first was asked for, and none of their connections broke until then, there was an instant
+at which all were held; else it is tried again.
 A primary that does not know yet that it is one no more is found out by the metadata: after a
 barrier, each shard's epoch must be the one that its holder led in.
 
@@ -214,6 +215,8 @@ def _held_there(
             uuid: Held(LogEnd(lsn, epoch, link), leads)
             for uuid, (lsn, epoch, link, leads) in zip(shards, told, strict=True)
         }
+        if parts.ended:
+            raise _Busy(None)  # its connection broke: it let go, and its writers went on
 
 
 def serve_holds(calls: Calls, shard_of: Callable[[str], Shard | None]) -> None:

@@ -87,6 +87,12 @@ class Answer:
             self._caller.grant(self._number, self._taken)
             self._taken = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes: the handler has ended, or the connection has."""
+        with self._changed:
+            return self._ended
+
     def close(self) -> None:
         """The rest is not wanted; the other node's handler is told so."""
         with self._changed:

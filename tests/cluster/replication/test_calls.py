@@ -311,9 +311,11 @@ def test_a_connection_that_ends_meanwhile_leaves_the_outcome_unknown(pair: Pair)
     b.calls.serve("slow", slow)
     with a.calls.stream(b.node_id, "slow", b"", timeout_ms=LONG_MS) as answer:
         assert began.wait(60)
+        assert not answer.ended
         b.thread.run(b.link.stop())
         with pytest.raises(errors.WriteUnknown) as caught:
             next(answer)
+        assert answer.ended
     assert caught.value.code == "call_lost"
     assert not caught.value.definite
     assert cancelled.wait(60)
