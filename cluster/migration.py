@@ -259,15 +259,18 @@ class _Decision:
         )
 
     def _drop_excess(self, row: TableRow, wanted: int) -> Iterator[Action]:
-        """Give up one copy that is too many: on the same node for all shards."""
+        """Give up one copy that is too many: on the same node for all shards, and rather one that
+        is not in sync: the minimum may need all that are.
+        """
         shards = [shard for shard in row.shards if len(shard.replicas) > wanted]
         primaries = {shard.primary for shard in row.shards}
         spare = {n for shard in shards for n in shard.replicas} - primaries
         load = loads(self.state, self.look.sizes)
 
-        def rank(node_id: str) -> tuple[bool, bool, int, str]:
+        def rank(node_id: str) -> tuple[bool, bool, bool, int, str]:
             everywhere = all(node_id in shard.replicas for shard in row.shards)
-            return everywhere, node_id in self.look.alive, -load[node_id], node_id
+            in_sync = any(node_id in shard.isr for shard in shards)
+            return everywhere, node_id in self.look.alive, in_sync, -load[node_id], node_id
 
         for victim in sorted(spare, key=rank)[:1]:
             for shard in shards:

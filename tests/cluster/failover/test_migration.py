@@ -129,6 +129,17 @@ class World:
             )
         )  # fmt: skip
 
+    def leave(self, shard: sh.ShardRow, node_id: str) -> None:
+        """A living copy falls behind."""
+        isr = tuple(member for member in shard.isr if member != node_id)
+        incarnations = {m: self.state.nodes[m].incarnation for m in isr}
+        self.do(
+            sh.IsrChange(
+                request_id=self.request(), shard_uuid=shard.uuid, expected_version=shard.version,
+                epoch=shard.epoch, isr=isr, incarnations=incarnations,
+            )
+        )  # fmt: skip
+
     def kill(self, node_id: str, gone_s: float = 0.0) -> None:
         """Fenced; the controller's failover follows where it can."""
         self.dead.add(node_id)
@@ -317,6 +328,18 @@ def test_replicas_grow_before_the_minimum_and_shrink_after_it() -> None:
     assert {shard.min_isr for shard in world.shards().values()} == {1}
     assert world.state.tables["t"].table.replicas == 1
     assert [world.state.jobs[uuid].state for uuid in "12"] == [j.DONE, j.DONE]
+
+
+def test_a_copy_that_is_not_in_sync_goes_before_one_that_the_minimum_needs() -> None:
+    world = World()
+    for shard in world.shards().values():
+        world.leave(shard, "c")
+    world.job("1", "replicas", table_uuid="t", replicas=2)
+    for _ in range(4):
+        for action in world.look():
+            world.act(action)
+    assert world.nodes_of() == {"a", "b"}
+    assert world.state.jobs["1"].state == j.DONE
 
 
 def test_a_failover_job_moves_all_primaries_of_a_table_together() -> None:
