@@ -85,7 +85,10 @@ class HandOver:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Compare two copies of a shard at one LSN. alloc_id: of the target's."""
+    """Compare two copies of a shard at one LSN. alloc_id: of the target's.
+
+    primary: which, where that is the target itself, another copy in sync; the target if none lives.
+    """
 
     table_uuid: str
     number: int
@@ -161,6 +164,9 @@ class _Decision:
         moving = [shard for shard in row.shards if shard.adding]
         reasons = {why for shard in moving if (why := self._why_abort(row, shard)) is not None}
         if reasons:  # shards go together, or not at all
+            if any(shard.primary == shard.adding for shard in moving):
+                yield from self._lead(row, self._successor(row, moving[0].adding), None)
+                return
             for shard in moving:
                 request_id = _id("abort", shard, *sorted(reasons))
                 yield Propose(MoveAbort(request_id=request_id, **_on(shard)))
@@ -183,6 +189,10 @@ class _Decision:
 
     def _verify(self, row: TableRow, number: int, shard: ShardRow) -> Iterator[Action]:
         primary, target = shard.primary, str(shard.adding)
+        if primary == target:  # a failover came first: any other that is in sync will do
+            others = [node for node in (shard.removing, *shard.isr) if node not in (None, target)]
+            fit = [node for node in others if node in shard.isr and node in self.look.alive]
+            primary = next(iter(fit), primary)
         if primary is not None and {primary, target} <= self.look.alive:
             alloc_id = shard.replicas[target]
             yield Verify(row.table.uuid, number, primary, target, shard.uuid, alloc_id)

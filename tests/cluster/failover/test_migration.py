@@ -248,6 +248,24 @@ def test_a_copy_that_does_not_hold_the_same_is_given_up_and_the_source_stays() -
     assert (ended.state, "did not hold" in ended.detail) == (j.FAILED, True)
 
 
+def test_a_new_copy_that_a_failover_made_primary_is_compared_with_another() -> None:
+    world = World()
+    world.job("1", "move", moves=(j.Move("t", "a", "d"),))
+    for action in world.look():
+        world.act(action)
+    for uuid in world.shards():
+        world.sync(uuid)
+        world.promote(world.shards()[uuid], "d")
+    actions = [action for action in world.look() if isinstance(action, Verify)]
+    assert [(action.primary, action.target) for action in actions] == [("a", "d")] * 2
+    world.refuted |= {(action.shard_uuid, action.alloc_id) for action in actions}
+    for _ in range(2):  # its part goes to another one, then it is given up
+        for action in world.look():
+            world.act(action)
+    assert world.nodes_of() == {"a", "b", "c"}
+    assert "d" not in world.primaries()
+
+
 def test_a_drain_empties_a_node_and_says_what_it_waits_for() -> None:
     world = World()
     world.create("u", ("a", "d", "e"))
