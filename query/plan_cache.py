@@ -96,6 +96,11 @@ class PlanCache:
         self.hits = 0
         self.misses = 0
 
+    def peek(self, text: str) -> Prepared | None:
+        """What is kept for this text, not as a use of it."""
+        with self._lock:
+            return self._kept.get(text)
+
     def kept(self, text: str) -> Prepared | None:
         """What is kept for this text; as a use of it."""
         with self._lock:

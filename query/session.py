@@ -167,13 +167,16 @@ class Session:
         """What `execute` takes as `prepared`, where the text is one search for plain columns, was
         planned before for the catalog as it is, and has a LIMIT that no parameter changes.
         """
-        prepared = self._plans.kept(text)
+        prepared = self._plans.peek(text)
         if prepared is None or len(prepared.statements) != 1:
             return None
         kept = prepared.plans.get((0, "select"))
         if not kept or kept[0] != self._database.catalog().version or kept[1].direct is None:
             return None
-        return prepared if has_constant_size(kept[1]) else None
+        if not has_constant_size(kept[1]):
+            return None
+        self._plans.kept(text)  # what is none of these is looked up again, and counted there
+        return prepared
 
     def search_together(
         self,

@@ -245,6 +245,15 @@ def test_what_has_no_bound_of_its_own_is_never_run_by_the_loop(real: Served, tex
     assert runs(real) == 0
 
 
+@pytest.mark.parametrize("text", [SEARCH, "SELECT count(*) FROM docs"])
+def test_a_request_is_counted_once_among_plans_that_were_kept(real: Served, text: str) -> None:
+    plans = real.node.session().plans
+    before = plans.hits, plans.misses
+    for _ in range(Pace.RUNS + 4):  # the first is parsed; of a search the last are the loop's
+        rows_of(real, text, params={"q": [0, 0]})
+    assert (plans.hits, plans.misses) == (before[0] + Pace.RUNS + 3, before[1] + 1)
+
+
 def test_a_filter_that_is_not_kept_is_evaluated_by_a_thread(real: Served) -> None:
     text = "SELECT id FROM docs WHERE id >= :least ORDER BY vec <-> :q LIMIT 1"
     for _ in range(Pace.RUNS + 3):
