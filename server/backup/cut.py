@@ -32,7 +32,7 @@ import msgpack
 
 from nearql.cluster.metadata.state import Metadata, TableRow
 from nearql.cluster.replication.link.calls import Calls, Request
-from nearql.engine.errors import InvalidRequest, Unavailable
+from nearql.engine.errors import InvalidRequest, NotFound, Unavailable
 from nearql.engine.shard.shard import Shard
 from nearql.engine.storage.wal_format import ZERO_LINK
 from nearql.engine.storage.wal_raw import LogEnd
@@ -92,8 +92,8 @@ def cut(node: Node) -> Cut:
     for patience_s in _ROUNDS:
         try:
             return _try(node, patience_s, first)
-        except _Busy as busy:
-            first = busy.shard
+        except (_Busy, NotFound) as reason:  # NotFound: a table was dropped meanwhile
+            first = reason.shard if isinstance(reason, _Busy) else None
             if first is None:
                 _PAUSE.wait(patience_s)
             elif first.lock.acquire(timeout=_WAIT_S):

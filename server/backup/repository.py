@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import time
 import uuid
@@ -33,6 +34,7 @@ from nearql.server.backup.store import Store, read_all
 MARKER = "repository.json"
 FORMAT = 1
 LOCK_S = 600.0  # a lock that was not renewed for so long is of a process that died
+_MANIFEST_NAME = re.compile(r"backups/([0-9]{8}t[0-9]{6}[.][0-9]{3}z-[0-9a-f]{8})[.]json")
 _SMALL = 1 << 20
 _MANIFEST_LIMIT = 256 << 20
 Clock = Callable[[], float]
@@ -150,9 +152,9 @@ class Repository:
         self.store.put(manifest_name(manifest.id), [manifest.pack()])
 
     def ids(self) -> list[str]:
-        """Of all backups, the oldest first."""
-        names = [stored.name for stored in self.store.list("backups")]
-        return sorted(n.removeprefix("backups/").removesuffix(".json") for n in names)
+        """Of all backups, the oldest first; what else people put there is none."""
+        found = (_MANIFEST_NAME.fullmatch(stored.name) for stored in self.store.list("backups"))
+        return sorted(name[1] for name in found if name is not None)
 
     def backup(self, name: str) -> BackupManifest:
         """A backup by its id, `latest` for the newest.

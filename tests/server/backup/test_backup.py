@@ -11,6 +11,7 @@ import pytest
 
 from nearql.cluster.metadata.state import Metadata
 from nearql.engine.errors import Conflict, Corruption, NotFound, WriteUnknown
+from nearql.server.backup import cut as cut_module
 from nearql.server.backup import take as take_module
 from nearql.server.backup.care import Quiet, prune, verify
 from nearql.server.backup.catalog import Catalog, catalog_of
@@ -375,6 +376,36 @@ def test_a_backup_looks_again_at_what_a_prune_may_have_removed(tmp_path: Path) -
 
     with pytest.raises(Corruption, match="went while it was needed"):
         place.publish(made, alive)
+
+
+def test_files_of_others_beside_the_manifests_are_no_backups(tmp_path: Path) -> None:
+    place = repository(tmp_path / "copies")
+    with running(tmp_path / "a") as node:
+        run(node, DOCS)
+        made = [backup(node, place).id for _ in range(2)]
+    for name in ("zz-notes.txt", ".DS_Store", "Copy of it.json", f"{made[0]}.json.bak"):
+        (tmp_path / "copies" / "backups" / name).write_text("not ours")
+    assert place.ids() == made
+    assert place.backup("latest").id == made[-1]
+    gone = prune(place, keep=1, days=None, dry_run=False, progress=Quiet())
+    assert (gone.removed, gone.kept) == ((made[0],), (made[1],))
+
+
+def test_a_table_that_is_dropped_before_the_cut_is_not_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = repository(tmp_path / "copies")
+    shards_of = cut_module._shards
+    with running(tmp_path / "a") as node:
+        run(node, DOCS, "CREATE TABLE other (id BIGINT PRIMARY KEY)")
+
+        def late(*arguments: Any) -> Any:
+            if "other" in node.catalog().tables:
+                run(node, "DROP TABLE other")
+            return shards_of(*arguments)
+
+        monkeypatch.setattr(cut_module, "_shards", late)
+        assert [table.name for table in backup(node, place).tables] == ["docs"]
 
 
 def test_a_lock_that_somebody_removed_is_taken_anew(tmp_path: Path) -> None:
