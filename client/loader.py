@@ -104,9 +104,10 @@ def source_of(data: Any) -> Source:
         return _whole(from_columns(data))
     if _is_pandas(data):
         return _whole(_from_pandas(data))
-    if hasattr(data, "__arrow_c_stream__"):
+    is_series = type(data).__name__ == "Series"  # one column, which can't tell rows' names
+    if hasattr(data, "__arrow_c_stream__") and not is_series:
         return _whole(pa.table(data))
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes):
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes) and not is_series:
         return Source(_gathered(data), len(data) if isinstance(data, list | tuple) else None)
     raise UsageError(
         f"insert can't read data of type {type(data).__name__}. Give Arrow, pandas or polars data, "
@@ -119,7 +120,7 @@ def _whole(table: pa.Table) -> Source:
 
 
 def _is_pandas(data: Any) -> bool:
-    return type(data).__module__.startswith("pandas") and hasattr(data, "to_numpy")
+    return type(data).__module__.startswith("pandas") and hasattr(data, "columns")
 
 
 def from_columns(columns: Mapping[str, Any], first: int = 0) -> pa.Table:
@@ -143,7 +144,7 @@ def _column(name: str, values: Any, first: int) -> Any:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     if hasattr(values, "__array__"):
-        return _from_numpy(name, np.asarray(values))
+        return _from_numpy(name, values if np.ma.isMA(values) else np.asarray(values))
     if isinstance(values, list | tuple):
         return from_values(name, values, first)
     raise UsageError(
@@ -172,14 +173,19 @@ def _from_numpy(name: str, values: Any) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    if values.ndim == 2:
-        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    if values.ndim == 2 and values.shape[1]:
+        if np.ma.is_masked(values):
+            raise UsageError(f"Column {name!r} hides elements of vectors, which can't be NULL.")
+        plain = np.ascontiguousarray(np.ma.getdata(values)).reshape(-1)
+        return pa.FixedSizeListArray.from_arrays(
+            _arrow(lambda: pa.array(plain), name), values.shape[1]
+        )
     if values.ndim != 1:
         raise UsageError(f"Column {name!r} has the shape {values.shape}; give (n,) or (n, d).")
     if values.dtype == object:
         return from_values(name, values.tolist())
-    return _arrow(lambda: pa.array(values), name)
+    hidden = np.ma.getmaskarray(values) if np.ma.isMA(values) else None
+    return _arrow(lambda: pa.array(np.ma.getdata(values), mask=hidden), name)
 
 
 def _arrow(make: Callable[[], Any], name: object) -> Any:

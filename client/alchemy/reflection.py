@@ -28,7 +28,8 @@ _TYPES: dict[str, TypeEngine[Any]] = {
 def type_of(sql: str) -> TypeEngine[Any]:
     """The SQLAlchemy type of a column's SQL type; NullType where there is none."""
     if sql.endswith("[]"):
-        return ARRAY(type_of(sql.removesuffix("[]")))
+        base = sql.rstrip("[]")
+        return ARRAY(type_of(base), dimensions=(len(sql) - len(base)) // 2)
     sized = _SIZED.fullmatch(sql)
     if sized is None:
         return _TYPES.get(sql, types.NullType())

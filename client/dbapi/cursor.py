@@ -97,8 +97,10 @@ class Cursor:
         return iter(self.fetchone, None)
 
     def close(self) -> None:
-        """Nothing can be done with it afterwards; again does nothing."""
+        """Nothing can be done with it afterwards, but asking for `rowcount`; again does nothing."""
+        rowcount = self.rowcount
         self._forget()
+        self.rowcount = rowcount
         self._closed = True
 
     def __enter__(self) -> Self:

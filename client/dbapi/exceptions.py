@@ -89,6 +89,8 @@ def class_of(error: errors.Error) -> type[Error]:
         return InterfaceError
     if isinstance(error, errors.NotFound):
         return ProgrammingError
+    if isinstance(error, errors.InvalidRequest) and error.sqlstate == "08P01":
+        return ProgrammingError  # a wrong number of parameters, not a broken connection
     return _BY_SQLSTATE.get((error.sqlstate or "")[:2], DatabaseError)
 
 

@@ -118,6 +118,13 @@ def test_rowcount(filled: dbapi.Connection) -> None:
     assert cursor.execute("CREATE TABLE IF NOT EXISTS booze (name TEXT)").rowcount == -1
 
 
+def test_a_closed_cursor_still_tells_how_many_rows_it_wrote(filled: dbapi.Connection) -> None:
+    """SQLAlchemy closes a cursor before pandas asks it."""
+    cursor = filled.cursor().execute("INSERT INTO booze (name) VALUES ('a'), ('b')")
+    cursor.close()
+    assert cursor.rowcount == 2
+
+
 def test_fetching(filled: dbapi.Connection) -> None:
     cursor = filled.cursor()
     with pytest.raises(dbapi.Error):
@@ -228,6 +235,9 @@ def test_rollback_says_what_it_can_not_do(db: dbapi.Connection) -> None:
         ("INSERT INTO keyed VALUES (NULL)", None, "IntegrityError"),
         ("SELECT 'x'::BIGINT", None, "DataError"),
         ("INSERT INTO booze (vec) VALUES (?)", [[1.0]], "DataError"),
+        ("SELECT ?, ?", [1], "ProgrammingError"),
+        ("SELECT ?", [1, 2], "ProgrammingError"),
+        ("SELECT ?", None, "ProgrammingError"),
         ("SELECT ?", [object()], "InterfaceError"),
         ("SELECT ?", [float("nan")], "InterfaceError"),
         ("SET TRANSACTION READ ONLY", None, "DatabaseError"),

@@ -69,6 +69,13 @@ def test_numpy_rows_in_dicts() -> None:
     assert table["vec"].to_pylist() == [[1.0, 1.0, 1.0], None]
 
 
+def test_what_a_masked_array_hides_is_null() -> None:
+    (table,) = source_of({"a": np.ma.array([1.0, 2.0], mask=[False, True])}).tables
+    assert table["a"].to_pylist() == [1.0, None]
+    (table,) = source_of({"vec": np.ma.array([[1.0, 2.0]])}).tables
+    assert table["vec"].to_pylist() == [[1.0, 2.0]]
+
+
 def test_a_missing_value_is_null_and_new_columns_appear() -> None:
     (table,) = source_of([{"a": 1}, {"b": 2}]).tables
     assert table.to_pylist() == [{"a": 1, "b": None}, {"a": None, "b": 2}]
@@ -92,6 +99,14 @@ def test_pandas_index_is_left_out() -> None:
         ({"a": [1, object()]}, "Row 1: column 'a' holds a value of type object"),
         ([{"a": 1}, {"a": {"b": object()}}], "Row 1: column 'a' holds a value of type object"),
         ({"a": np.array([1 + 2j])}, "Column 'a' can't be sent"),
+        ({"a": np.array([[1 + 2j]])}, "Column 'a' can't be sent"),
+        ({"a": np.zeros((2, 0))}, r"Column 'a' has the shape \(2, 0\)"),
+        (
+            {"a": np.ma.array([[1.0, 2.0]], mask=[[False, True]])},
+            "Column 'a' hides elements of vectors",
+        ),
+        (pd.Series([1, 2], name="a"), "can't read data of type Series"),
+        (pl.Series("a", [1, 2]), "can't read data of type Series"),
     ],
 )
 def test_wrong_data_is_named(wrong: Any, said: str) -> None:

@@ -256,6 +256,7 @@ def test_reflection(engine: sa.Engine, session: orm.Session) -> None:
     [
         ("DECIMAL(10,2)", "NUMERIC(10, 2)"),
         ("BIGINT[]", "BIGINT[]"),
+        ("DOUBLE[][]", "DOUBLE PRECISION[][]"),
         ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE"),
         ("VECTOR(3)", "VECTOR(3)"),
         ("BIT(3)", "BIT(3)"),
