@@ -118,9 +118,12 @@ class LocalPinned:
 
     def file(self, number: int) -> Iterator[bytes]:
         """See `Pinned.file`."""
-        size = self.manifest.files[number].size
-        for offset in range(0, size, MIB):
-            yield self._export.read(number, offset, min(MIB, size - offset))
+        described = self.manifest.files[number]
+        for offset in range(0, described.size, MIB):
+            try:
+                yield self._export.read(number, offset, min(MIB, described.size - offset))
+            except OSError as error:  # whoever writes what is read would take it for its own
+                raise _unreadable(self._shard, described.name, error) from error
 
     def log(self, end: LogEnd) -> Iterator[RawRecord]:
         """See `Pinned.log`."""
@@ -188,6 +191,12 @@ class RemotePinned:
         return self._calls.call(
             self._node_id, method, payload, timeout_ms=timeout_ms, channel=Channel.BULK
         )
+
+
+def _unreadable(shard: Shard, file: str, error: OSError) -> NearQLError:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"{shard.directory / file} is not there any more.")
+    return Unavailable(f"{shard.directory / file} can't be read: {error}.", code="disk_error")
 
 
 def _framed_records(parts: Any) -> Iterator[RawRecord]:

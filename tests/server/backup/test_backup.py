@@ -408,6 +408,27 @@ def test_a_table_that_is_dropped_before_the_cut_is_not_in_it(
         assert [table.name for table in backup(node, place).tables] == ["docs"]
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_table_that_is_dropped_while_it_is_copied_begins_the_backup_again(
+    tmp_path: Path, sealed: bool
+) -> None:
+    place = repository(tmp_path / "copies")
+    with running(tmp_path / "a") as node:
+        run(node, "CREATE TABLE keep (id BIGINT PRIMARY KEY)", DOCS)
+        fill(node, 0, 100)
+        if sealed:
+            seal(node)
+
+        class Dropping(Job):
+            def step(self, name: str) -> None:
+                super().step(name)
+                if name == "copying" and "docs" in node.catalog().tables:
+                    run(node, "DROP TABLE docs")
+
+        made = node.backups.take_here(Dropping("backup", ""), place)
+        assert [table.name for table in made.tables] == ["keep"]
+
+
 def test_a_lock_that_somebody_removed_is_taken_anew(tmp_path: Path) -> None:
     place = repository(tmp_path / "copies")
     now = [place.clock()]
