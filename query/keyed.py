@@ -49,7 +49,7 @@ def keys_named(
                 _key(value, key.type.name) for one in sides for value in _values(one, parameters)
             }
             return pa.array(sorted(values - {None}), key.type.storage)
-        except (_Unsure, pa.ArrowInvalid, OverflowError):
+        except (_Unsure, ValueError, OverflowError):  # no number or text of Arrow, or of Python
             continue
     return None
 

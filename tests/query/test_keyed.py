@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nearql.engine.errors import InvalidValue
 from nearql.engine.view import TableView
 from nearql.query import changes
 from support.sql import Sql
@@ -114,6 +115,16 @@ def test_what_may_mean_other_rows_too_reads_the_table(
 ) -> None:
     expected = by_scan(text, params, monkeypatch)
     assert (numbered.rows(text, params), rows(numbered)) == expected
+
+
+@pytest.mark.parametrize("others", ["", "1, " * 300])
+def test_a_number_too_long_for_python_is_an_error_of_its_statement(
+    numbered: Sql, others: str
+) -> None:
+    before = rows(numbered)
+    with pytest.raises(InvalidValue):
+        numbered.run(f"DELETE FROM docs WHERE id IN ({others}{'9' * 5000})")
+    assert rows(numbered) == before
 
 
 @pytest.mark.parametrize(
