@@ -6,6 +6,7 @@ roles of the machine. They are in no message: what is told of a store is its buc
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from nearql.server.backup.store import CHUNK_BYTES, Stored, checked, missing
 
 SCHEME = "s3://"
 _CONNECT_S, _REQUEST_S = 5, 60
+_UNFINISHED = "objects/unfinished"  # no object is called so: a prune removes what a kill left there
+_COPY_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,10 @@ class S3Options:
 
 
 class S3Store:
-    """See `store.Store`. Writes are whole or absent: an upload counts when it is completed."""
+    """See `store.Store`. An upload counts when it is completed, and one that breaks off can only be
+    completed with what it has. So it has a name of its own until it is whole: under the object's it
+    would take the place of what another one put there meanwhile, and then away.
+    """
 
     def __init__(self, url: str, options: S3Options) -> None:
         """Opens no connection.
@@ -51,24 +57,34 @@ class S3Store:
 
     def put(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
         """See `Store.put`."""
-        path, size = self._path(name), 0
+        path = self._path(name)
         with self._asking(f"writing {name}"):
-            stream = self._fs.open_output_stream(path)
+            if isinstance(parts, list):  # all is here: nothing can break off but the way there
+                return self._write(path, parts)
+            working = self._path(f"{_UNFINISHED}/{uuid.uuid4().hex}")
             try:
-                for part in parts:
-                    stream.write(part)
-                    size += len(part)
-            except BaseException:
-                self._take_back(stream, path)
-                raise
-            stream.close()
+                size = self._write(working, parts)
+                if size <= _COPY_BYTES:
+                    self._fs.copy_file(working, path)
+                else:  # more than a bucket copies by itself
+                    self._write(path, self._pieces(working))
+            finally:
+                with suppress(OSError):
+                    self._fs.delete_file(working)
         return size
 
-    def _take_back(self, stream: Any, path: str) -> None:
-        """Closing completes the upload, with what it has: away with it."""
-        with suppress(OSError):
-            stream.close()
-            self._fs.delete_file(path)
+    def _write(self, path: str, parts: Iterable[bytes | memoryview]) -> int:
+        size = 0
+        with self._fs.open_output_stream(path) as stream:
+            for part in parts:
+                stream.write(part)
+                size += len(part)
+        return size
+
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        with self._fs.open_input_file(path) as stream:
+            while piece := stream.read(CHUNK_BYTES):
+                yield piece
 
     def get(self, name: str) -> Iterator[bytes]:
         """See `Store.get`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nearql.engine.errors import Corruption, Forbidden, InvalidRequest, NotFound, Unavailable
+from nearql.server.backup import s3 as s3_module
 from nearql.server.backup.care import Quiet, prune, verify
 from nearql.server.backup.places import repository_for
 from nearql.server.backup.repository import Repository, object_name
@@ -95,6 +96,27 @@ def test_an_upload_that_breaks_off_leaves_nothing(section: BackupSection) -> Non
     with pytest.raises(NotFound):
         list(store.get("objects/ab/broken"))
     store.remove("objects/ab/broken")
+
+
+@pytest.mark.parametrize("most", [4 << 30, 10])
+def test_an_upload_that_breaks_off_leaves_anothers_alone(
+    section: BackupSection, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(s3_module, "_COPY_BYTES", most)  # by the bucket, and through here
+    store = repository_for("", section).store
+
+    def broken() -> Iterator[bytes]:
+        yield b"x" * 100
+        assert store.put("objects/ab/shared", iter([b"all of ", b"it"])) == 9
+        raise Unavailable("the source went")
+
+    with pytest.raises(Unavailable):
+        store.put("objects/ab/shared", broken())
+    assert b"".join(store.get("objects/ab/shared")) == b"all of it"
+    assert store.put("objects/ab/long", iter([b"y" * 8, b"z" * 8])) == 16
+    assert b"".join(store.get("objects/ab/long")) == b"y" * 8 + b"z" * 8
+    names = [stored.name for stored in store.list("objects")]
+    assert names == ["objects/ab/long", "objects/ab/shared"]
 
 
 def test_only_the_bucket_of_the_configuration_is_used(section: BackupSection) -> None:
