@@ -16,6 +16,7 @@ a load that broke off can go on.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -100,7 +101,16 @@ class _reading:
 
 def _guarded(path: Path, tables: Callable[[], Iterator[pa.Table]]) -> Iterator[pa.Table]:
     with _reading(path):
-        yield from tables()
+        for table in tables():
+            _check_names(path, table.column_names)
+            yield table
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    """Raises UsageError for a name that two columns have."""
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        raise UsageError(f"{path} has the column {twice!r} twice; rename one of them.")
 
 
 def _data_file(
@@ -157,6 +167,7 @@ def _csv(delimiter: str) -> Opener:
 
         def fields(types: Mapping[str, str]) -> Iterator[pa.Table]:
             with csv.open_csv(path, parse_options=parse) as reader:
+                _check_names(path, reader.schema.names)  # before options by name meet two of one
                 text = dict.fromkeys(reader.schema.names, pa.string())
             of = {name.casefold(): kind for name, kind in types.items()}
             for table in tables(csv.ConvertOptions(column_types=text)):
@@ -169,7 +180,6 @@ def _csv(delimiter: str) -> Opener:
 
 def _with_nulls(table: pa.Table, types: Mapping[str, str]) -> pa.Table:
     """Text as it is; elsewhere nothing at all is NULL, and of numbers and dates NA and the like."""
-    import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import csv
 
@@ -177,7 +187,7 @@ def _with_nulls(table: pa.Table, types: Mapping[str, str]) -> pa.Table:
         kind = types.get(name.casefold(), "TEXT")
         if kind not in ("TEXT", "VARCHAR"):
             spelt = [""] if kind == "JSON" else csv.ConvertOptions().null_values
-            missing = pc.is_in(table[at], pa.array(spelt))
+            missing = functools.reduce(pc.or_, [pc.equal(table[at], each) for each in spelt])
             table = table.set_column(at, name, pc.if_else(missing, None, table[at]))
     return table
 
@@ -245,7 +255,8 @@ def _texmex(element: str) -> Opener:
                 f"{path} is cut off: {size} bytes are no multiple of {row.itemsize}, the size of a "
                 f"vector of {dimensions} dimensions."
             )
-        return _vectors(path, np.memmap(path, row, "r")["vector"])
+        rows = np.memmap(path, row, "r")
+        return _vectors(path, rows["vector"], rows["length"])
 
     return opener
 
@@ -267,8 +278,8 @@ def _hdf5(path: Path, dataset: str | None) -> DataFile:
     return _vectors(path, file[name])
 
 
-def _vectors(path: Path, array: Any) -> DataFile:
-    """A file of one matrix, read in groups of rows."""
+def _vectors(path: Path, array: Any, lengths: Any = None) -> DataFile:
+    """A file of one matrix, read in groups of rows; `lengths` is what it says before each row."""
     if len(array.shape) != 2 or array.dtype.kind not in "fiu":
         raise UsageError(
             f"{path} holds {array.dtype} of the shape {array.shape}; vectors are numbers (n, d)."
@@ -276,9 +287,21 @@ def _vectors(path: Path, array: Any) -> DataFile:
 
     def tables() -> Iterator[pa.Table]:
         for start in range(0, len(array), GROUP_ROWS):
+            if lengths is not None:
+                _check_lengths(path, lengths[start : start + GROUP_ROWS], start, array.shape[1])
             yield _numbered(array[start : start + GROUP_ROWS], start)
 
     return _data_file(path, len(array), tables)
+
+
+def _check_lengths(path: Path, lengths: NDArray[Any], first: int, dimensions: int) -> None:
+    """Raises UsageError for a vector of another length, behind which all is read out of step."""
+    others = (lengths != dimensions).nonzero()[0]
+    if len(others):
+        raise UsageError(
+            f"{path}, vector {first + others[0]} says that it has {lengths[others[0]]} dimensions; "
+            f"those before have {dimensions}."
+        )
 
 
 def _numbered(vectors: NDArray[Any], first: int) -> pa.Table:

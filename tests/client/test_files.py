@@ -146,6 +146,30 @@ def test_a_wrong_line_of_json_is_named_by_its_number(tmp_path: Path) -> None:
         list(open_file(path).tables())
 
 
+@pytest.mark.parametrize("name", ["data.csv", "data.feather"])
+def test_a_column_that_is_there_twice_is_named(name: str, tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["id", "id"])
+    if name == "data.csv":
+        csv.write_csv(twice, tmp_path / name)
+    else:
+        feather.write_feather(twice, tmp_path / name, "uncompressed")
+    data = open_file(tmp_path / name)
+    with pytest.raises(UsageError, match=rf"{name} has the column 'id' twice"):
+        list(data.tables())
+    with pytest.raises(UsageError, match=rf"{name} has the column 'id' twice"):
+        list(data.for_columns({"id": "BIGINT"}).tables())
+
+
+def test_vectors_of_different_lengths_are_not_read_as_one_length(tmp_path: Path) -> None:
+    """Of 3, 2 and 4 dimensions: as many bytes as three of 3, and nonsense if they were read so."""
+    path = tmp_path / "data.fvecs"
+    path.write_bytes(
+        b"".join(np.int32(n).tobytes() + np.arange(n, dtype="<f4").tobytes() for n in (3, 2, 4))
+    )
+    with pytest.raises(UsageError, match=r"data\.fvecs, vector 1 .* 2 dimensions.* 3"):
+        list(open_file(path).tables())
+
+
 def test_a_cut_off_fvecs_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "data.fvecs")
     path.write_bytes(path.read_bytes()[:-3])
