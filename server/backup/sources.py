@@ -181,11 +181,10 @@ class RemotePinned:
             self._call("snapshot_end", msgpack.packb([self._number]), _READ_MS)
 
     def _stay(self) -> None:
-        """The other node forgets a snapshot that is not read: read a byte of it now and then."""
-        files = [number for number, file in enumerate(self._manifest.files) if file.size]
-        while files and not self._closed.wait(_ALIVE_S):
+        """The other node forgets a snapshot that is not read: read nothing of it now and then."""
+        while not self._closed.wait(_ALIVE_S):
             with suppress(NearQLError):  # whoever reads next is told
-                self._call("snapshot_read", msgpack.packb([self._number, files[0], 0, 1]), _READ_MS)
+                self._call("snapshot_read", msgpack.packb([self._number, 0, 0, 0]), _READ_MS)
 
     def _call(self, method: str, payload: bytes, timeout_ms: int) -> bytes:
         return self._calls.call(

@@ -6,6 +6,7 @@
 
 An export keeps its files, and the log behind them, until it is closed, or was not read for
 `IDLE_S`: who takes it up again after a break gets the same files, if no newer checkpoint was made.
+To read no bytes says that it is needed still.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class SnapshotSource:
     def _read(self, request: Request) -> Iterator[bytes]:
         number, file, offset, size = _numbers(request.payload, 4)
         used = self._of(number, request.node_id)
+        used.used_at = self._clock()
+        if not size:
+            return
         files = used.export.manifest.files
         if file >= len(files) or offset + size > files[file].size:
             raise InvalidRequest(f"Snapshot {number} has no such bytes.")
