@@ -15,6 +15,7 @@ from starlette.responses import Response
 from nearql.engine import spans
 from nearql.engine.errors import NearQLError, Overloaded, StatementTimeout
 from nearql.query.at_once import shared_key
+from nearql.query.settings import Variables
 from nearql.query.watchdog import Stop
 from nearql.query.weight import Deferred
 from nearql.server import wire
@@ -281,10 +282,11 @@ def answer_forwarded(edge: Edge, asked: Asked, stop: Stop) -> Answer:
 
 def _timeout_ms(edge: Edge, asked: SqlRequest) -> int:
     """How long another node may take; one that the request's text SETs is shorter, or its own."""
-    given = (asked.settings or {}).get("statement_timeout_ms")
-    if isinstance(given, int) and given > 0:
-        return given
-    return edge.config.limits.statement_timeout_ms or _NO_TIMEOUT_MS
+    variables = Variables(edge.config.session_settings())
+    for name, value in (asked.settings or {}).items():
+        if name.lower() == "statement_timeout_ms":
+            variables.set(name, value)
+    return int(variables.get("statement_timeout_ms")) or _NO_TIMEOUT_MS
 
 
 def _executed(edge: Edge, question: _Question, asked: SqlRequest, how: Mapping[str, Any]) -> _Made:

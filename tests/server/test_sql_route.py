@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import math
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +19,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearql.engine.errors import InvalidRequest, SqlError
+from nearql.engine.errors import InvalidRequest, InvalidValue, SqlError
+from nearql.server.config import Config
+from nearql.server.request import SqlRequest
+from nearql.server.routes.sql import _timeout_ms
 from nearql.server.session_token import _decode
 from support.http_node import DOCS, Call, FakeResult, Served, rows_result
 
@@ -331,3 +335,24 @@ def test_a_malformed_session_token_is_400(served: Served, token: str) -> None:
 def test_no_token_crashes_the_decoder(raw: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
         _decode(base64.urlsafe_b64encode(raw).decode().rstrip("="))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (None, 30_000),
+        ({"statement_timeout_ms": 90_000}, 90_000),
+        ({"statement_timeout_ms": "90000"}, 90_000),
+        ({"Statement_Timeout_MS": 90_000.0}, 90_000),
+        ({"statement_timeout_ms": None, "target_recall": 0.9}, 30_000),
+    ],
+)
+def test_another_node_has_the_time_that_the_statement_has(settings: Any, expected: int) -> None:
+    edge: Any = SimpleNamespace(config=Config())
+    assert _timeout_ms(edge, SqlRequest("SELECT 1", None, settings)) == expected
+
+
+def test_a_time_that_is_none_is_refused_before_it_is_forwarded() -> None:
+    edge: Any = SimpleNamespace(config=Config())
+    with pytest.raises(InvalidValue, match="statement_timeout_ms"):
+        _timeout_ms(edge, SqlRequest("SELECT 1", None, {"statement_timeout_ms": 0}))
