@@ -311,6 +311,11 @@ def _type_name(kind: exp.Expr) -> str:
         return ""
     if kind.this == exp.DType.USERDEFINED:
         return str(kind.args.get("kind") or "").upper()
+    if isinstance(kind.this, exp.Interval):
+        raise Unsupported(
+            "A cast to INTERVAL with a unit is not offered: CAST to INTERVAL without a unit, or "
+            "write INTERVAL '90' MINUTE."
+        )
     return str(kind.this.value)
 
 

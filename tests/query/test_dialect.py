@@ -195,6 +195,14 @@ def test_bit_casts() -> None:
         to_duckdb(item("x::bit(64001)"))
 
 
+@pytest.mark.parametrize("text", ["x::interval day", "CAST('90' AS INTERVAL MINUTE)"])
+def test_casts_to_intervals_of_a_unit_are_refused(text: str) -> None:
+    """DuckDB leaves the unit out: 90 would be seconds, where PostgreSQL has 90 minutes."""
+    with pytest.raises(Unsupported, match="CAST to INTERVAL without a unit"):
+        to_duckdb(item(text))
+    assert to_duckdb(item("x::interval")) == "CAST(x AS INTERVAL)"
+
+
 @pytest.mark.parametrize("text", ["x::sparsevec(3)", "x::sparsevec"])
 def test_casts_without_meaning_are_refused(text: str) -> None:
     """Nothing is reinterpreted silently."""
