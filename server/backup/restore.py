@@ -27,7 +27,14 @@ from nearql.cluster.metadata.access import UserRow
 from nearql.cluster.metadata.restores import PublishRestored, restoring_by
 from nearql.cluster.metadata.views import view_named
 from nearql.cluster.placement import placeable
-from nearql.engine.errors import Conflict, Corruption, NearQLError, NotFound, Unavailable
+from nearql.engine.errors import (
+    Conflict,
+    Corruption,
+    NearQLError,
+    NotFound,
+    Unavailable,
+    WriteUnknown,
+)
 from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import IndexDef, TableDef
 from nearql.engine.table import Table
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("nearql.backup")
 
 SCRATCH = "restoring"  # folder of the data directory; emptied at start
+_ASKS = 5  # for the outcome of the last step
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,14 @@ class Wish:
     backup: str = "latest"
     tables: tuple[str, ...] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Unsure(Exception):
+    """Nobody knows whether the tables are shown, or will be: none of them may be dropped."""
+
+    def __init__(self, cause: WriteUnknown) -> None:
+        super().__init__(cause.detail)
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,8 @@ class Restore:
                     self._make(plan.new)
                     rows[plan.new.name] = self._fill(plan, alive)
                 self._publish(plans, views)
+            except _Unsure as error:  # all is shown, or will be dropped with this process
+                raise error.cause from error
             except BaseException:
                 self._drop(made)
                 raise
@@ -272,11 +290,15 @@ class Restore:
     def _publish(self, plans: Sequence[_Plan], views: tuple[ViewDef, ...]) -> None:
         self.progress.step("publishing")
         numbers = {plan.new.uuid: plan.old.next_number for plan in plans}
-        self.node.publish_restored(
-            PublishRestored(
-                request_id=uuid.uuid4().hex, restoring=self._by, numbers=numbers, views=views
-            )
+        command = PublishRestored(
+            request_id=uuid.uuid4().hex, restoring=self._by, numbers=numbers, views=views
         )
+        for left in reversed(range(_ASKS)):  # the same request: it is done once
+            try:
+                return self.node.publish_restored(command)
+            except WriteUnknown as error:
+                if not left:
+                    raise _Unsure(error) from error
 
     def _drop(self, made: Sequence[TableDef]) -> None:
         for definition in made:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nearql.cluster.metadata.restores import PublishRestored
 from nearql.cluster.metadata.state import Metadata
 from nearql.engine.errors import Conflict, Corruption, NotFound, WriteUnknown
 from nearql.server.backup import cut as cut_module
@@ -464,6 +465,42 @@ def test_a_table_that_could_not_be_made_whole_is_dropped(
                 restore(node, place)
         assert not node.metadata.state.tables
         assert restore(node, place).rows == {"docs": 0}
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_last_step_whose_outcome_is_unknown_loses_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """It is asked for again; as long as nobody knows, it may have shown the tables."""
+    place = repository(tmp_path / "copies")
+    with running(tmp_path / "a") as node:
+        run(node, DOCS, "CREATE TABLE other (id BIGINT PRIMARY KEY)")
+        run(node, "CREATE VIEW ids AS SELECT id FROM other")
+        backup(node, place)
+    with running(tmp_path / "b") as node:
+        publish, drop, asked = node.publish_restored, node.drop_table, []
+
+        def unknown(command: PublishRestored) -> None:
+            asked.append(command)
+            if answers and len(asked) > 1:
+                publish(command)
+                return
+            raise WriteUnknown("no answer in time")
+
+        def late(*arguments: Any, **named: Any) -> bool:
+            publish(asked[0])  # it was on its way
+            return drop(*arguments, **named)
+
+        monkeypatch.setattr(node, "publish_restored", unknown)
+        monkeypatch.setattr(node, "drop_table", late)
+        if answers:
+            assert sorted(restore(node, place).rows) == ["docs", "other"]
+        else:
+            with pytest.raises(WriteUnknown):
+                restore(node, place)
+            publish(asked[0])
+        assert sorted(node.catalog().tables) == ["docs", "other"]
+        assert len({command.request_id for command in asked}) == 1
 
 
 def test_only_a_repository_is_written_to(tmp_path: Path) -> None:
