@@ -80,7 +80,7 @@ def shared_key(prepared: Prepared, params: Any) -> Hashable | None:
     others = [(key, value) for key, value in given.items() if str(key).lstrip(":$") != name]
     if name is None or not all(isinstance(value, _SCALARS) for _, value in others):
         return None
-    return tuple((key, type(value), value) for key, value in others)
+    return tuple((key, repr(value)) for key, value in others)  # tells 1 from true, 0.0 from -0.0
 
 
 def has_constant_size(plan: Plan) -> bool:

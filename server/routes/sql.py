@@ -146,7 +146,7 @@ def _group(question: _Question, known: _Later) -> Hashable:
     shared = shared_key(known.prepared, known.asked.params)
     if shared is None or spans.tracer is not None:  # each has spans of its own
         return object()
-    settings = tuple((known.asked.settings or {}).items())
+    settings = tuple((name, repr(value)) for name, value in (known.asked.settings or {}).items())
     return id(known.prepared), id(question.node), question.principal.user, settings, shared
 
 

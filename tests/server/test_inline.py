@@ -27,7 +27,7 @@ from nearql.server.edge import Edge
 from nearql.server.inline import BURST, CROWDED_S, Inline
 from nearql.server.node import Node
 from nearql.server.request import SqlRequest
-from nearql.server.routes.sql import _answers, _Later, _Question
+from nearql.server.routes.sql import _answers, _group, _Later, _Question
 from support.http_node import Served, make_config, serve
 
 SEARCH = "SELECT id FROM docs ORDER BY vec <-> :q LIMIT 3"
@@ -275,10 +275,10 @@ def test_a_changed_table_is_planned_by_a_thread_first(real: Served) -> None:
     assert runs(real) == before
 
 
-def joined(real: Served, params: dict[str, Any], text: str = SEARCH) -> Any:
+def joined(real: Served, params: dict[str, Any], text: str = SEARCH, settings: Any = None) -> Any:
     """A request as it joins a group."""
     node = real.node
-    asked = SqlRequest(text, params, None)
+    asked = SqlRequest(text, params, settings)
     question = _Question(
         body=b"", content_type="", request_id=None, session=None, arrow=False,
         started=time.perf_counter(), stop=Stop(), node=node, principal=LOCAL,
@@ -361,6 +361,12 @@ def test_what_may_share_a_call(real: Served) -> None:
     assert key == shared_key(known, {"least": 4, ":q": [3, 4]})
     others = ({"q": 1, "least": 5}, {"q": 1, "least": True}, {"q": 1, "least": 4.0}, {"q": 1})
     assert all(shared_key(known, other) != key for other in others)
+    assert shared_key(known, {"q": 1, "least": 0.0}) != shared_key(known, {"q": 1, "least": -0.0})
+    groups = [
+        _group(*joined(real, {"q": [1, 2], "least": 4}, text, {"latency_budget_ms": given})[:2])
+        for given in (1, True, 1)
+    ]
+    assert groups[0] == groups[2] != groups[1]  # true is an error
     assert shared_key(known, {"q": [1, 2], "least": [4]}) is None
     members = [joined(real, {"q": [n, 0], "least": 10}, text) for n in (0, 30)]
     assert list(map(shown, _answers(edge_of(real), members))) == [
