@@ -26,6 +26,7 @@ from nearql.server.ports import NodePort
 
 SESSION_HEADER = "NearQL-Session"
 TOKEN_BYTES = 64 << 10
+_KEPT = 256  # positions of a token that is remembered; a client may send thousands
 
 Positions = dict[tuple[str, int], tuple[int, int]]  # (table uuid, shard) -> (epoch, lsn)
 
@@ -40,13 +41,13 @@ def session_token(node: NodePort, since: Positions, shards: Iterable[Mapping[str
             key = (table.uuid, int(shard["shard"]))
             reached = (int(shard["epoch"]), int(shard["lsn"]))
             positions[key] = max(reached, positions.get(key, reached))
-    return _encode(tuple(positions.items()))
+    return _written(positions)
 
 
 def token_after(since: Positions, table_uuid: str, written: Iterable[ShardPosition]) -> str:
     """The token after rows were stored in a table."""
     ends = {(table_uuid, at.shard): (at.epoch, at.lsn) for at in written}
-    return _encode(tuple(_further(since, ends).items()))
+    return _written(_further(since, ends))
 
 
 def _further(one: Positions, other: Positions) -> Positions:
@@ -55,6 +56,11 @@ def _further(one: Positions, other: Positions) -> Positions:
     for key, reached in other.items():
         joined[key] = max(reached, joined.get(key, reached))
     return joined
+
+
+def _written(positions: Positions) -> str:
+    encode = _encode if len(positions) <= _KEPT else _encode.__wrapped__
+    return encode(tuple(positions.items()))
 
 
 @lru_cache(maxsize=256)  # readers ask again and again at the same positions

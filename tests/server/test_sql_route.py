@@ -23,7 +23,7 @@ from nearql.engine.errors import InvalidRequest, InvalidValue, SqlError
 from nearql.server.config import Config
 from nearql.server.request import SqlRequest
 from nearql.server.routes.sql import _timeout_ms
-from nearql.server.session_token import _decode
+from nearql.server.session_token import _decode, _encode, token_after
 from support.http_node import DOCS, Call, FakeResult, Served, rows_result
 
 SHARD = {"table": "docs", "shard": 0, "epoch": 1, "lsn": 7}
@@ -298,6 +298,16 @@ def test_a_token_of_many_shards_is_short(served: Served) -> None:
     token = served.sql("X").json()["stats"]["session"]
     assert len(_decode(token)) == 64
     assert 33 * len(token) < 64 << 10  # http.max_head
+
+
+def test_a_token_of_thousands_of_shards_is_not_kept() -> None:
+    """Each would be a megabyte, and what is remembered of tokens is counted nowhere."""
+    few, many = ({(DOCS.uuid, n): (1, n) for n in range(count)} for count in (3, 5_000))
+    token_after(few, DOCS.uuid, [])
+    before = _encode.cache_info().currsize
+    assert _decode(token_after(many, DOCS.uuid, [])) == many
+    assert _encode.cache_info().currsize == before
+    assert token_after(few, DOCS.uuid, []) == token_after(few, DOCS.uuid, [])
 
 
 def test_a_session_that_saw_more_than_the_node_has_is_told_so(served: Served) -> None:
