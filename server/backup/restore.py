@@ -60,6 +60,7 @@ log = structlog.get_logger("nearql.backup")
 
 SCRATCH = "restoring"  # folder of the data directory; emptied at start
 _ASKS = 5  # for the outcome of the last step
+_LEVEL = 1  # the feature level that brought what a restore writes into metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,9 @@ class Restore:
         Raises:
             NotFound: no such backup or table. Conflict: a name is taken, or the job was cancelled.
             Corruption: code `backup_damaged`. InvalidRequest: the archive does not reach there.
+            Unavailable: code `older_nodes`: some node would not understand the steps.
         """
+        self._check_level()
         with self.repository.working("a restore") as alive:
             self.progress.step("choosing")
             manifest, catalog = self._chosen()
@@ -138,6 +141,15 @@ class Restore:
             users = self._users(catalog, plans) if self.wish.tables is None else ()
             names = tuple(view.name for view in views)
             return Restored(manifest.id, rows, names, users)
+
+    def _check_level(self) -> None:
+        """An older node would show tables at once, and its voter fail at the last step."""
+        if self.node.member is not None and self.node.metadata.state.feature_level < _LEVEL:
+            raise Unavailable(
+                "Some node of the cluster runs a version that can't restore: upgrade it first. "
+                "Right after a start, repeat this.",
+                code="older_nodes",
+            )
 
     # ---- Choosing -------------------------------------------------------------------------
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from nearql.cluster.metadata.restores import PublishRestored
 from nearql.cluster.metadata.state import Metadata
-from nearql.engine.errors import Conflict, Corruption, NotFound, WriteUnknown
+from nearql.engine.errors import Conflict, Corruption, NotFound, Unavailable, WriteUnknown
 from nearql.server.backup import cut as cut_module
 from nearql.server.backup import take as take_module
 from nearql.server.backup.care import Quiet, prune, verify
@@ -20,6 +21,7 @@ from nearql.server.backup.repository import LOCK_S, Repository, object_name
 from nearql.server.backup.restore import Restore, Wish
 from nearql.server.backup.service import Job
 from nearql.server.backup.store import DirectoryStore
+from nearql.server.node import Node
 from support.backups import (
     DOCS,
     Killed,
@@ -501,6 +503,18 @@ def test_a_last_step_whose_outcome_is_unknown_loses_no_table(
             publish(asked[0])
         assert sorted(node.catalog().tables) == ["docs", "other"]
         assert len({command.request_id for command in asked}) == 1
+
+
+def test_a_cluster_with_older_nodes_restores_nothing(tmp_path: Path) -> None:
+    place = repository(tmp_path / "copies")
+    node = SimpleNamespace(member=object(), metadata=SimpleNamespace(state=Metadata()))
+    work = Restore(cast("Node", node), place, Wish(), Job("restore", ""), "j")
+    with pytest.raises(Unavailable, match="can't restore") as caught:
+        work.run()
+    assert caught.value.code == "older_nodes"
+    node.metadata.state = Metadata(feature_level=1)
+    with pytest.raises(NotFound, match="has no backup"):
+        work.run()
 
 
 def test_only_a_repository_is_written_to(tmp_path: Path) -> None:
