@@ -42,6 +42,19 @@ def check_text(what: str, value: object) -> None:
     if not isinstance(value, str):
         remedy = "; decode it" if isinstance(value, bytes) else ""
         raise UsageError(f"{what} is text, and this is of type {type(value).__name__}{remedy}.")
+    if not is_unicode(value):
+        raise UsageError(f"{what} is no Unicode: it holds half a character (a surrogate).")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be sent: halves of characters, as `surrogateescape` makes, can't."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_table(name: object) -> None:

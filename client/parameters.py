@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nearql.client.checks import check_text
 from nearql.client.errors import UsageError
 
 Parameters = dict[str, Any] | list[Any] | None
@@ -52,7 +53,10 @@ def encode_parameters(values: Mapping[str, Any] | Sequence[Any] | None) -> Param
 
 def encode_value(value: Any, name: str) -> Any:
     """One value, ready for JSON; `name` is for messages."""
-    if value is None or isinstance(value, str | bool):
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        check_text(f"Parameter {name}", value)
         return value
     if isinstance(value, int):
         return _integer(value, name)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nearql.client.checks import is_unicode
 from nearql.client.errors import UsageError
 from nearql.client.parameters import blob_text
 
@@ -31,7 +32,7 @@ def from_values(
         missing_nan: NaN stands for NULL, as in pandas.
 
     Raises:
-        UsageError: a value that has no text, with its row.
+        UsageError: a value that has no text, or one that is no Unicode, with its row.
     """
     import pyarrow as pa
 
@@ -39,9 +40,17 @@ def from_values(
         array = pa.array(values, from_pandas=missing_nan)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         array = None
+    except UnicodeEncodeError:  # told below, with its row
+        array = None
     if array is not None and not _has_dicts(array.type):
         return array
     texts = [_text(value, name, row) for row, value in enumerate(values, first)]
+    for row, text in enumerate(texts, first):
+        if text is not None and not is_unicode(text):
+            raise UsageError(
+                f"Row {row}: column {name!r} holds text that is no Unicode: half a character (a "
+                "surrogate)."
+            )
     return pa.array(texts, pa.string())
 
 

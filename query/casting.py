@@ -90,8 +90,8 @@ def plain(given: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(array.type, pa.BaseExtensionType):
         uuids = array.type.extension_name == "arrow.uuid"
         array = _uuid_texts(array.storage) if uuids else array.storage
-    if t.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    if t.is_dictionary(array.type):  # Arrow decodes none of views
+        array = plain(array.dictionary).take(array.indices)
     if t.is_large_string(array.type) or t.is_string_view(array.type):
         return array.cast(pa.string())
     if (

@@ -64,3 +64,9 @@ def test_the_same_in_this_process(connect: Connect, tmp_path: Path) -> None:
         connect(tmp_path / "data", timeout=0)
     with connect(tmp_path / "data"):
         pass  # the directory was let go of
+
+
+def test_half_a_character_is_told(connect: Connect) -> None:
+    """What `errors="surrogateescape"` leaves in text: no encoding of it can be sent."""
+    with connect(URL) as db, pytest.raises(errors.UsageError, match="A statement is no Unicode"):
+        db.sql("SELECT '\ud800'")

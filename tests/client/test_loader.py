@@ -105,6 +105,8 @@ def test_pandas_index_is_left_out() -> None:
             {"a": np.ma.array([[1.0, 2.0]], mask=[[False, True]])},
             "Column 'a' hides elements of vectors",
         ),
+        ([{"a": "x"}, {"a": "\ud800"}], "Row 1: column 'a' holds text that is no Unicode"),
+        ([{"a": {"b": "\ud800"}}], "Row 0: column 'a' holds text that is no Unicode"),
         (pd.Series([1, 2], name="a"), "can't read data of type Series"),
         (pl.Series("a", [1, 2]), "can't read data of type Series"),
     ],

@@ -67,6 +67,8 @@ def test_values(value: Any, expected: Any) -> None:
         (np.float32("inf"), "holds inf"),
         (np.zeros((2, 2)), r"shape \(2, 2\)"),
         (2**64, "beyond 64 bits"),
+        ("\ud800", "is no Unicode"),
+        ({"a": ["\ud800"]}, "is no Unicode"),
         (object(), "is of type object"),
         ({1, 2}, "is of type set"),
     ],

@@ -132,6 +132,13 @@ def test_large_finite_vectors_are_stored_though_their_sum_overflows() -> None:
     ("given", "kind", "stored"),
     [
         (pa.array(["a", "b", "a"]).dictionary_encode(), "TEXT", ["a", "b", "a"]),
+        # As polars sends its Categorical and Enum columns.
+        (pa.DictionaryArray.from_arrays(
+            pa.array([1, None, 0], pa.uint32()), pa.array(["a", "b"], pa.string_view())
+        ), "TEXT", ["b", None, "a"]),
+        (pa.DictionaryArray.from_arrays(
+            pa.array([0], pa.uint8()), pa.array([b"a"], pa.binary_view())
+        ), "BLOB", [b"a"]),
         (pa.array(["a"], pa.large_string()), "TEXT", ["a"]),
         (pa.array([1, 2], pa.uint8()), "BIGINT", [1, 2]),
         (pa.array([1.5], pa.float16()), "DOUBLE", [1.5]),
