@@ -32,19 +32,24 @@ def repository_for(location: str, section: BackupSection, expected_id: str = "")
             "Where is the backup? Name a repository, or set backup.repository of the node.",
             code="no_repository",
         )
-    if wanted.startswith(SCHEME):
-        _check_bucket(wanted, section)
-        return Repository.open_or_make(S3Store(wanted, s3_options(section)))
-    directory = Path(wanted)
-    if not directory.is_absolute() or "\0" in wanted:
-        raise InvalidRequest(f"{wanted[:200]!r} must be an absolute path.")
-    store = DirectoryStore(directory)
-    if wanted == section.repository and directory.is_dir():
+    store, may_make = _place(wanted, section)
+    if may_make and not expected_id:
         return Repository.open_or_make(store)
     found = Repository.open(store)
     if expected_id and found.id != expected_id:
         raise not_a_repository(store.location)
     return found
+
+
+def _place(wanted: str, section: BackupSection) -> tuple[Store, bool]:
+    """The store, and whether a repository may be made there."""
+    if wanted.startswith(SCHEME):
+        _check_bucket(wanted, section)
+        return S3Store(wanted, s3_options(section)), True
+    directory = Path(wanted)
+    if not directory.is_absolute() or "\0" in wanted:
+        raise InvalidRequest(f"{wanted[:200]!r} must be an absolute path.")
+    return DirectoryStore(directory), wanted == section.repository and directory.is_dir()
 
 
 def _check_bucket(wanted: str, section: BackupSection) -> None:

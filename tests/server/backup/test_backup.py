@@ -17,9 +17,11 @@ from nearql.server.backup import cut as cut_module
 from nearql.server.backup import take as take_module
 from nearql.server.backup.care import Quiet, prune, verify
 from nearql.server.backup.catalog import Catalog, catalog_of
+from nearql.server.backup.places import repository_for
 from nearql.server.backup.repository import LOCK_S, Repository, object_name
 from nearql.server.backup.restore import Restore, Wish
 from nearql.server.backup.service import Job
+from nearql.server.backup.settings import BackupSection
 from nearql.server.backup.store import DirectoryStore
 from nearql.server.node import Node
 from support.backups import (
@@ -503,6 +505,20 @@ def test_a_last_step_whose_outcome_is_unknown_loses_no_table(
             publish(asked[0])
         assert sorted(node.catalog().tables) == ["docs", "other"]
         assert len({command.request_id for command in asked}) == 1
+
+
+def test_a_repository_is_the_one_that_who_asks_knows(tmp_path: Path) -> None:
+    place, other = repository(tmp_path / "copies"), repository(tmp_path / "other")
+    for configured in ("", place.location):
+        section = BackupSection(repository=configured)
+        assert repository_for(place.location, section, place.id).id == place.id
+        with pytest.raises(NotFound, match="is no repository"):
+            repository_for(place.location, section, other.id)
+    (tmp_path / "new").mkdir()
+    section = BackupSection(repository=str(tmp_path / "new"))
+    with pytest.raises(NotFound, match="is no repository"):  # who asks sees it elsewhere
+        repository_for("", section, place.id)
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_cluster_with_older_nodes_restores_nothing(tmp_path: Path) -> None:
