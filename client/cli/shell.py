@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HELP = """\
   \\d                  tables
   \\d TABLE            columns and indexes of a table
-  \\timing             show or hide how long statements take
+  \\timing [on|off]    show or hide how long statements take
   \\watch [S [TIMES]]  run the last statement every S seconds (2), until Ctrl-C
   \\format FORM        table, json or csv
   \\? , \\h             this help
@@ -144,8 +144,10 @@ class Shell:
             "\\h": lambda _: print(HELP),
         }
 
-    def _switch_timing(self, _: list[str]) -> None:
-        self.timing = not self.timing
+    def _switch_timing(self, words: list[str]) -> None:
+        if words not in ([], ["on"], ["off"]):
+            raise UsageError("\\timing takes on or off, or nothing to change it.")
+        self.timing = words == ["on"] if words else not self.timing
         print(f"Timing is {'on' if self.timing else 'off'}.")
 
     def _choose_format(self, names: list[str]) -> None:
@@ -166,10 +168,17 @@ class Shell:
 
     def _describe(self, names: list[str]) -> None:
         if names:
-            print(describe_table(self.db.table(names[0].rstrip(";"))))
+            print(describe_table(self.db.table(_unquoted(" ".join(names).rstrip("; ")))))
             return
         listed = [(each["name"], each["rows"], each["bytes"]) for each in self.db.tables()]
         print(text_table(["table", "rows", "bytes"], listed))
+
+
+def _unquoted(name: str) -> str:
+    """A table's name as it is, whether it is written in quotes or not."""
+    if name.startswith('"') and name.endswith('"') and len(name) > 1:
+        return name[1:-1].replace('""', '"')
+    return name
 
 
 @contextmanager
@@ -277,9 +286,11 @@ def words(db: Connection) -> Iterator[str]:
         tables = db.tables()
     except Error:
         return
+    names: dict[str, None] = {}  # once each: many tables have an id
     for table in tables:
-        yield table["name"]
-        yield from (column["name"] for column in table["schema"]["columns"])
+        names[table["name"]] = None
+        names.update((column["name"], None) for column in table["schema"]["columns"])
+    yield from names
 
 
 def history_file() -> Path:

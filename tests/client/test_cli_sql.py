@@ -347,6 +347,19 @@ def test_timing(prompt: Prompt) -> None:
     assert "Time" not in prompt.say("SELECT 1;")[0]
 
 
+def test_timing_takes_on_and_off(prompt: Prompt) -> None:
+    """As in psql: off where it is off stays off."""
+    assert prompt.say("\\timing off")[0] == "Timing is off.\n"
+    assert prompt.say("\\timing on", "\\timing on")[0] == "Timing is on.\n" * 2
+    assert "on or off" in prompt.say("\\timing maybe")[1]
+    assert prompt.shell.timing
+
+
+def test_describing_a_name_in_quotes(node: ScriptedServer, prompt: Prompt) -> None:
+    prompt.say('\\d "My ""own"" docs";')
+    assert node.received[-1].target == "/v1/tables/My%20%22own%22%20docs"
+
+
 def test_set_goes_with_the_next_statements(node: ScriptedServer, prompt: Prompt) -> None:
     prompt.say("SET target_recall TO 0.9;", "set SESSION x.y = 'it';", "SELECT 1;")
     assert node.received[-1].json["settings"] == {"target_recall": "0.9", "x.y": "it"}
@@ -398,6 +411,13 @@ def test_leaving(node: ScriptedServer, leaving: str) -> None:
 
 def test_completion_offers_keywords_tables_and_columns(prompt: Prompt) -> None:
     assert {"SELECT", "VECTOR", "docs", "vec"} <= set(words(prompt.db))
+
+
+def test_completion_offers_a_name_once(prompt: Prompt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt.db, "tables", lambda: [DESCRIBED, {**DESCRIBED, "name": "more"}])
+    offered = list(words(prompt.db))
+    assert "more" in offered
+    assert len(offered) == len(set(offered))
 
 
 def test_completion_without_a_node_offers_keywords(node: ScriptedServer) -> None:
