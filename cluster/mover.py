@@ -120,13 +120,14 @@ class Mover:
         dead = {(n.node_id, n.incarnation) for n in state.nodes.values() if n.fenced}
         self._gone = {key: self._gone.get(key, now) for key in dead}
         versions = {s.uuid: s.version for row in state.tables.values() for s in row.shards}
+        sizes = self._known_sizes(state, now)
         with self._lock:
             failed = {u: n for u, (v, n) in self._failed.items() if versions.get(u) == v}
             return Look(
                 now_ms=time.time_ns() // 1_000_000,
                 alive=frozenset(self._cluster.alive()),
                 gone_s={node: now - since for (node, _), since in self._gone.items()},
-                sizes=self._known_sizes(state, now),
+                sizes=sizes,
                 proved=frozenset(self._proved),
                 refuted=frozenset(self._refuted),
                 failed=failed,
