@@ -144,7 +144,14 @@ class Keeper:
                 self._news.notify_all()
             if time.monotonic() - swept > _TRASH_S:
                 swept = time.monotonic()
-                self._copies.empty_trash()
+                self._empty_trash()
+
+    def _empty_trash(self) -> None:
+        """What can't be removed now is tried again; copies are kept all the same."""
+        try:
+            self._copies.empty_trash()
+        except (NearQLError, OSError) as error:
+            log.error("trash_not_emptied", reason=str(error))
 
     def _has_news(self) -> bool:
         return self._closed or (self._state is not None and self._state is not self._tried)

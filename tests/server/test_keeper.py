@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from nearql.engine.errors import StorageFull, Unavailable
 from nearql.engine.schema import TableDef
 from nearql.engine.shard.copy import ShardCopy
 from nearql.engine.storage.files import LocalFileSystem
+from nearql.server import keeper
 from nearql.server.copies import Copies
 from nearql.server.keeper import Keeper
 from support.tables import context, definition, fatal
@@ -135,6 +138,23 @@ def test_a_dropped_table_is_let_go_and_lies_in_the_trash(world: World) -> None:
     assert not world.attachments.copies
     assert not world.copies.has(TABLE)
     assert [path.name for path in (world.folder / "trash").glob(f"orphan-{TABLE}-*")]
+
+
+def test_trash_that_can_not_be_emptied_keeps_nobody_from_following(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def fail() -> NoReturn:
+        tried.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(keeper, "_TRASH_S", 0.01)
+    monkeypatch.setattr(world.copies, "empty_trash", fail)
+    world.create(world.me, "b")
+    assert tried.wait(60)
+    world.do(c.DropTable(request_id="drop", table_uuid=TABLE))
+    assert not world.copies.has(TABLE)
 
 
 def test_what_is_dropped_stays_in_the_trash_for_its_time_however_old_its_files_are(
