@@ -320,11 +320,22 @@ class Restore:
                     self.node.drop_table(row.table.name, if_exists=True)
 
     def _users(self, catalog: Catalog, plans: Sequence[_Plan]) -> tuple[str, ...]:
-        """Users that are not there, with their roles and grants; they have no keys."""
+        """Users that are not there, with their roles and grants; they have no keys.
+
+        Raises:
+            Conflict: one can't be made; it says so, and that the tables are there.
+        """
         uuids = {plan.old.table.uuid: plan.new.uuid for plan in plans}
         missing = [u for u in catalog.users if u.name not in self.node.metadata.state.access.users]
         for user in missing:
-            self._user(user, uuids)
+            try:
+                self._user(user, uuids)
+            except NearQLError as error:  # too late to take anything back
+                raise Conflict(
+                    f"The tables are restored, and are shown. User {user.name!r}, and those behind "
+                    f"it, are not: {error.detail} Make them by hand.",
+                    code=error.code,
+                ) from error
         return tuple(user.name for user in missing)
 
     def _user(self, user: UserRow, uuids: Mapping[str, str]) -> None:

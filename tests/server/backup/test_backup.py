@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,11 +13,9 @@ from nearql.cluster.metadata.restores import PublishRestored
 from nearql.cluster.metadata.state import Metadata
 from nearql.engine.errors import Conflict, Corruption, NotFound, Unavailable, WriteUnknown
 from nearql.server.backup import cut as cut_module
-from nearql.server.backup import take as take_module
 from nearql.server.backup.care import Quiet, prune, verify
-from nearql.server.backup.catalog import Catalog, catalog_of
 from nearql.server.backup.places import repository_for
-from nearql.server.backup.repository import LOCK_S, Repository, object_name
+from nearql.server.backup.repository import Repository
 from nearql.server.backup.restore import Restore, Wish
 from nearql.server.backup.service import Job
 from nearql.server.backup.settings import BackupSection
@@ -311,78 +308,6 @@ def test_prune_keeps_what_is_asked_for_and_what_it_needs(tmp_path: Path) -> None
         assert hashes(node, "again") == wanted
 
 
-def test_a_prune_and_others_keep_out_of_each_others_way(tmp_path: Path) -> None:
-    place = repository(tmp_path / "copies")
-    with place.working("a backup"):
-        with place.working("another backup"):
-            pass
-        with pytest.raises(Conflict, match="a backup by"):
-            prune(place, keep=1, days=None, dry_run=False, progress=Quiet())
-    with place.working("a prune", alone=True), pytest.raises(Conflict, match="a prune by"):
-        place.working("a backup").__enter__()
-    with place.working("one that dies"):
-        late = Repository(place.store, place.id, lambda: place.clock() + LOCK_S + 1)
-        prune(late, keep=1, days=None, dry_run=False, progress=Quiet())
-
-
-def test_a_prune_that_was_taken_for_dead_removes_nothing(tmp_path: Path) -> None:
-    place = repository(tmp_path / "copies")
-    now = [place.clock()]
-
-    class Late(Quiet):
-        def step(self, name: str) -> None:
-            now[0] += LOCK_S + 1
-
-    with running(tmp_path / "a") as node:
-        run(node, DOCS)
-        made = [backup(node, place).id for _ in range(2)]
-        slow = Repository(place.store, place.id, lambda: now[0])
-        with pytest.raises(Conflict, match="a prune gave no sign of life for 601 s"):
-            prune(slow, keep=1, days=None, dry_run=False, progress=Late())
-        assert place.ids() == made
-        assert [found.problem for found in verify(place, "all", Quiet())] == ["", ""]
-
-
-def test_a_backup_that_was_taken_for_dead_is_not_published_beside_a_prune(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = repository(tmp_path / "copies")
-    now, prunes = [place.clock()], ExitStack()
-    place.clock = lambda: now[0]
-
-    def late(state: Metadata) -> Catalog:  # when everything but the catalog is there
-        now[0] += LOCK_S + 1
-        prunes.enter_context(place.working("a prune", alone=True))
-        return catalog_of(state)
-
-    monkeypatch.setattr(take_module, "catalog_of", late)
-    with running(tmp_path / "a") as node, prunes:
-        run(node, DOCS)
-        fill(node, 0, 100)
-        with pytest.raises(Conflict, match="is in use: a prune by"):
-            backup(node, place)
-        assert place.ids() == []
-
-
-def test_a_backup_looks_again_at_what_a_prune_may_have_removed(tmp_path: Path) -> None:
-    place = repository(tmp_path / "copies")
-    seen = 0
-    with running(tmp_path / "a") as node:
-        run(node, DOCS)
-        made = backup(node, place)
-    blobs = list({blob.sha256: blob for blob in made.blobs()}.values())
-
-    def alive() -> bool:  # a prune comes and goes behind the first object
-        nonlocal seen
-        seen += 1
-        if seen == 1:
-            place.store.remove(object_name(blobs[0].sha256))
-        return seen == 1
-
-    with pytest.raises(Corruption, match="went while it was needed"):
-        place.publish(made, alive)
-
-
 def test_files_of_others_beside_the_manifests_are_no_backups(tmp_path: Path) -> None:
     place = repository(tmp_path / "copies")
     with running(tmp_path / "a") as node:
@@ -432,21 +357,6 @@ def test_a_table_that_is_dropped_while_it_is_copied_begins_the_backup_again(
 
         made = node.backups.take_here(Dropping("backup", ""), place)
         assert [table.name for table in made.tables] == ["keep"]
-
-
-def test_a_lock_that_somebody_removed_is_taken_anew(tmp_path: Path) -> None:
-    place = repository(tmp_path / "copies")
-    now = [place.clock()]
-    place.clock = lambda: now[0]
-    with place.working("a restore") as alive:
-        now[0] += LOCK_S / 10 + 1
-        assert not alive()
-        for stored in place.store.list("locks"):
-            place.store.remove(stored.name)  # by a clock that runs ahead
-        now[0] += LOCK_S / 10 + 1
-        assert alive()
-        with pytest.raises(Conflict, match="a restore by"):
-            prune(place, keep=1, days=None, dry_run=False, progress=Quiet())
 
 
 def test_a_table_that_could_not_be_made_whole_is_dropped(
@@ -505,6 +415,26 @@ def test_a_last_step_whose_outcome_is_unknown_loses_no_table(
             publish(asked[0])
         assert sorted(node.catalog().tables) == ["docs", "other"]
         assert len({command.request_id for command in asked}) == 1
+
+
+def test_users_that_can_not_be_made_are_told_beside_what_was_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = repository(tmp_path / "copies")
+    with running(tmp_path / "a") as node:
+        run(node, DOCS)
+        node.access.create_user("ann", "reader", None)
+        backup(node, place)
+    with running(tmp_path / "b") as node:
+
+        def refused(*_: Any) -> None:
+            raise Unavailable("No majority answers.", code="metadata_unavailable")
+
+        monkeypatch.setattr(node.access, "create_user", refused)
+        with pytest.raises(Conflict, match=r"are shown\. User 'ann'.*No majority") as caught:
+            restore(node, place)
+        assert caught.value.code == "metadata_unavailable"
+        assert list(node.catalog().tables) == ["docs"]
 
 
 def test_a_repository_is_the_one_that_who_asks_knows(tmp_path: Path) -> None:
