@@ -16,6 +16,7 @@ a load that broke off can go on.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import importlib
 import itertools
@@ -179,7 +180,7 @@ def _csv(delimiter: str) -> Opener:
 
 
 def _with_nulls(table: pa.Table, types: Mapping[str, str]) -> pa.Table:
-    """Text as it is; elsewhere nothing at all is NULL, and of numbers and dates NA and the like."""
+    """Text as it is; elsewhere nothing at all is NULL, and NA and the like where not JSON."""
     import pyarrow.compute as pc
     from pyarrow import csv
 
@@ -187,6 +188,8 @@ def _with_nulls(table: pa.Table, types: Mapping[str, str]) -> pa.Table:
         kind = types.get(name.casefold(), "TEXT")
         if kind not in ("TEXT", "VARCHAR"):
             spelt = [""] if kind == "JSON" else csv.ConvertOptions().null_values
+            if kind in ("FLOAT", "DOUBLE"):
+                spelt = [each for each in spelt if each.strip("-").lower() != "nan"]
             missing = functools.reduce(pc.or_, [pc.equal(table[at], each) for each in spelt])
             table = table.set_column(at, name, pc.if_else(missing, None, table[at]))
     return table
@@ -207,6 +210,8 @@ def _jsonl(path: Path, _: str | None) -> DataFile:
 def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     import orjson
 
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:

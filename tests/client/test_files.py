@@ -96,6 +96,28 @@ def test_reading_can_go_on_from_any_row(suffix: str, first: int, tmp_path: Path)
     assert vectors == VECTORS[first:].tolist()
 
 
+def test_csv_fields_that_are_null(tmp_path: Path) -> None:
+    """By the column: NaN is a number of a DOUBLE, and `null` is JSON."""
+    path = tmp_path / "data.csv"
+    path.write_text("t,b,x,j\nNA,NA,NA,\nnull,nan,nan,null\n,,,{}\n")
+    types = {"t": "TEXT", "b": "BIGINT", "x": "DOUBLE", "j": "JSON"}
+    (rows,) = open_file(path).for_columns(types).tables()
+    assert rows.to_pydict() == {
+        "t": ["NA", "null", ""],
+        "b": [None, None, None],
+        "x": [None, "nan", None],
+        "j": [None, "null", "{}"],
+    }
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"id": 1}\n', encoding="utf-8-sig")
+    (tmp_path / "data.csv").write_text("id\n1\n", encoding="utf-8-sig")
+    for name in ("data.jsonl", "data.csv"):
+        (rows,) = open_file(tmp_path / name).tables()
+        assert rows.to_pylist() == [{"id": 1}]
+
+
 def test_from_the_end_there_is_nothing(tmp_path: Path) -> None:
     data = open_file(write(tmp_path / "data.npy"))
     assert not list(data.from_row(ROWS))
