@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-from nearql.engine.errors import Conflict, InvalidRequest
+from nearql.engine.errors import Conflict, InvalidRequest, NearQLError
 from nearql.engine.types import ShardPosition
 from nearql.server.ports import NodePort
 
@@ -80,9 +80,15 @@ def check_token(node: NodePort, token: str | None) -> Positions:
         Conflict: code `rolled_back_session`; it saw more than this node has.
     """
     known = positions_of(node, token)
-    names = _names(node) if known else {}
+    reached = _reached(node, {uuid for uuid, _ in known})
     for (uuid, shard), seen in known.items():
-        _check_reached(node, names[uuid], uuid, (shard, seen))
+        if (at := reached.get((uuid, shard), seen)) < seen:
+            raise Conflict(
+                f"This session saw table {_names(node).get(uuid, uuid)!r} at LSN {seen[1]}, and "
+                f"the node has it at {at[1]}: writes were rolled back. Start a new session.",
+                code="rolled_back_session",
+                sqlstate="40001",
+            )
     return known
 
 
@@ -102,16 +108,16 @@ def _names(node: NodePort) -> dict[str, str]:
     return {table.uuid: table.name for table in node.catalog().tables.values()}
 
 
-def _check_reached(node: NodePort, name: str, uuid: str, seen: tuple[int, tuple[int, int]]) -> None:
-    shard, position = seen
-    for reached in node.table(uuid).read_view().positions:
-        if reached.shard == shard and (reached.epoch, reached.lsn) < position:
-            raise Conflict(
-                f"This session saw table {name!r} at LSN {position[1]}, and the node has it at "
-                f"{reached.lsn}: writes were rolled back. Start a new session.",
-                code="rolled_back_session",
-                sqlstate="40001",
-            )
+def _reached(node: NodePort, tables: Iterable[str]) -> Positions:
+    """What the node has of these tables."""
+    found: Positions = {}
+    for uuid in tables:
+        try:
+            shards = node.table(uuid).read_view().positions
+        except NearQLError:  # damaged, or dropped a moment ago: told to those who read it
+            continue
+        found |= {(uuid, at.shard): (at.epoch, at.lsn) for at in shards}
+    return found
 
 
 def _decode(token: str) -> Positions:

@@ -8,7 +8,7 @@ import gzip
 import math
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import msgpack
@@ -19,7 +19,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearql.engine.errors import InvalidRequest, InvalidValue, SqlError
+from nearql.engine.errors import (
+    Corruption,
+    InvalidRequest,
+    InvalidValue,
+    NearQLError,
+    NotFound,
+    SqlError,
+)
 from nearql.server.config import Config
 from nearql.server.request import SqlRequest
 from nearql.server.routes.sql import _timeout_ms
@@ -321,6 +328,20 @@ def test_a_session_that_saw_more_than_the_node_has_is_told_so(served: Served) ->
     assert (answer.status_code, answer.json()["code"]) == (409, "rolled_back_session")
     served.node.tables = {}  # dropped: nothing to compare with
     assert served.client.post("/v1/sql", json={"sql": "X"}, headers=headers).is_success
+
+
+@pytest.mark.parametrize("error", [Corruption("damaged"), NotFound("dropped a moment ago")])
+def test_a_table_that_can_not_be_opened_holds_up_no_session(
+    served: Served, monkeypatch: pytest.MonkeyPatch, error: NearQLError
+) -> None:
+    def fail(uuid: str) -> NoReturn:
+        raise error
+
+    token = token_after({(DOCS.uuid, 0): (1, 7)}, DOCS.uuid, [])
+    monkeypatch.setattr(served.node, "table", fail)
+    answer = served.client.post("/v1/sql", json={"sql": "X"}, headers={"NearQL-Session": token})
+    assert answer.is_success
+    assert answer.json()["stats"]["session"] == token
 
 
 def written(*numbers: Any) -> str:
