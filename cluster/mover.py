@@ -88,7 +88,8 @@ class Mover:
             self._refused: set[tuple[str, str]] = set()
             self._failed: dict[str, tuple[int, int]] = {}  # shard -> its version, how often
             self._at_work: set[str] = set()  # shards
-            self._not_before: dict[str, float] = {}  # shard -> when it is tried again
+            # Shard, or request id of what was refused -> when it is tried again.
+            self._not_before: dict[str, float] = {}
             self._sizes: tuple[float, Mapping[str, int]] = (float("-inf"), {})
 
     def _run(self) -> None:
@@ -160,7 +161,12 @@ class Mover:
 
     def _propose(self, action: Propose) -> None:
         command = action.command
+        if self._clock() < self._not_before.get(command.request_id, 0.0):
+            return  # refused a moment ago, and each time is an entry of Raft's log
         result = self._cluster.metadata.propose(command, timeout_ms=_PROPOSE_MS)
+        if not result.ok:
+            with self._lock:
+                self._not_before[command.request_id] = self._clock() + RETRY_S
         told = {key: value for key, value in vars(command).items() if key != "request_id"}
         log.info("move_decided", command=type(command).__name__, refused=result.code, **told)
 
