@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from nearql.client.parameters import blob_text
+from nearql.client.parameters import blob_text, interval_text, is_interval
 
 CELL_WIDTH = 60  # characters of a value that are shown
 WHOLE_WIDTH = 2000  # characters of a value that stands alone in its row
@@ -83,22 +83,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, bytes):
         return blob_text(value[:WHOLE_WIDTH])
     return interval_text(value) if is_interval(value) else str(value)
-
-
-def is_interval(value: Any) -> bool:
-    """Whether it is pyarrow's (months, days, nanoseconds), an INTERVAL."""
-    return isinstance(value, tuple) and hasattr(value, "nanoseconds")
-
-
-def interval_text(value: Any) -> str:
-    """As SQL reads it: `14 months -2 days 00:00:03.5`; each part has its own sign."""
-    counts = [(value.months, "month"), (value.days, "day")]
-    parts = [f"{n} {unit}" + ("" if abs(n) == 1 else "s") for n, unit in counts if n]
-    if value.nanoseconds or not parts:
-        seconds, rest = divmod(abs(value.nanoseconds), 1_000_000_000)
-        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:09}"
-        parts.append(("-" if value.nanoseconds < 0 else "") + clock.rstrip("0").rstrip("."))
-    return " ".join(parts)
 
 
 def iso_interval(value: Any) -> str:

@@ -7,6 +7,7 @@
 | array of integers, booleans or text; pyarrow arrays of them | a list |
 | NumPy scalar, pyarrow scalar | the Python value |
 | datetime, date, time, UUID | ISO text |
+| timedelta, and an INTERVAL as results have it | text: `1 days 30.500000 seconds` |
 | Decimal | text |
 | bytes | `\\x00\\xff`: a BLOB, or the bytes of a vector (float32, little-endian) |
 
@@ -62,12 +63,16 @@ def encode_value(value: Any, name: str) -> Any:
         return _integer(value, name)
     if isinstance(value, float):
         return _finite(value, name)
+    if is_interval(value):
+        return interval_text(value)
     if isinstance(value, list | tuple):
         return [encode_value(item, name) for item in value]
     if isinstance(value, Mapping):
         return {str(key): encode_value(item, name) for key, item in value.items()}
     if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
+        return value.isoformat() if value == value else None  # pandas' NaT
+    if isinstance(value, datetime.timedelta):
+        return f"{value.days} days {value.seconds}.{value.microseconds:06} seconds"
     if isinstance(value, uuid.UUID | decimal.Decimal):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
@@ -78,6 +83,22 @@ def encode_value(value: Any, name: str) -> Any:
 def blob_text(value: bytes | bytearray | memoryview) -> str:
     """Bytes as SQL reads a BLOB from text: `\\x00\\xff`."""
     return "".join(f"\\x{byte:02x}" for byte in bytes(value))
+
+
+def is_interval(value: Any) -> bool:
+    """Whether it is pyarrow's (months, days, nanoseconds), an INTERVAL."""
+    return isinstance(value, tuple) and hasattr(value, "nanoseconds")
+
+
+def interval_text(value: Any) -> str:
+    """As SQL reads it: `14 months -2 days 00:00:03.5`; each part has its own sign."""
+    counts = [(value.months, "month"), (value.days, "day")]
+    parts = [f"{n} {unit}" + ("" if abs(n) == 1 else "s") for n, unit in counts if n]
+    if value.nanoseconds or not parts:
+        seconds, rest = divmod(abs(value.nanoseconds), 1_000_000_000)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{rest:09}"
+        parts.append(("-" if value.nanoseconds < 0 else "") + clock.rstrip("0").rstrip("."))
+    return " ".join(parts)
 
 
 def _integer(value: int, name: str) -> int:

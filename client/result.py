@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nearql.client.errors import UsageError
-from nearql.client.format import ROWS_SHOWN, html_table, interval_text, text_table
+from nearql.client.format import ROWS_SHOWN, html_table, text_table
+from nearql.client.parameters import interval_text
 
 if TYPE_CHECKING:
     import pandas as pd

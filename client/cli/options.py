@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nearql.client.errors import Error, ServerError, UsageError
-from nearql.client.format import is_interval, iso_interval
+from nearql.client.format import iso_interval
+from nearql.client.parameters import is_interval
 from nearql.client.sync import Connection
 
 DEFAULT_URL = "http://127.0.0.1:8470"

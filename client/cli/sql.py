@@ -12,8 +12,8 @@ from typing import Any
 from nearql.client.cli import options as cli
 from nearql.client.errors import Error, UsageError
 from nearql.client.files import load_npy
-from nearql.client.format import interval_text, is_interval, text_table
-from nearql.client.parameters import blob_text
+from nearql.client.format import text_table
+from nearql.client.parameters import blob_text, interval_text, is_interval
 from nearql.client.result import Result
 from nearql.client.stream import BatchStream
 from nearql.client.sync import Connection

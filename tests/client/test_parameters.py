@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -46,6 +47,10 @@ UTC = dt.timezone.utc  # noqa: UP017 - also for people on 3.10 reading this
         (dt.date(2026, 1, 2), "2026-01-02"),
         (dt.datetime(2026, 1, 2, 3, tzinfo=UTC), "2026-01-02T03:00:00+00:00"),
         (dt.time(1, 2), "01:02:00"),
+        (dt.timedelta(days=-1, seconds=3600.5), "-1 days 3600.500000 seconds"),
+        (pa.scalar(pa.MonthDayNano([1, 2, 0])), "1 month 2 days"),
+        (pa.MonthDayNano([0, 0, -1_500_000_000]), "-00:00:01.5"),
+        (pd.NaT, None),
         (UUID, str(UUID)),
         (Decimal("1.10"), "1.10"),
         (b"\x00\xff", r"\x00\xff"),
