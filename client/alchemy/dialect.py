@@ -10,12 +10,14 @@ the engine has `isolation_level="AUTOCOMMIT"`.
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from sqlalchemy import types
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.dialects.postgresql.base import (
     PGCompiler,
     PGDDLCompiler,
@@ -50,6 +52,25 @@ class _Uuid(types.Uuid[Any]):
         if not self.as_uuid:
             return lambda value: None if value is None else str(value)
         return lambda value: None if value is None else uuid.UUID(str(value))
+
+
+class _Interval(INTERVAL):
+    """Intervals come as months, days and nanoseconds; without months that is a timedelta."""
+
+    def result_processor(self, dialect: Any, coltype: object) -> Any:
+        return _timedelta
+
+    @classmethod
+    def adapt_emulated_to_native(  # type: ignore[override]  # INTERVAL's own does the same
+        cls, interval: types.Interval, **_: Any
+    ) -> _Interval:
+        return cls(precision=interval.second_precision)
+
+
+def _timedelta(value: Any) -> Any:
+    if value is None or value.months:
+        return value
+    return datetime.timedelta(days=value.days, microseconds=value.nanoseconds // 1000)
 
 
 class _TypeCompiler(PGTypeCompiler):
@@ -90,7 +111,7 @@ class NearQLDialect(default.DefaultDialect):
     ddl_compiler = PGDDLCompiler
     type_compiler_cls = _TypeCompiler
     preparer = PGIdentifierPreparer
-    colspecs = {**PGDialect.colspecs, types.Uuid: _Uuid}
+    colspecs = {**PGDialect.colspecs, types.Uuid: _Uuid, types.Interval: _Interval}
     # What PostgreSQL's compilers ask their dialect.
     _backslash_escapes = False
     _supports_create_index_concurrently = True

@@ -268,6 +268,18 @@ def test_types_that_are_there(sql: str, made: str) -> None:
     assert type_of(sql).compile(NearQLDialect()) == made
 
 
+def test_intervals_are_timedeltas(engine: sa.Engine) -> None:
+    """As of any other database, where no months are in them."""
+    spans = sa.Table("spans", sa.MetaData(), sa.Column("span", sa.Interval))
+    span = dt.timedelta(days=-2, hours=1, microseconds=5)
+    with engine.begin() as connection:
+        spans.create(connection)
+        connection.execute(spans.insert(), [{"span": span}, {"span": None}])
+        found = connection.execute(sa.select(spans.c.span)).scalars().all()
+        spans.drop(connection)
+    assert sorted(found, key=str) == [span, None]
+
+
 def test_pandas(engine: sa.Engine, session: orm.Session) -> None:
     frame = pd.DataFrame({"a": [1, 2], "b": ["x", None], "c": [0.5, 1.5]})
     frame.to_sql("frame", engine, index=False, if_exists="replace")
