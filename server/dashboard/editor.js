@@ -181,6 +181,6 @@ const THEME = {
   ".cm-tooltip": { backgroundColor: "var(--surface)", border: "1px solid var(--line-strong)", borderRadius: "8px", color: "var(--text)" },
   ".cm-tooltip.cm-tooltip-autocomplete > ul": { fontFamily: "var(--mono)", fontSize: "13px" },
   ".cm-tooltip.cm-tooltip-autocomplete > ul > li[aria-selected]": { backgroundColor: "var(--accent)", color: "var(--accent-text)" },
-  ".cm-completionDetail": { marginLeft: "1em", opacity: "0.75", fontStyle: "normal" },
+  ".cm-completionDetail": { marginLeft: "1em", opacity: "0.85", fontStyle: "normal" },
   ".cm-panels": { backgroundColor: "var(--sunken)", color: "var(--text)" },
 };

@@ -132,7 +132,10 @@ def test_a_long_text_is_folded(sql: Page) -> None:
     folded.click()
     expect(cell.locator("pre")).to_have_text("word " * 100)
     expect(folded).to_have_attribute("aria-expanded", "true")
-    assert Axe().run(sql).violations_count == 0
+    sql.locator(".cm-content").press("Escape")  # a list of completions may be open, which axe faults
+    expect(sql.locator(".cm-tooltip-autocomplete")).to_have_count(0)
+    found = Axe().run(sql)
+    assert found.violations_count == 0, found.response["violations"]
 
 
 def test_an_answer_is_shown_in_parts_and_saved_whole(sql: Page, tmp_path: Path) -> None:
