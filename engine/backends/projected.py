@@ -95,7 +95,9 @@ class _Sketch:
         longest = 1.0 if self.metric is Metric.COSINE else block.longest
         product = 1.05 * gamma(width + 2) + 8 * FLOAT32_UNIT
         of_pair = (3 * self.skew + 2 * self.share) * 1.01 + product
-        lost = 2 * loss(block.dimensions, longest, float(np.max(length, initial=0.0)))
+        # A zero query has no length here; what it lacks must not spread to the others.
+        furthest = float(np.max(length, initial=0.0, where=np.isfinite(length)))
+        lost = 2 * loss(block.dimensions, longest, furthest)
         own = product * longest**2 if self.metric is Metric.L2 else 0.0
         return of_pair * length * longest + own + lost
 

@@ -67,6 +67,20 @@ def test_equals_brute_force(searcher: Searcher, sizes: None, case: Case) -> None
     case.check(case.search(searcher))
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_zero_query_in_a_large_batch_leaves_the_others_their_rows(name: str) -> None:
+    """Once it made the slack of all queries of its tile NaN, and none of their rows was named."""
+    rng = np.random.default_rng(7)
+    queries = np.array([[-2], [0], [3]], np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        project_always(patch)
+        for _ in range(20):
+            lengths = 10 ** rng.uniform(-15, 15, size=(60, 1))
+            vectors = (rng.normal(size=(60, 1)) * lengths).astype(np.float32)  # half of them tie
+            case = Case(vectors, queries, Metric.COSINE, 1, rng.permutation(60), cached_norms=False)
+            case.check(case.search(make_searcher(name)))
+
+
 @settings(max_examples=200, deadline=None)
 @given(case=cases())
 def test_range_equals_brute_force(searcher: Searcher, sizes: None, case: Case) -> None:
