@@ -132,7 +132,8 @@ def test_a_long_text_is_folded(sql: Page) -> None:
     folded.click()
     expect(cell.locator("pre")).to_have_text("word " * 100)
     expect(folded).to_have_attribute("aria-expanded", "true")
-    sql.locator(".cm-content").press("Escape")  # a list of completions may be open, which axe faults
+    # A list of completions may be open, and axe finds fault with it.
+    sql.locator(".cm-content").press("Escape")
     expect(sql.locator(".cm-tooltip-autocomplete")).to_have_count(0)
     found = Axe().run(sql)
     assert found.violations_count == 0, found.response["violations"]
