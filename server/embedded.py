@@ -9,9 +9,7 @@ cross as Arrow tables, without a copy.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
 import threading
 import time
 import uuid
@@ -26,6 +24,7 @@ from nearql.engine.errors import InvalidRequest, NearQLError, Unavailable, Unsup
 from nearql.engine.request_id import make_request_id
 from nearql.engine.types import OnConflict
 from nearql.server.config import load_config
+from nearql.server.logs import quiet_logs
 from nearql.server.node import Node
 from nearql.server.problem import document, from_unexpected
 from nearql.server.routes.cluster import describe_cluster
@@ -124,25 +123,12 @@ def try_open(
     A problem is an answer here too, because its exception class is the client's to choose:
     `data_dir_in_use` where another process has it open, `corruption`, `newer_format`, ...
     """
-    _quiet_logs()
+    quiet_logs()
     try:
         config = load_config(flags={"node.data_dir": os.fspath(directory)})
         return EmbeddedTransport(Node.open(config)), {}
     except NearQLError as error:
         return None, document(error, str(uuid.uuid4()))
-
-
-def _quiet_logs() -> None:
-    """An application that set up structlog keeps its way; else only warnings, on stderr."""
-    if not structlog.is_configured():
-        plain = structlog.dev.ConsoleRenderer(
-            colors=False, exception_formatter=structlog.dev.plain_traceback
-        )
-        structlog.configure(
-            processors=[structlog.processors.add_log_level, plain],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )
 
 
 def _sql(node: Node, call: Call, started: float) -> Answer:

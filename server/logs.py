@@ -17,6 +17,21 @@ from nearql.server.log_settings import LogSection
 _TALKATIVE = ("faiss.loader", "uvicorn")  # their news is told by our own events
 
 
+def quiet_logs() -> None:
+    """Of a library or a command: an application that set up structlog keeps its way; else only
+    warnings, on stderr.
+    """
+    if not structlog.is_configured():
+        plain = structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        )
+        structlog.configure(
+            processors=[structlog.processors.add_log_level, plain],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+
+
 def configure_logs(section: LogSection) -> None:
     """Set up structlog and the standard library's logging (uvicorn) alike."""
     shared: list[Any] = [

@@ -5,8 +5,6 @@ Like `_connect` a place that knows both sides: the client must not import the se
 
 from __future__ import annotations
 
-import logging
-import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +22,7 @@ def call(function: str, *arguments: Any, **options: Any) -> Any:
     try:
         from nearql.engine.errors import NearQLError
         from nearql.server.backup import desk
+        from nearql.server.logs import quiet_logs
         from nearql.server.problem import document
     except ModuleNotFoundError as error:
         if (error.name or "nearql").startswith("nearql"):
@@ -32,24 +31,9 @@ def call(function: str, *arguments: Any, **options: Any) -> Any:
             f"For a repository that this command reads or writes itself the package {error.name!r} "
             "is missing: pip install 'nearql[server]'."
         ) from error
-    _quiet()
+    quiet_logs()
     work: Callable[..., Any] = getattr(desk, function)
     try:
         return work(*arguments, **options)
     except NearQLError as error:
         raise from_problem(document(error, str(uuid.uuid4()))) from error
-
-
-def _quiet() -> None:
-    """Only warnings, on stderr: what a command prints is its answer."""
-    import structlog
-
-    if not structlog.is_configured():
-        plain = structlog.dev.ConsoleRenderer(
-            colors=False, exception_formatter=structlog.dev.plain_traceback
-        )
-        structlog.configure(
-            processors=[structlog.processors.add_log_level, plain],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        )
