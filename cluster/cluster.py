@@ -202,11 +202,19 @@ class Cluster:
         """Forget a node.
 
         Raises:
-            NotFound: no node has this name. Conflict: code `node_in_use`, it holds copies.
+            NotFound: no node has this name. Conflict: code `node_in_use`, it holds copies;
+                `voter_runs`, it votes, and would go on to without being known.
         """
         row = node_named(self.metadata.state, name)
         if row is None:
             raise NotFound(f"There is no node {name!r}.", code="undefined_node")
+        if row.voter and any(node.name == name and node.alive for node in self.nodes()):
+            raise Conflict(
+                f"Node {name!r} is a voter and runs: it would go on voting. Drain it, give its "
+                "place in cluster.voters to another node, stop it, and repeat this "
+                f"{ALIVE_S:.0f} seconds later.",
+                code="voter_runs",
+            )
         self._agree(RemoveNode(request_id=uuid.uuid4().hex, node_id=row.node_id))
 
     def _agree(self, command: Command) -> None:

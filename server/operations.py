@@ -15,7 +15,7 @@ from nearql.cluster.balance import Placed, Plan, rebalance
 from nearql.cluster.metadata.commands import Command
 from nearql.cluster.metadata.jobs import CANCELLED, RUNNING, EndJob, JobRow, Lead, StartJob
 from nearql.cluster.metadata.nodes import DrainNode, NodeRow
-from nearql.cluster.metadata.shards import UncleanPromote
+from nearql.cluster.metadata.shards import ShardRow, UncleanPromote
 from nearql.cluster.metadata.state import Metadata, TableRow
 from nearql.cluster.placement import placeable
 from nearql.engine.errors import Conflict, InvalidRequest, NearQLError, NotFound, Unavailable
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from nearql.cluster.cluster import Cluster
 
 _LEVEL_OF_JOBS = 1
+_SHARD_CHANGED = "shard_changed"
+_TRIES = 5  # of a change of a row that others change, too
 _STATUS: Mapping[str, type[NearQLError]] = {
     "undefined_table": NotFound,
     "undefined_node": NotFound,
@@ -79,15 +81,18 @@ class Operations:
             Conflict: code `job_under_way`: the table or node is in another one already.
             Unavailable: code `older_nodes`: some node would not understand the entry.
         """
+        self._check_level()
+        began_ms = time.time_ns() // 1_000_000
+        job = JobRow(uuid=str(uuid.uuid4()), kind=kind, began_ms=began_ms, **members)
+        return str(self._agree(StartJob(request_id=_new_id(), job=job)))
+
+    def _check_level(self) -> None:
         if self._state.feature_level < _LEVEL_OF_JOBS:
             raise Unavailable(
                 "Some node of the cluster runs a version without jobs: upgrade it first. Right "
                 "after a start, repeat this.",
                 code="older_nodes",
             )
-        began_ms = time.time_ns() // 1_000_000
-        job = JobRow(uuid=str(uuid.uuid4()), kind=kind, began_ms=began_ms, **members)
-        return str(self._agree(StartJob(request_id=_new_id(), job=job)))
 
     def check_move(self, row: TableRow, source: NodeRow, target: NodeRow) -> None:
         """Refuse a move that could only fail.
@@ -223,25 +228,76 @@ class Operations:
 
         Raises:
             Conflict: code `clean_possible`: a copy in sync lives, so that nothing need be lost.
-            `no_copy`.
+            `no_copy`, `wrong_target`, `job_under_way`; nothing was changed then. Another error may
+            come when some shards were promoted: it says so, and repeating goes on from there.
         """
-        alive = self._alive
-        lost = [shard for shard in row.shards if not set(shard.isr) & alive]
+        lost = self._lost(row)
         if not lost:
             raise Conflict(
                 f"Every shard of table {row.table.name!r} has a living copy in sync: fail over to "
                 "that one, without losing anything.",
                 code="clean_possible",
             )
-        for shard in lost:
-            self._agree(
-                UncleanPromote(
-                    request_id=_new_id(), shard_uuid=shard.uuid, expected_version=shard.version,
-                    node_id=node.node_id,
+        self._check_unclean(row, node, lost)
+        promoted: list[int] = []
+        try:
+            for shard in lost:
+                self._take(row.table.uuid, shard.uuid, node.node_id)
+                promoted.append(row.shards.index(shard))
+            lead = Lead(row.table.uuid, node.node_id)
+            return self.start(
+                "failover", leads=(lead,), total=1, detail="unclean: rows may be lost"
+            )
+        except NearQLError as error:
+            if promoted:
+                error.extra["promoted_shards"] = promoted
+                error.detail += (
+                    f" Shards {promoted} of table {row.table.name!r} were promoted to {node.name} "
+                    "before that. Repeat this for the others; with none left, fail over without "
+                    "`unclean`."
                 )
+            raise
+
+    def _lost(self, row: TableRow) -> list[ShardRow]:
+        alive = self._alive
+        return [shard for shard in row.shards if not set(shard.isr) & alive]
+
+    def _check_unclean(self, row: TableRow, node: NodeRow, lost: list[ShardRow]) -> None:
+        """Everything that can be known before the first shard loses rows."""
+        name = row.table.name
+        if any(node.node_id not in shard.replicas for shard in lost):
+            raise Conflict(f"Node {node.name} has no copy of table {name!r}.", code="no_copy")
+        if node.node_id not in self._alive:
+            raise Conflict(
+                f"Node {node.name} does not answer: its copy of table {name!r} could not be read.",
+                code="wrong_target",
+            )
+        for job in self._state.jobs.values():
+            if job.state == RUNNING and row.table.uuid in job.tables:
+                raise Conflict(
+                    f"Table {name!r} is in job {job.uuid} ({job.kind}): cancel that first.",
+                    code="job_under_way",
+                )
+        self._check_level()
+
+    def _take(self, table_uuid: str, shard_uuid: str, node_id: str) -> None:
+        """Promote one shard, by its row as it is now: others change rows, too."""
+        for tries_left in reversed(range(_TRIES)):
+            row = self._state.tables.get(table_uuid)
+            shard = next((s for s in (row.shards if row else ()) if s.uuid == shard_uuid), None)
+            if shard is None:
+                raise NotFound("The table was dropped meanwhile.", code="undefined_table")
+            if set(shard.isr) & self._alive:
+                return  # one in sync came back
+            command = UncleanPromote(
+                request_id=_new_id(), shard_uuid=shard.uuid, expected_version=shard.version,
+                node_id=node_id,
             )  # fmt: skip
-        lead = Lead(row.table.uuid, node.node_id)
-        return self.start("failover", leads=(lead,), total=1, detail="unclean: rows may be lost")
+            result = self._cluster.metadata.propose(command)
+            if result.ok:
+                return
+            if not tries_left or result.code != _SHARD_CHANGED:
+                raise Conflict(result.detail, code=result.code)
 
 
 def set_replicas(gateway: Gateway | None, row: TableRow, replicas: int) -> str:

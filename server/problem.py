@@ -27,6 +27,7 @@ from nearql.engine.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+_PARTS = frozenset({"rows_stored", "promoted_shards"})  # members that tell what was done before
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -49,8 +50,8 @@ def document(error: NearQLError, request_id: str) -> dict[str, Any]:
         "sqlstate": error.sql_state,
         "position": error.position,
         "request_id": request_id,
-        # A bulk load that failed half-way did happen in part.
-        "definite": error.definite and "rows_stored" not in error.extra,
+        # What failed half-way did happen in part.
+        "definite": error.definite and not _PARTS & error.extra.keys(),
         "retryable": error.retryable,
     }
 

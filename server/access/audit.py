@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import structlog
 
-from nearql.engine.errors import NearQLError
+from nearql.engine.errors import InternalError, NearQLError
 from nearql.server.access.principal import acting
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("nearql.audit")
 FILE = "audit.log"
+_UNEXPECTED = InternalError.code  # as the answer says it
 
 
 def audited(access: AccessLayer | None, act: str, target: str) -> AbstractContextManager[None]:
@@ -46,11 +47,12 @@ class AuditLog:
 
     @contextmanager
     def act(self, act: str, target: str, **more: Any) -> Iterator[None]:
-        """Record what the block does, or that it was refused or failed."""
+        """Record what the block does, or that it was refused or failed, whatever it failed with."""
         try:
             yield
-        except NearQLError as error:
-            self.record(act, target, error.code, **more)
+        except BaseException as error:
+            code = error.code if isinstance(error, NearQLError) else _UNEXPECTED
+            self.record(act, target, code, **more)
             raise
         self.record(act, target, "done", **more)
 

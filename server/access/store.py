@@ -107,6 +107,10 @@ class AccessStore:
         limited = None if tables is None else tuple(sorted(set(tables)))
         self._commit(c.CreateUser(request_id=_id(), name=name, role=role, tables=limited))
 
+    def check_room_for_key(self) -> None:
+        """Raise Conflict (`too_many_keys`) where `create_key` would."""
+        self._check_room(len(self.state.keys), "keys")
+
     def drop_user(self, name: str, *, if_exists: bool = False) -> bool:
         """Durably forget a user, with grants and keys; whether there was one."""
         if name not in self.state.users:
@@ -138,7 +142,7 @@ class AccessStore:
         concurrency: int | None = None,
     ) -> NewKey:
         """Durably add a key of a user."""
-        self._check_room(len(self.state.keys), "keys")
+        self.check_room_for_key()
         text, now = keys.new_key(), self.now_ms()
         command = c.CreateKey(
             request_id=_id(),

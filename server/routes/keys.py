@@ -76,6 +76,7 @@ async def create_key(request: Request, edge: Edge) -> Response:
 
     def make() -> Any:
         with layer.audit.act("create_key", name, role=members.get("role")):
+            layer.store.check_room_for_key()  # before the user is made for it
             if new_user is not None:
                 layer.store.create_user(name, *new_user)
             return layer.store.create_key(name, **limits)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from nearql.cluster.cluster import Cluster
+from nearql.cluster.cluster import ALIVE_S, Cluster
 from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata import nodes as n
 from nearql.cluster.metadata import state as s
+from nearql.engine.errors import Conflict
 from support.doc_pages import ROOT, tables_below
 
 
@@ -55,6 +56,25 @@ def test_the_fenced_do_not_live_whoever_hears_them(cluster: Cluster) -> None:
     fence = n.FenceNode(request_id="f", node_id="id-b", incarnation=1)
     cluster.metadata.state, _ = s.apply(cluster.metadata.state, fence)  # type: ignore[misc]
     assert cluster.alive() == {"id-a"}
+
+
+def test_a_voter_that_runs_can_not_leave(cluster: Cluster) -> None:
+    asked: list[c.Command] = []
+
+    def agree(command: c.Command, *, timeout_ms: int = 0) -> c.Result:
+        asked.append(command)
+        return c.Result()
+
+    cluster.metadata.propose = agree  # type: ignore[method-assign]
+    for name in ("a", "b"):  # itself, and one that is heard
+        with pytest.raises(Conflict, match="stop it") as told:
+            cluster.remove(name)
+        assert told.value.code == "voter_runs"
+    assert not asked
+    cluster.hears = lambda: {"id-b": ALIVE_S, "id-c": 0.0}
+    for name in ("b", "c"):  # silent, or no voter
+        cluster.remove(name)
+    assert [getattr(command, "node_id", "") for command in asked] == ["id-b", "id-c"]
 
 
 def test_what_is_counted_is_on_the_page(cluster: Cluster) -> None:

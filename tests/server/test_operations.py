@@ -22,6 +22,7 @@ from nearql.cluster.metadata.nodes import RaiseFeatureLevel
 from nearql.engine.errors import Conflict, InvalidRequest, NearQLError, NotFound, Unavailable
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
 from nearql.engine.storage.files import LocalFileSystem
+from nearql.server import problem
 from nearql.server.gateway.gateway import Gateway
 from nearql.server.jobs import Jobs, cluster_jobs
 from nearql.server.operations import Operations, cancel_job, set_replicas
@@ -179,6 +180,61 @@ def test_an_unclean_failover_needs_that_no_copy_in_sync_lives(world: World) -> N
     name = ask.promote_uncleanly(row, ask.node("C"))
     assert (world.shard().primary, world.shard().unclean_epochs) == ("c", (2,))
     assert "lost" in world.jobs.one(name)["detail"]
+
+
+def test_an_unclean_failover_that_would_fail_later_changes_nothing(world: World) -> None:
+    world.change(sh.IsrChange, epoch=1, isr=("a", "b"), incarnations={"a": 1, "b": 1})
+    row, ask, before = world.operations.table("t"), world.operations, world.shard()
+    world.alive -= {"a", "b", "c"}
+    refused(Conflict, "wrong_target", lambda: ask.promote_uncleanly(row, ask.node("C")))
+    world.alive.add("c")
+    job = ask.start("failover", leads=(j.Lead("t", "c"),))
+    refused(Conflict, "job_under_way", lambda: ask.promote_uncleanly(row, ask.node("C")))
+    cancel_job(world.gateway, job)
+    assert world.shard() == before
+    ask.promote_uncleanly(row, ask.node("C"))
+    assert world.shard().primary == "c"
+
+
+def test_an_unclean_failover_takes_rows_as_they_are_by_then(world: World) -> None:
+    row, ask, propose = world.operations.table("t"), world.operations, world.metadata.propose
+    world.alive -= {"a", "b"}
+    in_sync: dict[str, Any] = {"epoch": 1, "isr": ("a", "b"), "incarnations": {"a": 1, "b": 1}}
+    world.change(sh.IsrChange, **in_sync)
+    left = [1, 1]  # changes by somebody else, each just before one of ours
+
+    def late(command: c.Command, *, timeout_ms: int = 0) -> c.Result:
+        if isinstance(command, sh.UncleanPromote) and left:
+            left.pop()
+            world.change(sh.IsrChange, **in_sync)
+        return propose(command)
+
+    world.metadata.propose = late  # type: ignore[method-assign]
+    ask.promote_uncleanly(replace(row, shards=(world.shard(),)), ask.node("C"))
+    assert (world.shard().primary, world.shard().isr, left) == ("c", ("c",), [])
+
+
+def test_what_an_unclean_failover_did_before_it_failed_is_told(world: World) -> None:
+    row, ask, propose = world.operations.table("t"), world.operations, world.metadata.propose
+    world.alive -= {"a", "b"}
+    world.change(sh.IsrChange, epoch=1, isr=("a", "b"), incarnations={"a": 1, "b": 1})
+
+    def without_jobs(command: c.Command, *, timeout_ms: int = 0) -> c.Result:
+        if isinstance(command, j.StartJob):
+            return c.Result("too_many_jobs", "50 jobs are under way.")
+        return propose(command)
+
+    world.metadata.propose = without_jobs  # type: ignore[method-assign]
+    with pytest.raises(Conflict) as told:
+        ask.promote_uncleanly(replace(row, shards=(world.shard(),)), ask.node("C"))
+    document = problem.document(told.value, "r")
+    assert "Shards [0] of table 't' were promoted to C before that." in document["detail"]
+    assert (document["promoted_shards"], document["definite"]) == ([0], False)
+    world.metadata.propose = propose  # type: ignore[method-assign]
+    refused(
+        Conflict, "clean_possible", lambda: ask.promote_uncleanly(ask.table("t"), ask.node("C"))
+    )
+    assert ask.successor(ask.table("t"), "C") == "c"
 
 
 def test_another_number_of_copies(world: World) -> None:

@@ -424,6 +424,37 @@ def test_administrative_acts_are_recorded_refused_ones_too(node: Secured, reader
     assert stat.S_IMODE(mode) == 0o600
 
 
+def test_an_act_that_fails_by_a_fault_of_ours_is_recorded(
+    node: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(node.layer.store, "create_key", broken)
+    answer = node.request("POST", "/v1/keys", ROOT_KEY, json={"user": "fault", "role": "reader"})
+    assert answer.status_code == 500
+    line = node.audit()[-1]
+    assert (line["act"], line["target"], line["outcome"]) == (
+        "create_key",
+        "fault",
+        "internal_error",
+    )
+    assert line["request_id"] == answer.json()["request_id"]
+
+
+def test_a_key_too_many_makes_no_user_either(
+    node: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = node.layer.store
+    node.new_key("of_many", role="reader")
+    while len(store.state.keys) <= len(store.state.users):
+        node.new_key("of_many")
+    monkeypatch.setattr(store, "_most", len(store.state.keys))
+    answer = node.request("POST", "/v1/keys", ROOT_KEY, json={"user": "toomany", "role": "reader"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "too_many_keys")
+    assert store.user("toomany") is None
+
+
 def test_the_bootstrap_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     config = secured_config(tmp_path)
     path = Path(config.auth.bootstrap_admin_key_file)
