@@ -17,7 +17,8 @@ from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core.epochs import is_rolled_back
 from nearql.cluster.replication.core.events import Concern
 from nearql.cluster.replication.link.loop import LoopThread
-from nearql.cluster.replication.runner import REFUSALS, Authority, CopyRunner
+from nearql.cluster.replication.refusals import REFUSALS
+from nearql.cluster.replication.runner import Authority, CopyRunner
 from nearql.cluster.replication.status import ShardStatus
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import (

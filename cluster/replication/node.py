@@ -39,7 +39,7 @@ from nearql.cluster.replication.link.frames import Frame, Kind, Malformed
 from nearql.cluster.replication.link.link import Channel, Link, LinkConfig, Patience, Peer, Source
 from nearql.cluster.replication.link.loop import LoopThread
 from nearql.cluster.replication.link.notices import Notices
-from nearql.cluster.replication.runner import CopyRunner, log_state, until_durable
+from nearql.cluster.replication.runner import CopyRunner, log_state
 from nearql.cluster.replication.status import (
     ReplicationStatus,
     ShardStatus,
@@ -48,6 +48,7 @@ from nearql.cluster.replication.status import (
 from nearql.cluster.replication.transfer.pace import Pace
 from nearql.cluster.replication.transfer.sink import Fetch
 from nearql.cluster.replication.transfer.source import SnapshotSource
+from nearql.cluster.replication.waiting import until_durable
 from nearql.cluster.tls import TlsFiles
 from nearql.engine.errors import NearQLError
 from nearql.engine.shard.copy import ShardCopy
@@ -399,8 +400,8 @@ class Replication:
         fetch = self._fetches.get(uuid)
         self._published_ms[uuid] = now_ms
         self._statuses[uuid] = status_of(
-            core, now_ms, alarm=runner.alarm, stopped=runner.ended, was_complete=before.complete,
-            sync=fetch.progress if fetch else None,
+            core, now_ms, ages=runner.ages, alarm=runner.alarm, stopped=runner.ended,
+            was_complete=before.complete, sync=fetch.progress if fetch else None,
         )  # fmt: skip
 
     def _tell_watchers(self) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -29,20 +28,24 @@ from typing import Any, Protocol
 
 from nearql.cluster.metadata.commands import Command
 from nearql.cluster.metadata.shards import Promote
+from nearql.cluster.replication.ages import Ages
 from nearql.cluster.replication.clock import Clock
 from nearql.cluster.replication.codec import record
 from nearql.cluster.replication.core import effects as ef
 from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core.core import Core
-from nearql.cluster.replication.core.messages import Ack, Message
+from nearql.cluster.replication.core.messages import Ack, Append, Message
 from nearql.cluster.replication.core.primary import Primary
 from nearql.cluster.replication.link.loop import LoopThread
+from nearql.cluster.replication.refusals import REFUSALS
 from nearql.cluster.replication.waiting import Questions
 from nearql.engine.errors import Corruption, NearQLError, NotFound, StorageFull
 from nearql.engine.shard.copy import ShardCopy
 
 logger = logging.getLogger(__name__)
 
+TELL_S = 0.01  # until copies are told what is committed, if no record tells them before
+NEVER_MS = -(1 << 62)
 RETRY_S = 1.0  # until an effect is tried again for which there was no room
 WAITING_EVENTS = 10_000  # beyond that, messages are lost, as they may be
 _LOSABLE = (ev.Received, ev.Tick)
@@ -123,12 +126,18 @@ class CopyRunner:
         self._told: deque[tuple[int, int]] = deque()  # own records, not committed: LSN, bytes
         self._told_bytes = 0
         self._slow = False  # the disk takes too long: see `disks`
+        self.ages = Ages()  # of the records of this primary
+        self._logged_ms: int | None = None  # when the first one was logged that is not noted yet
+        self._telling = False  # the others are told soon what is committed
+        self._told_commit: dict[str, int] = {}  # what each of them was told last
         copy.listen(self)
 
     # ---- What the copy's threads tell (any thread, perhaps with locks held) -----------------
 
     def logged(self, lsn: int) -> None:
         """See `CopyListener`."""
+        if self._logged_ms is None:
+            self._logged_ms = self._around.clock()
         self._wake()
 
     def durable(self, lsn: int) -> None:
@@ -190,6 +199,7 @@ class CopyRunner:
         epoch, end = copy.leads, copy.end.lsn
         if epoch is not None and end > log.end_lsn and self._last_end != (epoch, end):
             self._last_end = epoch, end
+            self._note_age(end)
             return ev.Appended(epoch, end, self._new_bytes(end, log.commit_lsn))
         durable = min(copy.durable_lsn, log.end_lsn), self._generation
         if durable[0] > log.durable_lsn and durable != self._last_durable:
@@ -197,6 +207,13 @@ class CopyRunner:
             return ev.Durable(*durable)
         applied = min(copy.applied_lsn, log.commit_lsn)
         return ev.Applied(applied) if applied > log.applied_lsn else None
+
+    def _note_age(self, end_lsn: int) -> None:
+        since_ms, self._logged_ms = self._logged_ms, None
+        role = self.core.role
+        if isinstance(role, Primary):  # what all have is of no age
+            self.ages.forget(min((p.durable_lsn for p in role.peers.values()), default=end_lsn))
+        self.ages.note(end_lsn, self._around.clock() if since_ms is None else since_ms)
 
     def _new_bytes(self, end_lsn: int, commit_lsn: int) -> int:
         """About how many bytes were logged since they were last told."""
@@ -321,13 +338,22 @@ class CopyRunner:
     def _send(self, effect: ef.Send) -> None:
         if self._slow and isinstance(effect.message, Ack) and self._is_spare:
             return  # its primary shall not wait for this disk
-        self._around.send(effect.node, self.shard_uuid, effect.message)
+        self._give(effect.node, effect.message)
+
+    def _give(self, node: str, message: Message) -> bool:
+        """To the link; whether it took it."""
+        taken = self._around.send(node, self.shard_uuid, message)
+        if taken and isinstance(message, Append):
+            self._told_commit[node] = message.commit_lsn
+        return taken
 
     def _persist(self, effect: ef.PersistPromise) -> None:
         self._in_thread(effect, lambda: self.copy.promise(effect.epoch))
 
     def _lead(self, effect: ef.Lead) -> None:
         self._generation = effect.generation
+
+        self.ages.clear()
 
         def lead() -> None:
             lsn = self.copy.lead(effect.epoch)
@@ -362,6 +388,28 @@ class CopyRunner:
 
     def _commit(self, effect: ef.SetCommit) -> None:
         self.copy.advance(effect.lsn)
+        if not self._telling and isinstance(self.core.role, Primary):
+            self._telling = True
+            self._around.thread.loop.call_later(TELL_S, self._tell_commit)
+
+    def _tell_commit(self) -> None:
+        """Bring heartbeats forward for copies that no record has told what is committed: whoever
+        reads there waits for it. The core makes and sends them, as it would a little later.
+        """
+        self._telling = False
+        role = self.core.role
+        if self._ended or not isinstance(role, Primary):
+            return
+        commit_lsn, last = self.core.copy.log.commit_lsn, self.core.copy.log.end_lsn
+        late = [
+            peer
+            for node, peer in role.peers.items()
+            if self._told_commit.get(node, 0) < commit_lsn and peer.next_lsn > last
+        ]
+        for peer in late:
+            peer.told_ms = NEVER_MS
+        if late:
+            self.feed(ev.Tick())
 
     def _answer(self, effect: ef.Answer) -> None:
         self.awaits.answer(effect.token, effect)
@@ -428,7 +476,7 @@ class CopyRunner:
         if not records or not self._around.has_room(effect.node):
             return
         append = replace(effect.append, records=records)
-        if self._around.send(effect.node, self.shard_uuid, append):
+        if self._give(effect.node, append):
             nbytes = sum(item.nbytes for item in records)
             self.feed(ev.Shipped(effect.node, records[0].lsn, records[-1].lsn, nbytes))
 
@@ -506,6 +554,7 @@ class CopyRunner:
             copy.listen(None)
             return
         self.copy.listen(None)
+        self.ages.clear()
         self.copy = copy
         copy.listen(self)
         self.alarm = None
@@ -527,45 +576,6 @@ def _is_of_disk(error: BaseException) -> bool:
     causes = (error, error.__cause__)
     return any(isinstance(cause, OSError) and cause.errno == errno.EIO for cause in causes)
 
-
-class _Durability:
-    """A listener that waits."""
-
-    def __init__(self) -> None:
-        self.more = threading.Event()
-
-    def logged(self, lsn: int) -> None:
-        """Nobody writes."""
-
-    def durable(self, lsn: int) -> None:
-        """Look again."""
-        self.more.set()
-
-    def applied(self, lsn: int) -> None:
-        """Nobody asks."""
-
-
-def until_durable(copy: ShardCopy) -> None:
-    """Wait until the disk has the whole log; it has, when the copy has just been opened."""
-    listener = _Durability()
-    copy.listen(listener)
-    while copy.durable_lsn < copy.end.lsn:
-        listener.more.wait()
-        listener.more.clear()
-    copy.listen(None)
-
-
-REFUSALS = {
-    "not_primary": "This copy is not the shard's primary; nothing was written.",
-    "lease_lost": "The primary has not heard from all copies in sync lately, so that another may "
-    "have taken its place; nothing was written.",
-    "hand_off": "The primary is giving its part to another node; nothing was written.",
-    "not_enough_replicas": "Too few copies of the shard are in sync; nothing was written.",
-    "too_much_uncommitted": "Too much was written that other copies do not have yet; nothing was "
-    "written.",
-    "loop_lag": "This node is too slow just now to know whether it is still the primary; nothing "
-    "was written.",
-}
 
 _CARRY_OUT: dict[type[Any], Callable[[CopyRunner, Any], None]] = {
     ef.Send: CopyRunner._send,

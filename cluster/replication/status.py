@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from nearql.cluster.replication.ages import Ages
 from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.core.core import Core
 from nearql.cluster.replication.core.primary import Primary
@@ -13,7 +14,9 @@ from nearql.cluster.replication.core.replica import Replica
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """Another copy, as its primary knows it. lag_ms: 0 = it has all; else since it last had."""
+    """Another copy, as its primary knows it. lag_ms: 0 = it has all; else how old the
+    first record is that it lacks.
+    """
 
     durable_lsn: int
     applied_lsn: int
@@ -77,7 +80,7 @@ class ReplicationStatus:
 
 def status_of(
     core: Core, now_ms: int,
-    *, alarm: str | None, stopped: bool, was_complete: bool, sync: SyncProgress | None,
+    *, ages: Ages, alarm: str | None, stopped: bool, was_complete: bool, sync: SyncProgress | None,
 ) -> ShardStatus:  # fmt: skip
     """What the core of a copy shows. stopped: it takes no part any more. In the loop."""
     copy, log, role = core.copy, core.copy.log, core.role
@@ -101,7 +104,7 @@ def status_of(
         complete=was_complete or copy.in_sync,
         fresh_ms=replica.fresh_ms if replica else None,
         heard_commit_lsn=replica._heard_commit if replica else log.commit_lsn,
-        peers=_peers(primary, log.end_lsn, now_ms) if primary and not stopped else {},
+        peers=_peers(primary, log.end_lsn, now_ms, ages) if primary and not stopped else {},
         refusals=_refusals(core, now_ms) if primary else {},
         sync=sync,
     )
@@ -112,7 +115,7 @@ def _refusals(core: Core, now_ms: int) -> dict[str, str | None]:
     return {name: core.refusal(now_ms, concern) for name, concern in concerns.items()}
 
 
-def _peers(primary: Primary, end_lsn: int, now_ms: int) -> dict[str, PeerStatus]:
+def _peers(primary: Primary, end_lsn: int, now_ms: int, ages: Ages) -> dict[str, PeerStatus]:
     assert primary.copy.row is not None
     found = {}
     for node in primary.copy.row.replicas:
@@ -122,6 +125,9 @@ def _peers(primary: Primary, end_lsn: int, now_ms: int) -> dict[str, PeerStatus]
         if peer is None:
             found[node] = PeerStatus(0, 0, None, synced=False)
             continue
-        lag_ms = 0 if peer.durable_lsn >= end_lsn else max(0, now_ms - peer.caught_up_ms)
+        lag_ms: int | None = 0
+        if peer.durable_lsn < end_lsn:  # from before this reign: since it last had everything
+            lag_ms = ages.behind_ms(peer.durable_lsn, now_ms)
+            lag_ms = max(0, now_ms - peer.caught_up_ms) if lag_ms is None else lag_ms
         found[node] = PeerStatus(peer.durable_lsn, peer.applied_lsn, lag_ms, synced=True)
     return found

@@ -1,10 +1,12 @@
-"""Threads that wait for what the loop will tell them."""
+"""Threads that wait: for what the loop will tell them, and for a log to be on its disk."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 from typing import Generic, TypeVar
+
+from nearql.engine.shard.copy import ShardCopy
 
 _T = TypeVar("_T")
 
@@ -58,3 +60,30 @@ class Questions(Generic[_T]):
         """Give everybody the same answer."""
         for number in list(self._open):
             self.answer(number, answer)
+
+
+class _Durability:
+    """A listener that waits."""
+
+    def __init__(self) -> None:
+        self.more = threading.Event()
+
+    def logged(self, lsn: int) -> None:
+        """Nobody writes."""
+
+    def durable(self, lsn: int) -> None:
+        """Look again."""
+        self.more.set()
+
+    def applied(self, lsn: int) -> None:
+        """Nobody asks."""
+
+
+def until_durable(copy: ShardCopy) -> None:
+    """Wait until the disk has the whole log; it has, when the copy has just been opened."""
+    listener = _Durability()
+    copy.listen(listener)
+    while copy.durable_lsn < copy.end.lsn:
+        listener.more.wait()
+        listener.more.clear()
+    copy.listen(None)

@@ -63,7 +63,7 @@ class _Families:
     )
     lag_s: GaugeMetricFamily = field(
         default_factory=lambda: _gauge(
-            "nearql_copy_lag_seconds", "Since a copy had everything, told by its primary.", _COPY
+            "nearql_copy_lag_seconds", "Age of what a copy lacks, told by its primary.", _COPY
         )
     )
 

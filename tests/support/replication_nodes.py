@@ -118,12 +118,12 @@ class DataNode:
 
     def __init__(
         self, name: str, folder: Path, certificates: Path, catalog: Catalog,
-        settings: EngineSettings = SMALL, disk_slow_ms: int = 60_000,
+        settings: EngineSettings = SMALL, disk_slow_ms: int = 60_000, timing: Timing = TIMING,
     ) -> None:  # fmt: skip
         self.name, self.node_id = name, f"id-{name}"
         self.folder, self.catalog = folder, catalog
         self._certificates, self._settings = certificates, settings
-        self._disk_slow_ms = disk_slow_ms
+        self._disk_slow_ms, self._timing = disk_slow_ms, timing
         self.given_up: list[str] = []  # why its process would have ended
         self.port = 0
         self.clock = SkippingClock()
@@ -149,7 +149,7 @@ class DataNode:
         self.table = make(self.folder, TABLE, self.context)
         config = ReplicationConfig(
             self.name, self.node_id, ("127.0.0.1", self.port), tls(self._certificates, self.name),
-            timing=TIMING, patience=QUICK, disk_slow_ms=self._disk_slow_ms,
+            timing=self._timing, patience=QUICK, disk_slow_ms=self._disk_slow_ms,
             disk_stuck_ms=600_000,
         )  # fmt: skip
         self.replication = Replication(
@@ -176,7 +176,7 @@ class DataNode:
 
     def forget_promises(self) -> None:
         """Let what this copy has promised to others be over. Only where no other is primary."""
-        self.clock.skip(TIMING.lease_ms)
+        self.clock.skip(self._timing.lease_ms)
 
     def renew(self, table_uuid: str, shard_uuid: str, alloc_id: str | None) -> ShardCopy:
         """An empty copy in the place of a damaged one."""
@@ -244,11 +244,13 @@ class Trio:
 
     def __init__(
         self, folder: Path, certificates: Path, settings: EngineSettings = SMALL,
-        disk_slow_ms: int = 60_000,
+        disk_slow_ms: int = 60_000, timing: Timing = TIMING,
     ) -> None:  # fmt: skip
         self.catalog = Catalog()
         self.nodes = {
-            name: DataNode(name, folder / name, certificates, self.catalog, settings, disk_slow_ms)
+            name: DataNode(
+                name, folder / name, certificates, self.catalog, settings, disk_slow_ms, timing
+            )
             for name in "abc"
         }
         for node in self.nodes.values():

@@ -14,7 +14,8 @@ from nearql.cluster.replication.core import effects as ef
 from nearql.cluster.replication.core import events as ev
 from nearql.cluster.replication.handle import ShardHandle
 from nearql.cluster.replication.link.loop import LoopThread
-from nearql.cluster.replication.runner import REFUSALS, Authority
+from nearql.cluster.replication.refusals import REFUSALS
+from nearql.cluster.replication.runner import Authority
 from nearql.cluster.replication.status import ShardStatus
 from nearql.cluster.replication.waiting import Questions
 from nearql.engine.deadline import Deadline

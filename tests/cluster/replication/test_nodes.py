@@ -6,7 +6,9 @@ import itertools
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from nearql.cluster.replication.handle import Grant
 from nearql.engine.deadline import Deadline
 from nearql.engine.errors import Conflict, InvalidRequest, NearQLError, Unavailable
 from nearql.engine.types import OnConflict
-from support.replication_nodes import SHARD, WAIT_MS, DataNode, Trio
+from support.replication_nodes import SHARD, TIMING, WAIT_MS, DataNode, Trio
 from support.tables import rows_of
 from support.waiting import wait_for
 
@@ -146,6 +148,24 @@ def test_a_linearizable_read_shows_what_was_answered_before(shared: Trio, name: 
         shared["a"].write_soon(ids)
         soon(shared[name], "linearizable")
         assert set(ids) <= set(shared[name].ids())
+
+
+def test_readers_elsewhere_see_a_write_before_the_next_heartbeat(
+    tmp_path: Path, certificates: Path
+) -> None:
+    """Heartbeats come every ten minutes here, so that nobody else could tell what is committed."""
+    far = 600_000
+    rare = replace(TIMING, heartbeat_ms=far, lease_ms=4 * far, silent_ms=4 * far, resend_ms=far)
+    trio = Trio(tmp_path, certificates, timing=rare)
+    try:
+        for _ in range(3):
+            epoch, lsn = trio["a"].write_soon(new_ids())
+            for name in "bc":
+                options: dict[str, Any] = {"token": (epoch, lsn)}
+                soon(trio[name], "session", **options)
+                assert trio[name].copy.applied_lsn >= lsn
+    finally:
+        trio.close()
 
 
 def test_status_tells_how_far_every_copy_is(shared: Trio) -> None:
