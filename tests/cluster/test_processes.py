@@ -1,6 +1,4 @@
-"""Three real processes from empty disks: whoever dies, nothing acknowledged is lost; every change
-of metadata is an entry in all three logs.
-"""
+"""Three real processes from empty disks: whoever dies, nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -8,18 +6,11 @@ import random
 import signal
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
-from nearql.cluster.metadata.codec import decode_command
-from nearql.cluster.metadata.raft.journal import RaftJournal
-from nearql.cluster.metadata.raft.member import BARRIER
-from nearql.cluster.metadata.raft.messages import REGULAR
-from nearql.engine.storage.files import LocalFileSystem
 from support.cluster_processes import PATIENCE_S, Process, Processes, cluster
-from support.metadata_changes import BY_ITSELF, ROUTES, STATEMENTS
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.chaos
@@ -149,92 +140,3 @@ def test_any_stream_of_changes_is_the_same_on_every_node(nodes: Processes) -> No
         "all nodes show the same", PATIENCE_S,
     )  # fmt: skip
     assert shown(first)[1]
-
-
-def test_every_change_of_metadata_is_in_all_three_logs(nodes: Processes) -> None:
-    """Whatever support.metadata_changes lists; the deaths of the test before are among them."""
-    nodes.write("CREATE TABLE kept (id BIGINT PRIMARY KEY)")
-    wanted = set(BY_ITSELF)
-    for statement, _, commands in STATEMENTS:
-        nodes.write(statement)
-        wanted |= set(commands)
-    for route in ROUTES:
-        wanted |= set(ROUTES[route])
-    asked = {*ask_about_keys(nodes), *ask_for_sessions(nodes), *ask_of_operators(nodes)}
-    assert asked == ROUTES.keys()
-    settled(nodes)
-    nodes.stop()
-    logs = {name: operations(nodes.folder / f"{name}-data" / "metadata" / "log") for name in NAMES}
-    for name, found in logs.items():
-        assert wanted <= set(found), (name, wanted - set(found))
-    shortest = min(map(len, logs.values()))
-    assert len({tuple(found[:shortest]) for found in logs.values()}) == 1
-
-
-Asked = Iterator[tuple[str, str]]
-
-
-def ask(node: Process, method: str, path: str, body: Any = None, **options: Any) -> Any:
-    """A request that must succeed."""
-    status, answer = node.request(method, path, body, **options)
-    assert 200 <= status < 300, (method, path, status, answer)
-    return answer
-
-
-def ask_about_keys(nodes: Processes) -> Asked:
-    made = ask(nodes["n2"], "POST", "/v1/keys", {"user": "bob", "role": "reader"})
-    yield "POST", "/v1/keys"
-    ask(nodes["n3"], "POST", f"/v1/keys/{made['id']}/rotate", {})
-    yield "POST", "/v1/keys/{key}/rotate"
-    ask(nodes["n1"], "DELETE", f"/v1/keys/{made['id']}")
-    yield "DELETE", "/v1/keys/{key}"
-    ask(nodes["n1"], "POST", "/v1/revocations", {"subject": "mallory"})
-    yield "POST", "/v1/revocations"
-
-
-def ask_for_sessions(nodes: Processes) -> Asked:
-    token = ask(nodes["n2"], "POST", "/v1/login", {})["token"]
-    yield "POST", "/v1/login"
-    ask(nodes["n3"], "DELETE", "/v1/login", headers={"Authorization": f"Bearer {token}"})
-    yield "DELETE", "/v1/login"
-
-
-def ask_of_operators(nodes: Processes) -> Asked:
-    assert ask(nodes["n2"], "POST", "/v1/cluster/tokens", {})["token"]
-    yield "POST", "/v1/cluster/tokens"
-    job = ask(nodes["n1"], "POST", "/v1/cluster/failover", {"table": "kept"})["job"]
-    wait_for(lambda: job_of(nodes, job)["state"] == "done", "the failover", PATIENCE_S)
-    yield "POST", "/v1/cluster/failover"
-    job = ask(nodes["n3"], "POST", "/v1/cluster/drain", {"node": "n3"})["job"]
-    wait_for(lambda: bool(job_of(nodes, job)["detail"]), "what it waits for", PATIENCE_S)
-    yield "POST", "/v1/cluster/drain"  # three copies on three nodes: it waits for a fourth
-    ask(nodes["n1"], "DELETE", f"/v1/jobs/{job}")
-    yield "DELETE", "/v1/jobs/{job}"
-
-
-def job_of(nodes: Processes, name: str) -> Any:
-    """A job as a node tells it."""
-    return ask(nodes["n2"], "GET", f"/v1/jobs/{name}")
-
-
-NAMES = ("n1", "n2", "n3")
-
-
-def settled(nodes: Processes) -> None:
-    """Wait until a change that is made now is known to every node: so are all before it."""
-    nodes.write("CREATE VIEW last AS SELECT 1 AS one")
-    for node in nodes.running():
-        knows = lambda node=node: node.sql("SELECT one FROM last")[0] == 200  # noqa: E731
-        wait_for(knows, f"{node.name} knows the last view", PATIENCE_S)
-
-
-def operations(path: Path) -> list[str]:
-    """The commands in a log, by name and in order."""
-    journal = RaftJournal(path, LocalFileSystem(), _fail)
-    commands = [entry.command for entry in journal.entries if entry.command[0] == REGULAR]
-    journal.close()
-    return [type(decode_command(c[1:])).__name__ for c in commands if c[1:] != BARRIER]
-
-
-def _fail(reason: str) -> NoReturn:
-    pytest.fail(reason)
