@@ -43,6 +43,29 @@ def nodes_of(tree: exp.Expr) -> list[exp.Expr]:
     return found
 
 
+def nodes_of_shallow(tree: exp.Expr, layers: int) -> list[exp.Expr]:
+    """As `nodes_of`, of a tree that others may recurse into.
+
+    Raises:
+        RecursionError: it has more layers.
+    """
+    found, begun = [tree], 0
+    for _ in range(layers + 1):
+        layer, begun = found[begun:], len(found)
+        if not layer:
+            return found
+        for node in layer:
+            for value in node.args.values():
+                kind = value.__class__
+                if kind is str or kind is bool:
+                    continue
+                if kind is list:
+                    found += [one for one in value if isinstance(one, exp.Expr)]
+                elif isinstance(value, exp.Expr):
+                    found.append(value)
+    raise RecursionError(f"a tree of more than {layers} layers")
+
+
 def all_of(tree: exp.Expr, *kinds: type[Node]) -> list[Node]:
     """The nodes of some kinds in a tree, the tree itself among them."""
     return [node for node in nodes_of(tree) if isinstance(node, kinds)]

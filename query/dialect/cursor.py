@@ -15,6 +15,7 @@ from nearql.engine.errors import SqlError, TooLarge, Unsupported
 from nearql.query import patience
 from nearql.query.dialect.grammar import BROKEN, DIALECT, mark_functions, unmark
 from nearql.query.dialect.lexer import Source
+from nearql.query.dialect.stack import with_room
 
 Item = TypeVar("Item")
 _DEPTH = {
@@ -266,7 +267,10 @@ def parse_tokens(source: Source, tokens: Sequence[Token]) -> exp.Expr:
         )  # fmt: skip
     patience.check()
     try:
-        trees = DIALECT.parser().parse(mark_functions(list(tokens)), source.request)
+        marked = mark_functions(list(tokens))
+        trees = with_room(len(marked), lambda: DIALECT.parser().parse(marked, source.request))
+        if len(trees) == 1 and trees[0] is not None:
+            return unmark(trees[0])
     except ParseError as error:
         raise _syntax_error(source, tokens, error) from error
     except BROKEN as error:
@@ -279,9 +283,7 @@ def parse_tokens(source: Source, tokens: Sequence[Token]) -> exp.Expr:
             "The statement is nested too deeply.", position=int(tokens[0].start) + 1,
             code="statement_too_complex", sqlstate="54001",
         ) from error  # fmt: skip
-    if len(trees) != 1 or trees[0] is None:
-        raise SqlError("This is not one statement.", position=int(tokens[0].start) + 1)
-    return unmark(trees[0])
+    raise SqlError("This is not one statement.", position=int(tokens[0].start) + 1)
 
 
 def _in_words(description: str) -> str:

@@ -6,9 +6,9 @@ RecursionError; in sqlglot's compiled build it ends the process. In two places i
 ways at each level, 2^n steps for n of them: a type's name before a bracket, `DATE(DATE(...`, and a
 JOIN that no ON follows.
 
-So every open bracket counts one, and every token that deepens what it stands in counts one more
-until the next comma, AND, OR or ON on its level. The sum over the open levels must stay below
-`Limits.nesting`.
+So every open bracket counts one, CASE until its END is one, and every token that deepens what it
+stands in counts one more until the next comma, AND, OR or ON on its level. The sum over the open
+levels must stay below `Limits.nesting`.
 
     SELECT f(NOT NOT (1))
             1  2   3 4        levels: [SELECT: 0] [f(: 1 + 2 for NOT] [(: 1] -> 4
@@ -28,7 +28,7 @@ from nearql.query.dialect.tokens import CLOSES, OPENS, ends_operand
 
 _DEEPENS = frozenset(
     {
-        TokenType.NOT, TokenType.CASE, TokenType.ELSE, TokenType.INTERVAL, TokenType.DSTAR,
+        TokenType.NOT, TokenType.ELSE, TokenType.INTERVAL, TokenType.DSTAR,
         TokenType.CARET, TokenType.IN, TokenType.TILDE, TokenType.OVER, TokenType.DISTINCT,
         TokenType.ARROW, TokenType.DARROW, TokenType.PARAMETER, TokenType.LATERAL, TokenType.UNION,
         TokenType.EXCEPT, TokenType.INTERSECT, TokenType.UNPIVOT, TokenType.PIVOT, TokenType.LIKE,
@@ -70,6 +70,9 @@ _SEPARATES = (
 _RESTARTS = (TokenType.COMMA, TokenType.FROM, TokenType.WHERE, TokenType.ON)
 _CONNECTORS = (TokenType.AND, TokenType.OR)
 _SET_OPERATIONS = (TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT)
+_OPENS = {**OPENS, TokenType.CASE: "END"}
+_CASE_WORDS = (TokenType.CASE, TokenType.END)
+_NAMING = (TokenType.DOT, TokenType.ALIAS)  # `d.case`, `AS "end"` without its quotes
 _ON_FREE = ("CROSS", "NATURAL", "POSITIONAL")
 
 
@@ -92,7 +95,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(slots=True)
 class _Level:
-    """An open bracket. weight: what deepened it since the last separator."""
+    """An open bracket or CASE. weight: what deepened it since the last separator."""
 
     token: Token | None
     is_type: bool = False
@@ -102,6 +105,11 @@ class _Level:
     chained: int = 0  # operators in a row outside
     chain: int = 0  # arithmetic and comparisons since the last AND, OR, comma or clause
     connectors: int = 0  # AND, OR since the last comma or clause
+
+    @property
+    def is_case(self) -> bool:
+        """Whether END closes it."""
+        return self.token is not None and self.token.token_type is TokenType.CASE
 
     @property
     def depth(self) -> int:
@@ -126,12 +134,13 @@ def check_depth(tokens: Sequence[Token], limits: Limits) -> None:
     for token in tokens:
         kind = token.token_type
         _weigh(levels[-1], token, before)
-        if kind in OPENS:
+        is_name = kind in _CASE_WORDS and before is not None and before.token_type in _NAMING
+        if kind in _OPENS and not is_name:
             is_type = before is not None and before.token_type in DuckDBParser.TYPE_TOKENS
             types += is_type
             inner = _Level(token, is_type, 1, levels[-1].depth, chained=levels[-1].in_a_row)
             levels.append(inner)
-        elif kind in CLOSES:
+        elif kind in CLOSES or kind is TokenType.END and levels[-1].is_case and not is_name:
             types -= _closed(levels, token).is_type
         joins = _open_joins(joins, token, before)
         selects += kind is TokenType.SELECT
@@ -187,8 +196,8 @@ def _closed(levels: list[_Level], token: Token) -> _Level:
         raise SqlError(
             f"Unexpected {token.text!r}: there is no bracket to close.", position=position
         )
-    expected = OPENS[opened.token_type]
-    if token.text != expected:
+    expected = _OPENS[opened.token_type]
+    if str(token.text).upper() != expected:
         raise SqlError(
             f"Unexpected {token.text!r}, where {expected!r} would close.", position=position
         )

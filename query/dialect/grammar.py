@@ -30,8 +30,9 @@ from sqlglot.parsers.duckdb import DuckDBParser
 from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.query.dialect.literals import LIST
+from nearql.query.dialect.stack import LAYERS
 from nearql.query.dialect.tokens import ends_operand, retyped
-from nearql.query.trees import nodes_of
+from nearql.query.trees import nodes_of_shallow
 
 # Operator -> (token that DuckDB's dialect never makes, carrier node that it never builds).
 # The compiled parser only takes node classes that it knows, hence sqlglot's own.
@@ -201,8 +202,12 @@ def _is_endless(limit: exp.Expr) -> bool:
 
 
 def unmark(tree: exp.Expr) -> exp.Expr:
-    """Take the marks off again, in place; of each node's place keep what messages use."""
-    for node in nodes_of(tree):
+    """Take the marks off again, in place; of each node's place keep what messages use.
+
+    Raises:
+        RecursionError: too deep a tree for what recurses.
+    """
+    for node in nodes_of_shallow(tree, LAYERS):
         if node._meta:
             node._meta = _Place(start=node._meta["start"]) if "start" in node._meta else None
         if isinstance(node, exp.Literal) and str(node.this).startswith(LIST):

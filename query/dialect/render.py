@@ -36,7 +36,8 @@ from nearql.engine.types import Metric
 from nearql.query import patience
 from nearql.query.dialect.bounds import bounded
 from nearql.query.dialect.grammar import BROKEN, CARRIERS, NearQL
-from nearql.query.trees import copy_of, nodes_of
+from nearql.query.dialect.stack import LAYERS
+from nearql.query.trees import copy_of, nodes_of_shallow
 
 _OPERATOR_METRIC = {
     "<->": Metric.L2, "<#>": Metric.INNER_PRODUCT, "<=>": Metric.COSINE, "<+>": Metric.L1,
@@ -111,7 +112,7 @@ def _render(tree: exp.Expr, rewrites: Rewrites, *, spent: bool = False) -> str:
     patience.check()
     try:
         root = exp.Tuple(expressions=[tree if spent else copy_of(tree)])
-        found = [node for node in nodes_of(root) if type(node) in rewrites]
+        found = [one for one in nodes_of_shallow(root, LAYERS) if type(one) in rewrites]
         for node in reversed(found):  # children before parents
             made = rewrites[type(node)](node)
             if made is not node:

@@ -390,6 +390,24 @@ def test_nesting_is_limited() -> None:
     assert caught.value.position == 18
 
 
+def test_case_nests_until_its_end() -> None:
+    """In all of its parts; what follows END is outside again."""
+    limits = Limits(nesting=3)
+    one = "CASE WHEN {} THEN {} ELSE {} END"
+    for inner in (["a", "b", "c"], ["a", one.format("a", "b", "c"), "c"]):
+        deep = one.format(*inner)
+        assert parse(f"SELECT {deep}, {deep} + {deep} AS x FROM t", limits)
+    assert parse("SELECT d.case, CASE WHEN d.end THEN 1 END AS case FROM d", limits)
+    deep = "c"
+    for _ in range(4):
+        deep = f"CASE x WHEN a THEN {deep} END"
+    with pytest.raises(SqlError, match="nests more than 3 deep"):
+        parse(f"SELECT {deep}", limits)
+    for text in ("SELECT (CASE WHEN a THEN b)", "SELECT CASE WHEN a THEN b"):
+        with pytest.raises(SqlError, match="END|never closed"):
+            parse(text)
+
+
 def test_operators_in_a_row_are_limited() -> None:
     """AND and OR count alone; arithmetic counts until the next of them; a comma starts anew."""
     limits = Limits(chain=5)
