@@ -74,6 +74,26 @@ def test_rules_say_what_to_do() -> None:
         assert rule["annotations"]["summary"].endswith(".")
 
 
+def test_the_runbook_has_a_line_for_each_alert() -> None:
+    lines = tables_below(ROOT / "docs" / "operating.md", "### What to do at each alert")
+    assert [line[0].strip("`") for line in lines] == [rule["alert"] for rule in RULES]
+    assert all(line[1] for line in lines)
+
+
+BAD_SITUATIONS = {  # of the metadata: docs/operating.md, "In a cluster"
+    "nearql_leader_known", "nearql_metadata_disk_full", "nearql_metadata_damaged",
+    "nearql_clock_jumps_total", "nearql_metadata_refused_names_total",
+    "nearql_metadata_refused_versions_total", "nearql_nodes_fenced",
+    "nearql_metadata_refused_connections_total", "nearql_metadata_sidecar_restarts_total",
+    "nearql_metadata_current", "nearql_metadata_links",
+}  # fmt: skip
+
+
+def test_each_bad_situation_of_the_metadata_has_an_alert() -> None:
+    asked = {selector.name for rule in RULES for selector in selectors(promql.parse(rule["expr"]))}
+    assert asked >= BAD_SITUATIONS
+
+
 def test_panels_do_not_overlap() -> None:
     places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in DASHBOARD["panels"]]
     assert len(set(places)) == len(places)
