@@ -1,15 +1,19 @@
 """Request bodies: counted against their limit as they arrive, decompressed as they arrive.
 
-`Content-Encoding: gzip` and `zstd` are undone piece by piece. Two bounds keep a small body from
-becoming a huge one: the limit of the route counts decompressed bytes, and beyond
-`limits.expansion_free` bytes the output may be at most `limits.expansion_ratio` times the input.
+`Content-Encoding: gzip` and `zstd` are undone piece by piece, in threads of their own, few enough
+that bodies which expand a lot leave the cores to others. Two bounds keep a small body from becoming
+a huge one: the limit of the route counts decompressed bytes, and beyond `limits.expansion_free`
+bytes (JSON: `limits.json_expansion_free`) the output may be at most `limits.expansion_ratio` times
+the input.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +27,7 @@ from nearql.server.request import body_chunks, body_too_large, check_length
 from nearql.server.spool import SpoolMemory
 
 PIECE_BYTES = 1 << 20
+_EXPANDING = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 4), "nearql-expand")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class BodyLimit:
     @classmethod
     def json(cls, limits: LimitsSection) -> BodyLimit:
         """Of a JSON body."""
-        ratio, free = limits.expansion_ratio, limits.expansion_free
+        ratio, free = limits.expansion_ratio, limits.json_expansion_free
         return cls(limits.json_body, "limits.json_body", ratio, free)
 
     @classmethod
@@ -55,7 +60,7 @@ class Decoder(Protocol):
     """Undoes one content encoding."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Output that `data` completes, in pieces of at most PIECE_BYTES."""
+        """Output that `data` completes, in pieces of a few PIECE_BYTES at most."""
 
     @property
     def finished(self) -> bool:
@@ -86,6 +91,8 @@ class Zstd:
 
     # A frame may ask for a window of gigabytes; 8 MiB is what RFC 8878 asks decoders to support.
     WINDOW_BYTES = 8 << 20
+    # One call's output can't be bounded but by its input: four bytes can stand for 128 KiB.
+    INPUT_BYTES = 64
 
     def __init__(self) -> None:
         self._frame = self._fresh()
@@ -95,13 +102,19 @@ class Zstd:
         return decoder.decompressobj(write_size=PIECE_BYTES)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        for start in range(0, len(data), 4096):  # what one call can expand to stays small
-            piece = data[start : start + 4096]
+        made, size = list[bytes](), 0
+        for start in range(0, len(data), self.INPUT_BYTES):
+            piece = data[start : start + self.INPUT_BYTES]
             while piece:
                 if self._frame.eof:
                     self._frame = self._fresh()
-                yield self._frame.decompress(piece)
+                made.append(self._frame.decompress(piece))
+                size += len(made[-1])
                 piece = self._frame.unused_data
+            if size >= PIECE_BYTES:
+                yield b"".join(made)
+                made, size = [], 0
+        yield b"".join(made)
 
     @property
     def finished(self) -> bool:
@@ -140,19 +153,15 @@ async def _decompressed(
             f"Content-Encoding {encoding[:80]!r} is not known; send gzip, zstd or none."
         )
     decoder, taken, given = kind(), 0, 0
+    loop = asyncio.get_running_loop()
     async for chunk in chunks:
         taken += len(chunk)
         pieces = _pieces(decoder, chunk, encoding, taken)
-        piece = next(pieces, None)
-        while piece is not None:
+        while (piece := await loop.run_in_executor(_EXPANDING, next, pieces, None)) is not None:
             given += len(piece)
             if given > limit.expanded(taken):
                 raise expands_too_far(taken, limit)
             yield piece
-            if len(piece) < PIECE_BYTES:
-                piece = next(pieces, None)
-            else:  # it expands a lot: a thread's work, so that others have the loop
-                piece = await asyncio.to_thread(next, pieces, None)
     if not decoder.finished:
         raise _damaged(encoding, taken, "it ends before its end marker")
 

@@ -218,6 +218,7 @@ class LimitsSection:
     expansion_free: int = _key(
         64 << 20, "Bytes that a body may expand to whatever the ratio.", size=True
     )
+    json_expansion_free: int = _key(4 << 20, "The same of a compressed JSON body.", size=True)
     max_limit: int = _key(16_384, "Largest k (LIMIT + OFFSET) of a vector search.", low=1)
     map_rows: int = _key(
         2_000, "Rows that a map of a table's vectors may show.", low=2, high=10_000
