@@ -186,7 +186,8 @@ class Keeper:
         if time.monotonic() < self._not_before.get(uuid, 0.0):
             return False  # news keep coming, and none of them need be about this table
         try:
-            if uuid not in self._copies.tables and uuid not in self._copies.failed:
+            failed = uuid in self._copies.failed and not self._is_elsewhere(row)
+            if uuid not in self._copies.tables and not failed:
                 self._open_or_make(row)
             if uuid in self._copies.failed:
                 return True  # the only good copy is damaged: served as an error by name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from nearql.cluster.balance import Placed, Plan, rebalance
@@ -19,6 +19,7 @@ from nearql.cluster.metadata.shards import ShardRow, UncleanPromote
 from nearql.cluster.metadata.state import Metadata, TableRow
 from nearql.cluster.placement import placeable
 from nearql.engine.errors import Conflict, InvalidRequest, NearQLError, NotFound, Unavailable
+from nearql.server.gateway import status
 from nearql.server.gateway.gateway import Gateway
 from nearql.server.jobs import copies_on
 
@@ -259,17 +260,31 @@ class Operations:
             raise
 
     def _lost(self, row: TableRow) -> list[ShardRow]:
-        alive = self._alive
-        return [shard for shard in row.shards if not set(shard.isr) & alive]
+        is_lost = self._who_lost()
+        return [shard for shard in row.shards if is_lost(shard, shard.isr)]
+
+    def _who_lost(self) -> Callable[[ShardRow, Collection[str]], bool]:
+        """Asked of a shard and nodes: whether none of them can serve it, being dead or because its
+        files there are damaged or gone, as a living node says itself.
+        """
+        alive, reports = self._alive, status.all_reports(self._gateway)
+
+        def is_lost(shard: ShardRow, nodes: Collection[str]) -> bool:
+            copies = [reports.get(node, {}).get(shard.uuid, {}) for node in alive & set(nodes)]
+            return all(copy.get("state") in status.LOST for copy in copies)
+
+        return is_lost
 
     def _check_unclean(self, row: TableRow, node: NodeRow, lost: list[ShardRow]) -> None:
         """Everything that can be known before the first shard loses rows."""
         name = row.table.name
         if any(node.node_id not in shard.replicas for shard in lost):
             raise Conflict(f"Node {node.name} has no copy of table {name!r}.", code="no_copy")
-        if node.node_id not in self._alive:
+        is_lost = self._who_lost()
+        if any(is_lost(shard, [node.node_id]) for shard in lost):
             raise Conflict(
-                f"Node {node.name} does not answer: its copy of table {name!r} could not be read.",
+                f"Node {node.name} does not answer, or its copy of table {name!r} is damaged: it "
+                "could not be read.",
                 code="wrong_target",
             )
         for job in self._state.jobs.values():
@@ -287,7 +302,7 @@ class Operations:
             shard = next((s for s in (row.shards if row else ()) if s.uuid == shard_uuid), None)
             if shard is None:
                 raise NotFound("The table was dropped meanwhile.", code="undefined_table")
-            if set(shard.isr) & self._alive:
+            if not self._who_lost()(shard, shard.isr):
                 return  # one in sync came back
             command = UncleanPromote(
                 request_id=_new_id(), shard_uuid=shard.uuid, expected_version=shard.version,

@@ -16,6 +16,7 @@ def attach(gateway: Gateway, edge: Edge) -> None:
     """From now on writes wait for copies, requests of other nodes are answered, and system tables
     and metrics tell of the cluster.
     """
+    gateway.failed = edge.node.failed_tables
     edge.node.session().replicas = concerns.ClusterReplicas(gateway)
     calls = gateway.replication.calls
     run = partial(answer_forwarded, edge)

@@ -7,7 +7,7 @@ client waits; the answer is relayed as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from nearql.cluster.metadata.shards import ShardRow
@@ -49,6 +49,7 @@ class Gateway:
         """steps: what this node asks of others to move copies; None in tests."""
         self.metadata = metadata
         self.steps = steps
+        self.failed: Callable[[], Collection[str]] = tuple  # tables not opened here, by uuid
         self.cluster = cluster
         self.replication = replication
         self._redirects = write_routing == REDIRECT

@@ -25,6 +25,11 @@ from nearql.server.gateway.placement import name_of
 ASK_MS = 1_000  # a node that needs longer is shown as its primaries know it
 
 Report = Mapping[str, Any]  # of one copy, as plain values
+FAILED: Report = {
+    "state": "failed", "epoch": 0, "commit": 0, "durable": None, "end": 0, "peers": {},
+    "sync": None,
+}  # fmt: skip
+LOST = ("failed", "corrupt", "halted")  # states of copies that nothing is served from
 Reports = Mapping[str, Mapping[str, Report]]  # by node, then by the shard's uuid
 
 
@@ -56,8 +61,13 @@ class ShardStatus:
 
 
 def own_reports(gateway: Gateway) -> dict[str, Report]:
-    """This node's copies, by their shards' uuids."""
-    return {uuid: _report(copy) for uuid, copy in gateway.replication.status().shards.items()}
+    """This node's copies, by their shards' uuids; also those whose files could not be opened."""
+    tables = gateway.metadata.state.tables
+    failed = [shard for uuid in gateway.failed() if uuid in tables for shard in tables[uuid].shards]
+    told = gateway.replication.status().shards
+    return {shard.uuid: FAILED for shard in failed} | {
+        uuid: _report(copy) for uuid, copy in told.items()
+    }
 
 
 def _report(copy: CopyStatusPort) -> Report:

@@ -16,6 +16,7 @@ from typing import NoReturn
 import pytest
 
 from nearql.cluster.metadata import commands as c
+from nearql.cluster.metadata import shards as sh
 from nearql.cluster.metadata.local import LocalMetadata
 from nearql.cluster.metadata.nodes import ChangeSetting
 from nearql.cluster.metadata.shards import ShardRow
@@ -236,6 +237,27 @@ def test_the_only_copy_in_sync_is_never_put_away(world: World) -> None:
     assert TABLE in world.copies.failed
     assert not world.attachments.copies
     assert (world.folder / "tables" / TABLE / "shard-0000" / "shard.meta").exists()
+
+
+def test_a_copy_that_was_the_only_one_is_made_anew_once_another_one_counts(world: World) -> None:
+    world.create(world.me, "b")
+    world.ready("b")
+    before = world.alloc_id()
+    world.do(c.RegisterNode(request_id="b", node_id="b", name="b", url=""))
+    world.do(c.RegisterNode(request_id="me", node_id=world.me, name="me", url=""))
+    shard = world.row.shards[0]
+    world.do(sh.UncleanPromote(
+        request_id="mine", shard_uuid="s0", expected_version=shard.version, node_id=world.me
+    ))  # fmt: skip
+    world.damage()
+    assert TABLE in world.copies.failed
+    shard = world.row.shards[0]
+    world.do(sh.UncleanPromote(
+        request_id="theirs", shard_uuid="s0", expected_version=shard.version, node_id="b"
+    ))  # fmt: skip
+    assert TABLE not in world.copies.failed
+    assert world.alloc_id() != before
+    assert list(world.attachments.copies) == ["s0"]
 
 
 def test_a_copy_that_is_damaged_while_it_is_used_is_renewed(world: World) -> None:

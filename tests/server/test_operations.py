@@ -182,6 +182,21 @@ def test_an_unclean_failover_needs_that_no_copy_in_sync_lives(world: World) -> N
     assert "lost" in world.jobs.one(name)["detail"]
 
 
+def test_a_copy_in_sync_whose_files_are_gone_keeps_nobody_from_being_promoted(world: World) -> None:
+    """What metadata says when it refuses to forget the last copy can be done."""
+    ask = world.operations
+    lives = {n: row.incarnation for n, row in world.metadata.state.nodes.items()}
+    world.change(sh.IsrChange, epoch=1, isr=("a", "b"), incarnations=lives)
+    world.alive.discard("b")
+    row, before = ask.table("t"), world.shard()
+    refused(Conflict, "clean_possible", lambda: ask.promote_uncleanly(row, ask.node("C")))
+    world.gateway.failed = lambda: {"t"}  # on a, which is asked
+    refused(Conflict, "wrong_target", lambda: ask.promote_uncleanly(row, ask.node("A")))
+    assert world.shard() == before
+    ask.promote_uncleanly(row, ask.node("C"))
+    assert (world.shard().primary, world.shard().isr) == ("c", ("c",))
+
+
 def test_an_unclean_failover_that_would_fail_later_changes_nothing(world: World) -> None:
     world.change(sh.IsrChange, epoch=1, isr=("a", "b"), incarnations={"a": 1, "b": 1})
     row, ask, before = world.operations.table("t"), world.operations, world.shard()
