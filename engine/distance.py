@@ -25,6 +25,7 @@ from nearql.engine.types import Metric
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
 _SIGN_AND_VALUE = np.int32(0x8FFFE000 - (1 << 32))  # bit 31 and bits 27 to 13
+_ONE, _ZERO = np.float64(1), np.float64(0)
 _BLOCK_ELEMENTS = 1 << 16  # 512 KiB of float64: three such buffers stay in a core's cache
 
 
@@ -46,30 +47,38 @@ def canonical_distances(
 
 
 def near_distances(
-    rows: Vectors, query: NDArray[np.float32], metric: Metric
+    rows: Vectors,
+    query: NDArray[np.float32],
+    metric: Metric,
+    squares: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """`canonical_distances` of a few tame rows, without what only many or odd ones need.
 
+    Each call of NumPy over more than 500 numbers lets go of Python and asks for it again, which
+    takes longer than the numbers do where other threads want it; so they are few.
+
     rows: float32 or float16, (m, d), m d small; under cosine neither they nor the query are zero.
+    squares: `row_squares` of the rows, (m,), for cosine; None = computed.
     """
+    wide = query.astype(np.float64)
     if metric is not Metric.COSINE:
-        left, right = rows.astype(np.float64), query.astype(np.float64)
-        return _KERNELS[metric](left, right[np.newaxis]).astype(np.float32) + np.float32(0)
-    count = len(rows)
-    both = np.empty((count + 1, rows.shape[1]))  # the query last: one call does for it, too
-    both[:count], both[count] = rows, query
-    squares = np.add.reduce(both * both, axis=1)
-    wide = squares[:count]
-    wide *= squares[count]
-    np.sqrt(wide, out=wide)
-    left = both[:count]
-    left *= both[count]
-    near = np.add.reduce(left, axis=1)
-    near /= wide
-    np.subtract(1.0, near, out=near)
+        left = rows.astype(np.float64)
+        return _KERNELS[metric](left, wide[np.newaxis]).astype(np.float32) + np.float32(0)
+    if squares is None:
+        squares = row_squares(rows)
+    lengths = np.sqrt(squares * np.add.reduce(wide * wide))
+    near = np.add.reduce(np.multiply(rows, wide, dtype=np.float64), axis=1)
+    near /= lengths
     # Rounding to float32 brings what is above 2 back, and 1 - 1 is no -0.0.
-    rounded: NDArray[np.float32] = np.maximum(near.astype(np.float32), np.float32(0))
+    rounded: NDArray[np.float32] = np.maximum(_ONE - near, _ZERO).astype(np.float32)
     return rounded
+
+
+def row_squares(rows: Vectors) -> NDArray[np.float64]:
+    """What the canonical cosine distance takes for each row's squared length: float64, (m,)."""
+    wide = rows.astype(np.float64)
+    wide *= wide
+    return _sum(wide)
 
 
 def pairwise_distances(left: Vectors, right: Vectors, metric: Metric) -> NDArray[np.float32]:

@@ -36,6 +36,7 @@ from nearql.engine.distance import (
     candidate_distances,
     canonical_distances,
     row_norms,
+    row_squares,
     score_limit,
     score_limits,
 )
@@ -77,6 +78,18 @@ class VectorSlice:
     def lengths(self) -> NDArray[np.float32]:
         """The rows' Euclidean lengths: float32, shape (n,)."""
         return row_norms(self.vectors) if self.norms is None else self.norms
+
+    @cached_property
+    def _squares(self) -> NDArray[np.float64]:
+        """`row_squares` of rows that were looked at, 0 of others; memory comes as it is written."""
+        return np.zeros(len(self.vectors))
+
+    def squares(self, positions: NDArray[np.int64], rows: Vectors) -> NDArray[np.float64]:
+        """`row_squares` of these rows, at these positions: remembered, float64, (m,)."""
+        found: NDArray[np.float64] = self._squares[positions]
+        if not np.minimum.reduce(found, initial=1) > 0:
+            found = self._squares[positions] = row_squares(rows)
+        return found
 
     @cached_property
     def live(self) -> int:

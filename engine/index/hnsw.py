@@ -101,7 +101,8 @@ def _index(
     return NativeIndex.over(
         source, "hnsw", metric, native,
         width=_width(source, storage), row_bytes=links + own, parameters=_parameters,
-        ladder=_LADDER, slack=_SLACK[storage], at_least_count=True, holds=(storage, borrow, held),
+        ladder=_LADDER, slack=_SLACK[storage], at_least_count=True, alone=True,
+        holds=(storage, borrow, held),
     )  # fmt: skip
 
 

@@ -107,7 +107,8 @@ class NativeIndex:
     width: dimensions with padding. parameters: what FAISS takes for (effort, selector or None).
     ladder, slack: see `efforts` and `candidates`; at_least_count: efforts below the count are of no
     use. turn: what is done to queries last. holds: what its memory lies in. listed: whether it
-    keeps rows in lists.
+    keeps rows in lists. alone: whether FAISS takes one thread for one query whatever OpenMP's
+    setting is, which each look at gives Python away to other threads.
     """
 
     kind: str
@@ -125,6 +126,7 @@ class NativeIndex:
     turn: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     holds: Any = None
     listed: bool = False
+    alone: bool = False
     _kept: dict[int, Any] = field(default_factory=dict, repr=False)
     _tallies: dict[int, _Tally] = field(default_factory=dict, repr=False)
 
@@ -218,7 +220,7 @@ class NativeIndex:
         parameters, held = self._parameters(effort, mask)
         found = np.empty((len(queries), count), np.int64)
         distances = np.empty(found.shape, np.float32)
-        before = faiss.omp_get_max_threads()
+        before = 1 if self.alone and len(queries) == 1 else faiss.omp_get_max_threads()
         if before != 1:
             faiss.omp_set_num_threads(1)
         try:

@@ -139,7 +139,7 @@ def _ready(
 def is_tame(request: SearchRequest) -> bool:
     """Whether float32 kernels neither overflow nor lose digits on the queries."""
     if len(request.queries) == 1:
-        square = float(np.dot(request.queries[0], request.queries[0]))
+        square = float(np.vecdot(request.queries[0], request.queries[0]))
         if _TAME_SQUARE[0] < square < _TAME_SQUARE[1]:
             return True
     return bool(are_tame(request.metric, lengths(request.queries)).all())

@@ -19,6 +19,7 @@ from nearql.engine.distance import (
     near_distances,
     pairwise_distances,
     row_norms,
+    row_squares,
     score_limit,
     widen,
 )
@@ -197,3 +198,5 @@ def test_a_few_rows_are_as_far_as_among_many(metric: Metric, element: type) -> N
             near = near_distances(some, query, metric)
             np.testing.assert_array_equal(near, canonical_distances(some, query, metric))
             assert not np.signbit(near[near == 0]).any()
+            again = near_distances(some, query, metric, row_squares(some))
+            np.testing.assert_array_equal(again, near)

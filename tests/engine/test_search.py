@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nearql.engine import strategy
 from nearql.engine.backends import numpy, scan
+from nearql.engine.distance import row_squares
 from nearql.engine.search import Searcher, VectorSlice
 from nearql.engine.types import Metric, SearchRequest
 from support.search_cases import (
@@ -390,3 +391,14 @@ def test_the_number_of_threads_changes_nothing(threads: int) -> None:
         case = Case(vectors, vectors[:2].copy(), Metric.L1, 10, np.arange(40_000))
         case.check(case.search(searcher))
         searcher.close()
+
+
+def test_squared_lengths_are_remembered() -> None:
+    """Asked again, in another order, beside rows that are new and one that is zero."""
+    vectors = np.random.default_rng(5).standard_normal((9, 700)).astype(np.float32)
+    vectors[4] = 0
+    one = VectorSlice(vectors, 0)
+    for positions in ([1, 3], [3, 1, 5], [4, 1], [4, 8], [8, 5]):
+        at = np.array(positions)
+        found = one.squares(at, vectors[at])
+        np.testing.assert_array_equal(found, row_squares(vectors[at]))
