@@ -38,8 +38,9 @@ from nearql.server.middleware.origin import SameOrigin
 from nearql.server.ports import NodePort
 from nearql.server.problem import from_http, problem_response
 from nearql.server.protocol import make_protocol
-from nearql.server.routes import allowed_methods, bound, open_paths
+from nearql.server.routes import Kind, allowed_methods, bound, open_paths
 from nearql.server.routes.all import ROUTES
+from nearql.server.shortcut import Shortcut
 from nearql.server.spool import SpoolMemory
 from nearql.server.tls import Certificates
 from nearql.server.tracing import OpenTelemetry, TracedRequests
@@ -113,7 +114,16 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.edge = edge
+    app.state.shortcut = _shortcut(edge, access)
     return app
+
+
+def _shortcut(edge: Edge, access: AccessLayer | None) -> Shortcut | None:
+    """None where reads wait for other nodes, or each request is logged by the layers."""
+    if edge.gateway is not None or edge.config.log.requests == "all":
+        return None
+    endpoint = next(one for one in ROUTES if one.kind is Kind.SQL)
+    return Shortcut(edge, endpoint, everybody if access is None else access.authenticate)
 
 
 def _count_waiting(edge: Edge) -> None:
@@ -200,7 +210,7 @@ def uvicorn_config(app: Starlette, config: Config) -> uvicorn.Config:
         host=config.http.host,
         port=config.http.port,
         loop="uvloop",
-        http=make_protocol(config.http, edge.metrics.cut),
+        http=make_protocol(config.http, edge.metrics.cut, app.state.shortcut),
         ssl_context_factory=(lambda *_: certificates.context) if certificates else None,
         ws="none",
         lifespan="on",

@@ -30,6 +30,7 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from nearql.engine.strategy import SHARED_QUERIES
@@ -46,12 +47,12 @@ Answers = Callable[[list[M]], Sequence[T | Exception]]
 
 @dataclass(eq=False)
 class _Group:
-    """Requests of one key that wait for the loop's next step."""
+    """Requests of one key that wait for the loop's next step. tell: each one's."""
 
     prepared: Prepared
     answer: Answers[Any, Any]
     members: list[Any] = field(default_factory=list)
-    futures: list[Future[Any]] = field(default_factory=list)
+    tell: list[Callable[[Any], None]] = field(default_factory=list)
 
 
 class Inline:
@@ -76,20 +77,28 @@ class Inline:
             self._crowded_until = now + CROWDED_S
         return now >= self._crowded_until and self._has_room()
 
-    def join(self, key: Hashable, prepared: Prepared, one: M, answer: Answers[M, T]) -> Future[T]:
+    def ask(self, key: Hashable, prepared: Prepared, one: M, answer: Answers[M, T]) -> Future[T]:
+        """As `join`, for who waits."""
+        future: Future[T] = asyncio.get_running_loop().create_future()
+        self.join(key, prepared, one, answer, partial(_settle, future))
+        return future
+
+    def join(
+        self, key: Hashable, prepared: Prepared, one: M, answer: Answers[M, T],
+        tell: Callable[[T | Exception], None],
+    ) -> None:  # fmt: skip
         """Have one request answered with those of the same key that the loop finds now.
 
-        answer: gives each of them its answer, or its error.
+        answer: gives each of them its answer, or its error. tell: is given this one's.
         """
-        loop = asyncio.get_running_loop()
-        if not self._burst:
-            loop.call_soon(self._depart)  # behind what was read from other connections
+        if not self._burst:  # behind what was read from other connections
+            asyncio.get_running_loop().call_soon(self._depart)
         self._burst += 1
-        group = self._groups.setdefault(key, _Group(prepared, answer))
-        future: Future[T] = loop.create_future()
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(prepared, answer)
         group.members.append(one)
-        group.futures.append(future)
-        return future
+        group.tell.append(tell)
 
     def _depart(self) -> None:
         groups, self._groups, self._burst = list(self._groups.values()), {}, 0
@@ -107,10 +116,14 @@ class Inline:
             told = [error] * count
         if time.monotonic() - before > _MUCH * self._limit_s * count:
             group.prepared.pace.forget()
-        for future, outcome in zip(group.futures, told, strict=True):
-            if future.done():  # the request is gone
-                continue
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        for tell, outcome in zip(group.tell, told, strict=True):
+            tell(outcome)
+
+
+def _settle(future: Future[T], outcome: T | Exception) -> None:
+    if future.done():  # the request is gone
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

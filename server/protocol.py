@@ -15,15 +15,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from nearql.engine.errors import InvalidRequest, NearQLError, TooLarge, Unavailable
 from nearql.server.config import HttpSection
 from nearql.server.problem import MEDIA_TYPE, document
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+    from nearql.server.shortcut import Shortcut
 
 DISCARD_S = 30.0
 _TICK_S = 1.0
@@ -46,11 +56,15 @@ class HeadTooLarge(TooLarge):
     title = "Request header fields too large"
 
 
-def make_protocol(section: HttpSection, refused: Callable[[str], None]) -> type[HttpToolsProtocol]:
+def make_protocol(
+    section: HttpSection, refused: Callable[[str], None], shortcut: Shortcut | None = None
+) -> type[HttpToolsProtocol]:
     """The protocol with a node's bounds. refused: told the code of each connection cut short."""
+    quick = shortcut
 
     class Bounded(BoundedProtocol):
         bounds = section
+        shortcut = quick
 
         def told(self, code: str) -> None:
             refused(code)
@@ -62,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection. Invariant: a timer runs exactly while a head or a body is incomplete."""
 
     bounds: HttpSection
+    shortcut: Shortcut | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,6 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._since = self._last = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._held: tuple[RequestResponseCycle, ASGI3Application] | None = None
 
     def told(self, code: str) -> None:
         """Count a connection that is cut short."""
@@ -132,6 +148,22 @@ class BoundedProtocol(HttpToolsProtocol):
         """The request is whole."""
         self._in_body = False
         super().on_message_complete()
+        if self._held is not None and self.shortcut is not None:
+            (cycle, app), self._held = self._held, None
+            begin = partial(super()._start_asgi_task, cycle, app)
+            if not self.shortcut.takes(cycle, begin):
+                begin()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """As uvicorn's; a request that may take the shortcut waits for its body first."""
+        if (
+            self._in_head  # else it waited for the one before it, and its body may be here
+            and self.shortcut is not None
+            and self.shortcut.may_take(cycle.scope)
+        ):
+            self._held = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """The last byte of an answer was handed over."""

@@ -37,7 +37,12 @@ class SqlRequest:
 
 def media_type(request: Request) -> str:
     """The body's media type without parameters, lower-case; empty where none is given."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return bare_media_type(request.headers.get("content-type", ""))
+
+
+def bare_media_type(content_type: str) -> str:
+    """A media type without its parameters, lower-case."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def request_id_of(request: Request, content: bytes = b"") -> bytes | None:
@@ -59,6 +64,11 @@ def request_id_of(request: Request, content: bytes = b"") -> bytes | None:
         )
     canonical = f"{match[1].replace('-', '').lower()}:{int(match[2])}"
     return make_request_id(canonical.encode(), fingerprint(content))
+
+
+def is_request_id(text: str) -> bool:
+    """Whether this is what `NearQL-Request-Id` takes."""
+    return _REQUEST_ID.fullmatch(text.strip()) is not None
 
 
 def fingerprint(content: bytes | pa.Buffer) -> bytes:

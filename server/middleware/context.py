@@ -39,6 +39,11 @@ def _raw(headers: Mapping[str, str]) -> RawHeaders:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
+def answer_headers(tls: bool) -> RawHeaders:
+    """What each answer carries. tls: over TLS."""
+    return _raw({**_HEADERS, **(_TLS_HEADERS if tls else {})})
+
+
 def request_id(scope: Scope) -> str:
     """The request's id: the client's `X-Request-Id` where it is safe to log, else a new one."""
     for name, value in scope["headers"]:
@@ -54,7 +59,7 @@ class RequestContext:
         self, app: ASGIApp, observe: Observer, access_log: bool = False, tls: bool = False
     ) -> None:
         self.app = app
-        self.headers = _raw({**_HEADERS, **(_TLS_HEADERS if tls else {})})
+        self.headers = answer_headers(tls)
         self.observe = observe
         self.access_log = access_log
 

@@ -37,11 +37,12 @@ from nearql.server.session_token import (
 
 Answer = tuple[list[Any], str, int]  # pieces, media type, rows
 _NO_TIMEOUT_MS = 24 * 3_600_000
-_GLANCE_BYTES = 64 << 10  # bodies up to here are parsed by the event loop
+GLANCE_BYTES = 64 << 10  # bodies up to here are parsed by the event loop
+SHORT_BYTES = 256 << 10  # answers up to here are sent in one piece, and not counted meanwhile
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class Question:
     """What a worker thread needs to answer."""
 
     body: bytes
@@ -67,7 +68,7 @@ async def sql(request: Request, edge: Edge) -> Response:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Made:
     """An answer. wrote: something was written for it, so it may not be refused any more."""
 
     pieces: list[Any]
@@ -75,9 +76,14 @@ class _Made:
     rows: int
     wrote: bool
 
+    @property
+    def is_short(self) -> bool:
+        """Whether it is one piece, which is sent as it is."""
+        return len(self.pieces) == 1 and memoryview(self.pieces[0]).nbytes <= SHORT_BYTES
+
 
 @dataclass(frozen=True, slots=True)
-class _Later:
+class Later:
     """A request that is more than a search, or another node's; nothing of it was done yet."""
 
     asked: SqlRequest
@@ -85,8 +91,16 @@ class _Later:
     there: There | None = None  # where it belongs, if not here
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How far `server.shortcut` came with a request. outcome: None where it did not begin."""
+
+    known: Later
+    outcome: Made | Later | Exception | None = None
+
+
 async def _answered(request: Request, edge: Edge, body: bytes, started: float) -> Response:
-    question = _Question(
+    question = Question(
         started=started,
         stop=Stop(),
         request_id=request_id_of(request, body),
@@ -98,50 +112,60 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
         principal=principal_of(request),
     )
     made = await _first_tried(request, edge, question)
-    if isinstance(made, _Later):
+    if isinstance(made, Later):
         stop = question.stop.stop
         rest = partial(answer, edge, question, made)
         made = await edge.run(rest, request, stop, heavy=not made.there, remote=bool(made.there))
-        assert isinstance(made, _Made)
+        assert isinstance(made, Made)
     edge.metrics.rows_returned.inc(made.rows)
     headers = {} if edge.gateway is None else {NODES_HEADER: edge.gateway.node_urls()}
-    if len(made.pieces) == 1 and isinstance(made.pieces[0], bytes):
-        return Response(made.pieces[0], media_type=made.kind, headers=headers)
+    if made.is_short:
+        return Response(bytes(made.pieces[0]), media_type=made.kind, headers=headers)
     return _large(edge, made, headers)
 
 
-async def _first_tried(request: Request, edge: Edge, question: _Question) -> _Made | _Later:
+async def _first_tried(request: Request, edge: Edge, question: Question) -> Made | Later:
     """The answer, unless it is found to be a matter for other threads."""
+    tried: Tried | None = request.scope.get("nearql.tried")
+    if tried is not None and isinstance(tried.outcome, Exception):
+        raise tried.outcome
+    if tried is not None and isinstance(tried.outcome, Made):
+        return tried.outcome
     bulk = len(question.body) > edge.config.http.small_body
-    known = _known(edge, question) if len(question.body) <= _GLANCE_BYTES else None
+    known = known_of(edge, question, tried) if len(question.body) <= GLANCE_BYTES else None
     if known is None or known.prepared is None:
         work = partial(answer, edge, question, known, light_only=not bulk)
         return await edge.run(work, request, question.stop.stop, bulk=bulk)
-    if edge.inline.takes(known.prepared, known.asked.settings or {}):
+    again = tried is not None and tried.outcome is not None  # it was more than the loop takes
+    if not again and edge.inline.takes(known.prepared, known.asked.settings or {}):
         one = question, known, copy_context()
-        made = await edge.inline.join(
-            _group(question, known), known.prepared, one, partial(_answers, edge)
+        made = await edge.inline.ask(
+            group_of(question, known), known.prepared, one, partial(answers_of, edge)
         )
-        if isinstance(made, _Made):
+        if isinstance(made, Made):
             return made
     work = partial(_paced, edge, question, known, time.thread_time)
     return await edge.run(work, request, question.stop.stop)
 
 
-def _known(edge: Edge, question: _Question) -> _Later | None:
+def known_of(edge: Edge, question: Question, tried: Tried | None = None) -> Later | None:
     """The request parsed, and prepared where it is a search that was planned before. None in a
     cluster, where a read may have to wait for what others wrote.
+
+    tried: what this said before.
     """
+    if tried is not None:
+        return tried.known
     if edge.gateway is not None:
         return None
     asked = parse_sql_request(question.body, question.content_type)
-    return _Later(asked, question.node.session().known_search(asked.sql))
+    return Later(asked, question.node.session().known_search(asked.sql))
 
 
-_Joined = tuple[_Question, _Later, Context]
+_Joined = tuple[Question, Later, Context]
 
 
-def _group(question: _Question, known: _Later) -> Hashable:
+def group_of(question: Question, known: Later) -> Hashable:
     """Equal for requests that may be answered by one call."""
     shared = shared_key(known.prepared, known.asked.params)
     if shared is None or spans.tracer is not None:  # each has spans of its own
@@ -150,7 +174,7 @@ def _group(question: _Question, known: _Later) -> Hashable:
     return id(known.prepared), id(question.node), question.principal.user, settings, shared
 
 
-def _answers(edge: Edge, members: Sequence[_Joined]) -> Sequence[_Made | _Later | Exception]:
+def answers_of(edge: Edge, members: Sequence[_Joined]) -> Sequence[Made | Later | Exception]:
     """The answers of a group: from one call, or one by one where one of them is wrong."""
     # Each in its own context, or in the first one's: its id is in what is logged.
     if len(members) > 1 and (made := members[0][2].run(_together, edge, members)) is not None:
@@ -158,7 +182,7 @@ def _answers(edge: Edge, members: Sequence[_Joined]) -> Sequence[_Made | _Later 
     return [context.run(_alone, edge, one, known) for one, known, context in members]
 
 
-def _together(edge: Edge, members: Sequence[_Joined]) -> list[_Made] | None:
+def _together(edge: Edge, members: Sequence[_Joined]) -> list[Made] | None:
     question, known, _ = members[0]
     asked, before = known.asked, time.perf_counter()
     try:
@@ -180,7 +204,7 @@ def _together(edge: Edge, members: Sequence[_Joined]) -> list[_Made] | None:
     return made
 
 
-def _alone(edge: Edge, question: _Question, known: _Later) -> _Made | _Later | Exception:
+def _alone(edge: Edge, question: Question, known: Later) -> Made | Later | Exception:
     try:
         return _paced(edge, question, known, time.perf_counter, at_once=True)
     except Exception as error:  # noqa: BLE001 - raised where the request waits for it
@@ -189,21 +213,21 @@ def _alone(edge: Edge, question: _Question, known: _Later) -> _Made | _Later | E
 
 def _paced(
     edge: Edge,
-    question: _Question,
-    known: _Later,
+    question: Question,
+    known: Later,
     clock: Callable[[], float],
     *,
     at_once: bool = False,
-) -> _Made | _Later:
+) -> Made | Later:
     """The answer to a known search; remembers how long it took."""
     before = clock()
     made = answer(edge, question, known, light_only=True, at_once=at_once)
-    if isinstance(made, _Made):
+    if isinstance(made, Made):
         known.prepared.pace.told(known.asked.settings or {}, clock() - before)
     return made
 
 
-def _large(edge: Edge, made: _Made, headers: Mapping[str, str]) -> Response:
+def _large(edge: Edge, made: Made, headers: Mapping[str, str]) -> Response:
     """An answer in pieces; its bytes count among those of all such answers until it is sent."""
     size = sum(memoryview(piece).nbytes for piece in made.pieces)
     if not edge.answer_memory.take(size):
@@ -220,12 +244,12 @@ def _large(edge: Edge, made: _Made, headers: Mapping[str, str]) -> Response:
 
 def answer(
     edge: Edge,
-    question: _Question,
-    later: _Later | None = None,
+    question: Question,
+    later: Later | None = None,
     *,
     light_only: bool = False,
     at_once: bool = False,
-) -> _Made | _Later:
+) -> Made | Later:
     """Parse, execute here or where it belongs, encode; in a worker thread, or see `server.inline`.
 
     light_only: where the request is more than a search, or another node's, do nothing and say so.
@@ -239,17 +263,17 @@ def answer(
         node = edge.gateway.place(nature)
         there = None if node is None else There(node, nature.writes)
         if there is not None and light_only:
-            return _Later(asked, prepared, there)
+            return Later(asked, prepared, there)
     if there is not None:
         return _relayed(edge, question, asked, there)
     how = {"light_only": light_only, "prepared": prepared, "at_once": at_once}
     try:
         return _executed(edge, question, asked, how)
     except Deferred as deferred:
-        return _Later(asked, deferred.prepared)
+        return Later(asked, deferred.prepared)
 
 
-def _relayed(edge: Edge, question: _Question, asked: SqlRequest, there: There) -> _Made:
+def _relayed(edge: Edge, question: Question, asked: SqlRequest, there: There) -> Made:
     """Another node's answer. That node ends it when the client goes away, or has waited enough."""
     assert edge.gateway is not None
     sent = Asked(
@@ -258,14 +282,14 @@ def _relayed(edge: Edge, question: _Question, asked: SqlRequest, there: There) -
         waited_ms=int((time.perf_counter() - question.started) * 1000),
     )  # fmt: skip
     told = forward(edge.gateway, there, sent, _timeout_ms(edge, asked), question.stop)
-    return _Made(*told, there.writes)
+    return Made(*told, there.writes)
 
 
 def answer_forwarded(edge: Edge, asked: Asked, stop: Stop) -> Answer:
     """What another node forwarded: done here, or refused; heavy statements wait among those of this
     node.
     """
-    question = _Question(
+    question = Question(
         body=asked.body, content_type=asked.content_type, request_id=asked.request_id,
         session=asked.session, arrow=asked.arrow, stop=stop,
         started=time.perf_counter() - asked.waited_ms / 1000,
@@ -289,7 +313,7 @@ def _timeout_ms(edge: Edge, asked: SqlRequest) -> int:
     return int(variables.get("statement_timeout_ms")) or _NO_TIMEOUT_MS
 
 
-def _executed(edge: Edge, question: _Question, asked: SqlRequest, how: Mapping[str, Any]) -> _Made:
+def _executed(edge: Edge, question: Question, asked: SqlRequest, how: Mapping[str, Any]) -> Made:
     gateway = edge.gateway
     if gateway is None:
         since, reads = check_token(edge.node, question.session), None
@@ -311,18 +335,18 @@ def _executed(edge: Edge, question: _Question, asked: SqlRequest, how: Mapping[s
     return _encoded(edge, question, since, result)
 
 
-def _encoded(edge: Edge, question: _Question, since: Positions, result: ResultPort) -> _Made:
+def _encoded(edge: Edge, question: Question, since: Positions, result: ResultPort) -> Made:
     elapsed_ms = (time.perf_counter() - question.started) * 1000
     token = session_token(edge.node, since, result.stats.get("shards") or ())
     stats = wire.statistics(edge.config.node.name, elapsed_ms, result.stats, {"session": token})
     rows, wrote = result.table.num_rows, "write" in result.stats
     if question.arrow:
         pieces = wire.arrow_answer(result, stats, edge.result_bytes)
-        return _Made(pieces, wire.ARROW_STREAM, rows, wrote)
-    return _Made(wire.json_answer(result, stats, edge.result_bytes), wire.JSON, rows, wrote)
+        return Made(pieces, wire.ARROW_STREAM, rows, wrote)
+    return Made(wire.json_answer(result, stats, edge.result_bytes), wire.JSON, rows, wrote)
 
 
-def _check_awaited(edge: Edge, question: _Question) -> None:
+def _check_awaited(edge: Edge, question: Question) -> None:
     """Begin nothing for which the client has not waited, or has waited too long already."""
     if question.stop.asked:
         raise StatementTimeout("The client went away before the statement began.")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,10 +23,9 @@ from nearql.server import inline as server_inline
 from nearql.server.access.principal import LOCAL
 from nearql.server.edge import Edge
 from nearql.server.inline import BURST, CROWDED_S, Inline
-from nearql.server.node import Node
 from nearql.server.request import SqlRequest
-from nearql.server.routes.sql import _answers, _group, _Later, _Question
-from support.http_node import Served, make_config, serve
+from nearql.server.routes.sql import Later, Question, answers_of, group_of
+from support.http_node import Served
 
 SEARCH = "SELECT id FROM docs ORDER BY vec <-> :q LIMIT 3"
 QUICK_S = 0.0005
@@ -88,12 +85,12 @@ def test_a_run_that_takes_much_longer_goes_back_to_the_threads(
         return answer
 
     async def run() -> list[bool]:
-        await found.join("key", quick, "q", taking(0.003))
+        await found.ask("key", quick, "q", taking(0.003))
         taken = [found.takes(quick, {})]
-        both = [found.join("key", quick, "q", taking(0.006)) for _ in range(2)]
+        both = [found.ask("key", quick, "q", taking(0.006)) for _ in range(2)]
         await asyncio.gather(*both)
         taken.append(found.takes(quick, {}))
-        await found.join("key", quick, "q", taking(0.005))
+        await found.ask("key", quick, "q", taking(0.005))
         return [*taken, found.takes(quick, {})]
 
     assert asyncio.run(run()) == [True, True, False]
@@ -107,7 +104,7 @@ def test_requests_found_together_are_one_call_for_each_key() -> None:
         return same(members)
 
     async def run() -> list[Any]:
-        joined = [found.join(key, quick, f"{key}{n}", answer) for n, key in enumerate("aba")]
+        joined = [found.ask(key, quick, f"{key}{n}", answer) for n, key in enumerate("aba")]
         return await asyncio.gather(*joined)
 
     assert asyncio.run(run()) == ["a0", "b1", "a2"]
@@ -118,7 +115,7 @@ def test_requests_found_together_are_one_call_for_each_key() -> None:
 def test_an_error_is_the_answer_of_the_one_who_caused_it() -> None:
     async def run() -> list[Any]:
         found = inline()
-        joined = [found.join("key", prepared(), one, same) for one in ("a", "wrong", "b")]
+        joined = [found.ask("key", prepared(), one, same) for one in ("a", "wrong", "b")]
         return await asyncio.gather(*joined, return_exceptions=True)
 
     first, error, last = asyncio.run(run())
@@ -132,7 +129,7 @@ def test_an_error_of_the_call_is_everybodys() -> None:
 
     async def run() -> list[Any]:
         found = inline()
-        joined = [found.join("key", prepared(), one, fail) for one in ("a", "b")]
+        joined = [found.ask("key", prepared(), one, fail) for one in ("a", "b")]
         return await asyncio.gather(*joined, return_exceptions=True)
 
     assert list(map(str, asyncio.run(run()))) == ["broken", "broken"]
@@ -141,7 +138,7 @@ def test_an_error_of_the_call_is_everybodys() -> None:
 def test_a_request_that_is_gone_leaves_the_others_their_answers() -> None:
     async def run() -> str:
         found = inline()
-        gone, stays = (found.join("key", prepared(), one, same) for one in ("a", "b"))
+        gone, stays = (found.ask("key", prepared(), one, same) for one in ("a", "b"))
         gone.cancel()
         return await stays
 
@@ -157,7 +154,7 @@ def test_more_at_once_go_to_the_threads_for_a_while(monkeypatch: pytest.MonkeyPa
         taken, joined = [], []
         for _ in range(BURST):
             taken.append(found.takes(quick, {}))
-            joined.append(found.join("key", quick, "q", same))
+            joined.append(found.ask("key", quick, "q", same))
         taken.append(found.takes(quick, {}))
         await asyncio.gather(*joined)
         taken.append(found.takes(quick, {}))
@@ -174,23 +171,10 @@ def test_the_loops_next_turn_begins_a_new_burst() -> None:
         taken = []
         for _ in range(BURST + 1):
             taken.append(found.takes(quick, {}))
-            await found.join("key", quick, "q", same)
+            await found.ask("key", quick, "q", same)
         return taken
 
     assert asyncio.run(run()) == [True] * (BURST + 1)
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[Served]:
-    """A node with a table of 50 rows; every search counts as short, on any machine."""
-    config = make_config(tmp_path)
-    with closing(Node.open(config)) as node, serve(node, config) as running:
-        edge = running.server.config.app.state.edge  # type: ignore[union-attr]
-        edge.inline = Inline(3_600_000, node.has_room)
-        assert running.sql("CREATE TABLE docs (id BIGINT PRIMARY KEY, vec VECTOR(2))").is_success
-        rows = ", ".join(f"({n}, '[{n}, 0]')" for n in range(50))
-        assert running.sql(f"INSERT INTO docs VALUES {rows}").is_success
-        yield running
 
 
 def rows_of(served: Served, text: str, **members: Any) -> list[Any]:
@@ -279,11 +263,11 @@ def joined(real: Served, params: dict[str, Any], text: str = SEARCH, settings: A
     """A request as it joins a group."""
     node = real.node
     asked = SqlRequest(text, params, settings)
-    question = _Question(
+    question = Question(
         body=b"", content_type="", request_id=None, session=None, arrow=False,
         started=time.perf_counter(), stop=Stop(), node=node, principal=LOCAL,
     )  # fmt: skip
-    return question, _Later(asked, node.session().known_search(text)), copy_context()
+    return question, Later(asked, node.session().known_search(text)), copy_context()
 
 
 def test_the_loop_waits_for_no_table_that_is_being_altered(
@@ -317,7 +301,7 @@ def test_a_group_is_one_call_with_an_answer_for_each(real: Served) -> None:
     members = [joined(real, {"q": [n, 0]}) for n in (5, 0, 49, 5)]
     asked = real.node.session().statements
     before = next(asked._ids)
-    made = _answers(edge_of(real), members)
+    made = answers_of(edge_of(real), members)
     assert next(asked._ids) == before + 2  # one statement
     assert list(map(shown, made)) == [
         [[5], [4], [6]], [[0], [1], [2]], [[49], [48], [47]], [[5], [4], [6]],
@@ -337,14 +321,14 @@ def test_what_a_group_logs_names_one_of_its_requests(
     monkeypatch.setattr(statements, "_slow_s", 0.0)
     monkeypatch.setattr(statements, "on_slow", lambda _: seen.append(get_contextvars()))
     with bound_contextvars(request_id="whoever came first in this turn of the loop"):
-        _answers(edge_of(real), members)
+        answers_of(edge_of(real), members)
     assert seen == [{"request_id": "first"}]
 
 
 def test_in_a_group_each_gets_its_own_error(real: Served) -> None:
     rows_of(real, SEARCH, params={"q": [0, 0]})
     members = [joined(real, params) for params in ({"q": [5, 0]}, {"q": [1, 2, 3]}, {"q": None})]
-    first, wrong, null = _answers(edge_of(real), members)
+    first, wrong, null = answers_of(edge_of(real), members)
     assert shown(first) == [[5], [4], [6]]
     assert isinstance(wrong, InvalidValue)
     assert wrong.code == "wrong_dimensions"
@@ -363,13 +347,13 @@ def test_what_may_share_a_call(real: Served) -> None:
     assert all(shared_key(known, other) != key for other in others)
     assert shared_key(known, {"q": 1, "least": 0.0}) != shared_key(known, {"q": 1, "least": -0.0})
     groups = [
-        _group(*joined(real, {"q": [1, 2], "least": 4}, text, {"latency_budget_ms": given})[:2])
+        group_of(*joined(real, {"q": [1, 2], "least": 4}, text, {"latency_budget_ms": given})[:2])
         for given in (1, True, 1)
     ]
     assert groups[0] == groups[2] != groups[1]  # true is an error
     assert shared_key(known, {"q": [1, 2], "least": [4]}) is None
     members = [joined(real, {"q": [n, 0], "least": 10}, text) for n in (0, 30)]
-    assert list(map(shown, _answers(edge_of(real), members))) == [
+    assert list(map(shown, answers_of(edge_of(real), members))) == [
         [[11], [12], [13]], [[29], [31], [28]],
     ]  # fmt: skip
 

@@ -213,7 +213,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun(served: Served) -> None:
     from nearql.server.routes import sql as route
 
     edge = served.server.config.app.state.edge  # type: ignore[union-attr]
-    question = route._Question(
+    question = route.Question(
         body=b'{"sql": "X"}', content_type="", request_id=None, session=None, arrow=False,
         started=-1e9, stop=Stop(), node=served.node, principal=None,  # type: ignore[arg-type]
     )  # fmt: skip
