@@ -15,6 +15,7 @@ from nearql.engine.segment.cache import ColumnCache
 from nearql.engine.text import TextMemory
 
 if TYPE_CHECKING:
+    from nearql.engine.index.declared import IndexTerms
     from nearql.engine.search import Searcher
     from nearql.engine.settings import EngineSettings
     from nearql.engine.storage.files import FileSystem
@@ -31,6 +32,7 @@ class EngineContext:
     flusher: what makes the logs durable; None = the process's own threads.
     batcher: what answers concurrent searches together.
     replicated: tables are copies that replication drives (`engine.shard.copy`).
+    index_terms: what tells the meaning of SQL in index definitions; None = nobody can.
     """
 
     settings: EngineSettings
@@ -41,6 +43,7 @@ class EngineContext:
     flusher: Flusher | None = None
     batcher: Batcher = field(default_factory=Batcher, repr=False)
     replicated: bool = False
+    index_terms: IndexTerms | None = field(default=None, repr=False)
 
     @cached_property
     def column_cache(self) -> ColumnCache:

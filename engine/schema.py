@@ -289,11 +289,6 @@ class IndexDef:
     condition: str | None = None
     bits: str | None = None
 
-    @property
-    def is_built(self) -> bool:
-        """Whether something is made of it; else searches that could use it are exact."""
-        return self.expression is None and self.condition is None and self.bits is None
-
 
 @dataclass(frozen=True)
 class TableDef:

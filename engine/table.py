@@ -32,13 +32,16 @@ from nearql.engine.errors import (
     Unavailable,
     WriteUnknown,
 )
-from nearql.engine.index.catalog import IndexProgress, TableIndexes
+from nearql.engine.index.catalog import TableIndexes
+from nearql.engine.index.progress import IndexProgress
 from nearql.engine.keys import Key, keys_of, shard_of
 from nearql.engine.maintenance import RETRY_BYTES, Maintenance
 from nearql.engine.request_id import NO_REQUEST
 from nearql.engine.schema import Column, IndexDef, TableDef, TableSchema
 from nearql.engine.segment.damage import Damage
+from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.rows import Rows
+from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.local_copy import LocalCopy
 from nearql.engine.shard.plan import duplicate_key
 from nearql.engine.shard.records import Counts, SchemaChange, Statement
@@ -79,6 +82,7 @@ class Table:
         self._maintenance = Maintenance(definition.name, self._shards, context)
         self._indexes = TableIndexes(definition.name, self._shards, context)
         self._texts = TextIndexes(context.text_memory, context.settings.text_words)
+        self._indexes.scan = self._segment_rows
         for shard in self._shards:
             shard.watcher = self._indexes
         self.copies = self._made_copies()
@@ -182,6 +186,13 @@ class Table:
         if view is None or not view.shows(schema, shards):
             view = self._view = TableView(schema, shards, self._context, self._indexes, self._texts)
         return view
+
+    def _segment_rows(self, number: int, data: SegmentData, columns: Sequence[str]) -> pa.Table:
+        """See `index.declared.Scan`."""
+        shard = self._shards[number].read_view()
+        alone = replace(shard, segments=(SegmentView(data, sealed=True),), live=data.rows)
+        schema = self._definition.schema
+        return TableView(schema, (alone,), self._context, self._indexes, self._texts).scan(columns)
 
     def stats(self) -> TableStats:
         """Sizes and positions now."""

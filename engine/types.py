@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from nearql.engine.derived import Derivation
+
 ROW_COLUMN = "__row"  # row number in scans: int64, `shard << SHARD_SHIFT | position`
 KEY_COLUMN = "__key"  # the hidden primary key of a table declared without one; BIGINT
 SHARD_SHIFT = 40  # up to 2**40 row versions in a shard and 2**23 shards in a table
@@ -83,6 +85,9 @@ class SearchRequest:
     queries: float32, shape (nq, d), C-contiguous, finite.
     rows: the rows that qualify; None = every live row.
     patience: whether it may wait for others; None = it doesn't.
+    derived: what is compared instead of the column's own vectors.
+    partial: uuids of the indexes over some rows alone that may be asked: their conditions hold for
+        every row that qualifies.
     """
 
     column: str
@@ -92,6 +97,8 @@ class SearchRequest:
     rows: RowSet | None = None
     patience: Patience | None = None
     tuning: Tuning = Tuning()
+    derived: Derivation | None = None
+    partial: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

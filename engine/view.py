@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from nearql.engine import spans, strategy
 from nearql.engine.context import EngineContext
 from nearql.engine.defaults import literal_default
+from nearql.engine.derived import Derivation
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
 from nearql.engine.index.catalog import TableIndexes
 from nearql.engine.index.kept import Kept
 from nearql.engine.index.search import search_indexed
 from nearql.engine.schema import Column, TableSchema
-from nearql.engine.search import VectorSlice
+from nearql.engine.search import Searcher, VectorSlice
+from nearql.engine.search_derived import DerivedSearcher
 from nearql.engine.segment.damage import check_keys
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
@@ -83,8 +85,8 @@ class TableView:
         self._shards = shards
         self._context = context
         self._indexes = indexes
-        self._sliced: dict[int, tuple[list[_Part], list[VectorSlice]]] = {}
-        self._indexed: dict[tuple[int, Metric], Kept] = {}
+        self._sliced: dict[tuple[int, Any], tuple[list[_Part], list[VectorSlice]]] = {}
+        self._indexed: dict[tuple[Any, ...], Kept] = {}
         self._texts = texts
 
     def without_damage(self) -> TableView:
@@ -182,8 +184,11 @@ class TableView:
             NotFound, InvalidValue: no such vector column, or queries of another dimension.
         """
         self._context.memory.check(0, "A search")
-        column = self._check_vector(request.column, request.queries)
-        key = id(self), column.number, request.metric, id(request.rows), request.tuning
+        column = self._check_searched(request)
+        key = (
+            id(self), column.number, request.metric, id(request.rows), request.tuning,
+            request.derived, request.partial,
+        )  # fmt: skip
         return self._context.batcher.search(
             key,
             request,
@@ -206,8 +211,8 @@ class TableView:
 
     def _search(self, request: SearchRequest) -> SearchHits:
         number = self._schema.column(request.column).number
-        parts, slices = self._slices(number)
-        searcher = self._context.searcher
+        parts, slices = self._slices(number, request.derived)
+        searcher = self._searcher(request)
         kept = self._kept(number, parts, request)
         if len(request.queries) == 1:
             masks_of = partial(self._masks, parts)
@@ -219,17 +224,23 @@ class TableView:
             request, masks=self._masks(parts, request.rows), keys_of=self._keys_of,
         )  # fmt: skip
 
+    def _searcher(self, request: SearchRequest) -> Searcher:
+        if request.derived is None:
+            return self._context.searcher
+        return DerivedSearcher(self._context.searcher, self._context.column_cache)
+
     def _kept(self, number: int, parts: Sequence[_Part], request: SearchRequest) -> Kept:
         """The indexes that the search may ask; looked up again when one has changed."""
         usable = self._indexes.asked(number, request)
         generation = self._indexes.generation
-        kept = self._indexed.get((number, request.metric))
+        key = number, request.metric, request.derived, request.partial
+        kept = self._indexed.get(key)
         if kept is None or kept.generation != generation:
             indexes: Sequence[Any] = [None] * len(parts)
             if usable:
                 data = [part.segment.data for part in parts]
-                indexes = self._indexes.over(data, number, request.metric)
-            kept = self._indexed[number, request.metric] = Kept(generation, indexes)
+                indexes = self._indexes.over(data, number, request)
+            kept = self._indexed[key] = Kept(generation, indexes)
         return kept
 
     def search_range(
@@ -327,16 +338,31 @@ class TableView:
     def _masks(self, parts: Sequence[_Part], rows: RowSet | None) -> list[Any] | None:
         return None if rows is None else [self._mask(part, rows) for part in parts]
 
-    def _slices(self, number: int) -> tuple[list[_Part], list[VectorSlice]]:
+    def _slices(
+        self, number: int, derived: Derivation | None
+    ) -> tuple[list[_Part], list[VectorSlice]]:
         """The parts that hold this vector column, and what a search needs of them; kept."""
-        found = self._sliced.get(number)
+        found = self._sliced.get((number, derived))
         if found is None:
             parts = [part for part in self._parts if part.segment.data.has(number)]
-            found = self._sliced[number] = parts, [_slice(part, number) for part in parts]
+            slices = [_slice(part, number, derived) for part in parts]
+            found = self._sliced[number, derived] = parts, slices
         return found
 
     def _searched(self, column: Column) -> list[_Part]:
         return [part for part in self._parts if part.segment.data.has(column.number)]
+
+    def _check_searched(self, request: SearchRequest) -> Column:
+        if request.derived is None:
+            return self._check_vector(request.column, request.queries)
+        column = self._schema.column(request.column)
+        if (dimensions := request.queries.shape[-1]) != request.derived.dimensions:
+            raise InvalidValue(
+                f"The expression over column {column.name} has {request.derived.dimensions} "
+                f"dimensions; the query vector has {dimensions}.",
+                code="dimension_mismatch", column=column.name,
+            )  # fmt: skip
+        return column
 
     def _check_vector(self, name: str, query: NDArray[np.float32]) -> Column:
         column = self._schema.column(name)
@@ -503,9 +529,9 @@ def _picked_vectors(column: Column, pick: _Pick) -> pa.Array:
     return _vectors(pick.part.segment.data.vectors[column.number].take(_all(pick.offsets)))
 
 
-def _slice(part: _Part, number: int) -> VectorSlice:
+def _slice(part: _Part, number: int, derived: Derivation | None = None) -> VectorSlice:
     """The segment's vectors for a search; kept with the segment view, as its statistics are."""
-    return part.segment.vector_slice(number, part.first_row)
+    return part.segment.vector_slice(number, part.first_row, derived)
 
 
 def _distance_array(spec: DistanceSpec, column: Column, pick: _Pick) -> pa.Array:

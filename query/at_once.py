@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nearql.engine.types import SearchRequest
 from nearql.query.plan import Nearest, Output, Plan, Relation
 from nearql.query.result import Result, ResultColumn
 from nearql.query.weight import Deferred
@@ -53,9 +52,7 @@ def run_together(run: Execution, plan: Plan, given: Sequence[Parameters]) -> lis
     count = run.count(access.limit, access.offset)
     skipped = run.count(access.offset, None) if access.offset else 0
     rows = run.filter(step, access.filter)
-    request = SearchRequest(
-        access.distance.column, access.distance.metric, queries, count, rows, tuning=run.tuning()
-    )
+    request = run.request(access, queries, count, rows)
     view = run.view(step.table)
     hits = run.timed("search", lambda: run.search(step.name, view, request))
     run.trace.add_search(step.name, hits.stats)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
@@ -25,6 +26,10 @@ from nearql.query.duck_errors import nearest_name
 from nearql.query.plan import INTERNAL
 from nearql.query.ports import CatalogView
 from nearql.query.trees import all_of, below, copy_of
+
+if TYPE_CHECKING:
+    from nearql.engine.derived import Derivation
+    from nearql.query.implied import PartialIndex
 
 META = "nearql_source"  # in the meta of a table's node: its source's name
 MADE = "nearql_made"  # in the meta of a table's node: the function that is asked about it
@@ -43,13 +48,17 @@ class PendingValue:
 
 @dataclass(eq=False)
 class PendingDistance:
-    """A distance column of a source. `identity` tells equal distances."""
+    """A distance column of a source. `identity` tells equal distances. derived, shown: as in
+    `plan.Distance`.
+    """
 
     name: str
     column: str
     metric: Metric
     query: PendingValue
     identity: str
+    derived: Derivation | None = None
+    shown: str = ""
 
 
 @dataclass(eq=False)
@@ -78,6 +87,8 @@ class PendingNearest:
     offset: PendingValue | None
     filter: exp.Select | None
     survivors: exp.Select | None = None
+    partial: tuple[PartialIndex, ...] = ()
+    index: str | None = None
 
 
 @dataclass(eq=False)

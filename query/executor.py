@@ -37,6 +37,7 @@ from nearql.query.duck_errors import nearest_name
 from nearql.query.filters import FilterCache
 from nearql.query.found import dense, found_rows, nothing, renamed
 from nearql.query.guard import SYSTEM_TABLES, placed
+from nearql.query.implied import PartialIndex
 from nearql.query.knn import knn_rows
 from nearql.query.made import made_rows
 from nearql.query.parameters import Parameters, vector
@@ -337,12 +338,10 @@ class Execution:
         rows = self.filter(step, access.filter)
         if query is None or count == 0:
             return nothing()
-        distance = access.distance
-        request = SearchRequest(
-            distance.column, distance.metric, query[np.newaxis], count, rows,
+        request = replace(
+            self.request(access, query[np.newaxis], count, rows),
             patience=Patience(self.variables.get("latency_budget_ms"), self.check_time),
-            tuning=self.tuning(),
-        )  # fmt: skip
+        )
         if access.survivors is None:
             return self.search(step.name, view, request)
         return self._widened(step, access, request, access.survivors)
@@ -353,6 +352,20 @@ class Execution:
         if self.searched is not None:
             self.searched.append(Searched(name, view, request, hits))
         return hits
+
+    def request(
+        self, access: Nearest, queries: Vector, count: int, rows: RowSet | None
+    ) -> SearchRequest:
+        """What a relation's search asks of the engine. queries: float32 (nq, d)."""
+        distance = access.distance
+        partial = tuple(one.uuid for one in access.partial if one.serves(self._values_for(one)))
+        return SearchRequest(
+            distance.column, distance.metric, queries, count, rows,
+            tuning=self.tuning(), derived=distance.derived, partial=partial,
+        )  # fmt: skip
+
+    def _values_for(self, index: PartialIndex) -> Mapping[str, Any]:
+        return self.parameters.scalars(index.parameters) if index.parameters else {}
 
     def tuning(self) -> Tuning:
         """What the session permits an index."""

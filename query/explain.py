@@ -24,6 +24,7 @@ from nearql.query.plan import (
     KnnJoin,
     Made,
     Materialized,
+    Nearest,
     Plan,
     Query,
     Relation,
@@ -206,12 +207,24 @@ def _access(step: Relation, access: Access) -> Node:
     if isinstance(access, Made):
         return _made(table, access)
     distance = access.distance
-    shown = f"{table}.{distance.column} {_OPERATOR[distance.metric]} {_shown(distance.query)}"
+    of = distance.shown or f"{table}.{distance.column}"
+    shown = f"{of} {_OPERATOR[distance.metric]} {_shown(distance.query)}"
     if isinstance(access, Within):
         return Node("RangeSearch", f"{shown} ({distance.metric}, radius = {_shown(access.radius)})")
     until = ", more until the join gives as many" if access.survivors else ""
     count = _count(access.limit, access.offset)
-    return Node("VectorSearch", f"{shown} ({distance.metric}, k = {count}{until})")
+    return Node("VectorSearch", f"{shown} ({distance.metric}, k = {count}{until}){_by(access)}")
+
+
+def _by(access: Nearest) -> str:
+    """Which of the indexes that aren't simply the column's serve."""
+    names = [
+        f"{one.name} (if its condition follows from the parameters)" if one.parameters else one.name
+        for one in access.partial
+    ]
+    if access.index is not None:
+        names.append(access.index)
+    return f" by index {' or '.join(names)}" if names else ""
 
 
 def _made(table: str, access: Made) -> Node:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from nearql.engine.derived import Derivation
+    from nearql.query.implied import PartialIndex
+
 INTERNAL = "nq0_"  # how every generated name starts; the guard refuses such names in a statement
 
 
@@ -54,12 +57,17 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """A table's vector column and a query vector, compared. name: the column that this becomes."""
+    """A table's vector column and a query vector, compared. name: the column that this becomes.
+
+    derived: what an expression makes of the column, compared instead; shown: that expression.
+    """
 
     name: str
     column: str
     metric: Metric
     query: Value
+    derived: Derivation | None = None
+    shown: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +92,8 @@ class Nearest:
 
     survivors: where the statement joins: returns how many rows it makes of those found so far; rows
         are fetched until it makes `limit + offset`, or none is left.
+    partial: indexes that may be asked besides those over all rows. index: the name of one that is
+        over the expression and all rows.
     """
 
     distance: Distance
@@ -91,6 +101,8 @@ class Nearest:
     offset: Value | None = None
     filter: Query | None = None
     survivors: Query | None = None
+    partial: tuple[PartialIndex, ...] = ()
+    index: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

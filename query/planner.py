@@ -404,7 +404,9 @@ class Lowering:
 
     def _distance(self, pending: PendingDistance) -> Distance:
         query = self._value(pending.query, is_vector=True)
-        return Distance(pending.name, pending.column, pending.metric, query)
+        return Distance(
+            pending.name, pending.column, pending.metric, query, pending.derived, pending.shown
+        )
 
     def _access(self, source: Source, distances: dict[str, Distance]) -> Access:
         access = source.access
@@ -413,6 +415,7 @@ class Lowering:
                 distances[access.distance.name],
                 self._value(access.limit), self._optional(access.offset),
                 self._filter(access.filter), self._survivors(source, access.survivors),
+                access.partial, access.index,
             )  # fmt: skip
         if isinstance(access, PendingWithin):
             return Within(distances[access.distance.name], self._value(access.radius))

@@ -61,6 +61,7 @@ from nearql.engine.table import Table
 from nearql.query import duck
 from nearql.query.ports import CatalogView
 from nearql.query.session import Session
+from nearql.query.sql_terms import SqlTerms
 from nearql.server import system_tables
 from nearql.server.access.store import AccessStore
 from nearql.server.backup.service import Backups
@@ -161,6 +162,7 @@ class Node:
             cluster_id=uuid.UUID(metadata.state.cluster_id).bytes,
             on_fatal=_exit_at_once,
             replicated=member is not None,
+            index_terms=SqlTerms(),
         )
         retention_s = config.cluster.trash_hours * 3600
         self.copies = Copies(config.node.data_dir.absolute(), self._context, retention_s)

@@ -50,11 +50,13 @@ class Source:
     vectors: float32 or float16, shape (n, d), C-contiguous: the segment's own, never copied whole.
     norms: float32, shape (n,), the rows' lengths.
     covered: bool, shape (n,): the rows to index; None = all.
+    lasting: whether the vectors lie where they do for as long as the index lives.
     """
 
     vectors: Vectors
     norms: NDArray[np.float32]
     covered: NDArray[np.bool_] | None = None
+    lasting: bool = True
 
 
 class VectorIndex(Protocol):

@@ -18,7 +18,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,22 +29,23 @@ from numpy.typing import NDArray
 from nearql.engine.context import EngineContext
 from nearql.engine.costs import CODE_COST
 from nearql.engine.errors import Corruption, NearQLError, StorageFull
-from nearql.engine.index.base import BuildCancelled, IndexKind, Source
+from nearql.engine.index.base import BuildCancelled, IndexKind, Source, VectorIndex
 from nearql.engine.index.carried import CarriedIndex, Part
 from nearql.engine.index.choice import kind_for, least_rows
+from nearql.engine.index.declared import Declared, Scan, Usable, declared_as, usable
 from nearql.engine.index.files import IndexFiles, file_name
 from nearql.engine.index.plan import Indexed
 from nearql.engine.index.profiles import Profiles
+from nearql.engine.index.progress import IndexProgress, Running, Task, phase_of, rate_of
 from nearql.engine.index.rows import coverable
 from nearql.engine.index.tuner import Tuning
 from nearql.engine.schema import IndexDef, TableSchema
 from nearql.engine.search import VectorSlice
-from nearql.engine.segment.damage import is_lost
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
 from nearql.engine.tuning import NEAREST, Profile, derived, measure
-from nearql.engine.types import Metric, SearchRequest
+from nearql.engine.types import ROW_COLUMN, SearchRequest
 
 logger = logging.getLogger(__name__)
 
@@ -68,63 +70,6 @@ class IndexedShard(Protocol):
         """Seal the growing segment, among others."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexProgress:
-    """How far an index is. phase: queued, waiting (for memory), training, building, measuring,
-    ready or failed.
-
-    rows_done: rows that need no more building, of rows_total live ones. rate: rows a second of the
-    build under way. detail: why it failed, or that nothing is built.
-    """
-
-    phase: str
-    rows_done: int
-    rows_total: int
-    rate: float | None
-    eta_ms: int | None
-    bytes: int
-    detail: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Declared:
-    """row_bytes: of a vector of the column."""
-
-    definition: IndexDef
-    column: int
-    row_bytes: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """An index that a segment lacks."""
-
-    shard: int
-    declared: _Declared
-    kind: IndexKind
-    data: SegmentData
-    file: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.declared.definition.uuid, self.file
-
-    @property
-    def name(self) -> str:
-        return file_name(*self.key)
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """The build under way."""
-
-    task: _Task
-    phase: str
-    done: int
-    started_s: float
-    stepped_s: float
-
-
 class _TurnGiven(Exception):
     """A build waits for memory, and other tables for the builder: they go first."""
 
@@ -138,15 +83,17 @@ class TableIndexes:
         self._context = context
         self._files = [IndexFiles(context.fs, shard.directory) for shard in shards]
         self._lock = threading.Lock()
-        self._declared: tuple[_Declared, ...] = ()
+        self._schema: TableSchema | None = None
+        self._declared: tuple[Declared, ...] = ()
         self._recorded: tuple[str, ...] = ()  # of which nothing is built
-        self._usable: dict[tuple[int, Metric], tuple[IndexDef, ...]] = {}  # the last declared first
+        self._usable: Usable = {}
+        self.scan: Scan | None = None  # set by the table: rows for conditions of indexes
         self.generation = 0  # rises with every change of what `over` answers
         self._failed: dict[tuple[str, str], str] = {}  # by task: why
         self._profiles = Profiles()
         self._tuning = Tuning(self.tune, context)
-        self._running: _Running | None = None
-        self._waiting: _Declared | None = None  # for memory, while others have the builder
+        self._running: Running | None = None
+        self._waiting: Declared | None = None  # for memory, while others have the builder
         self._seals_wanted = 0  # how often growing segments were to be sealed ...
         self._seals_done = 0  # ... and up to which of these they are
         self._seal_at_rows = context.settings.index_seal_rows  # more after a disk was full
@@ -156,12 +103,16 @@ class TableIndexes:
 
     def declare(self, schema: TableSchema, definitions: Sequence[IndexDef]) -> None:
         """These are the table's indexes from now on; `open` or `refresh` follows."""
-        declared = tuple(_declared(schema, d) for d in definitions if d.is_built)
-        kept = {one.definition.uuid for one in declared}
+        terms = self._context.index_terms
+        found = tuple(
+            one for d in definitions if (one := declared_as(schema, d, terms)) is not None
+        )
+        kept = {one.definition.uuid for one in found}
         with self._lock:
-            self._declared = declared
-            self._recorded = tuple(one.uuid for one in definitions if not one.is_built)
-            self._usable = _usable(declared)
+            self._schema = schema
+            self._declared = found
+            self._recorded = tuple(one.uuid for one in definitions if one.uuid not in kept)
+            self._usable = usable(found)
             self._failed = {key: why for key, why in self._failed.items() if key[0] in kept}
         for segment in self._segments():
             for uuid in set(segment.data.indexes) - kept:
@@ -218,21 +169,27 @@ class TableIndexes:
 
     def asked(self, column: int, request: SearchRequest) -> bool:
         """Note a search; whether there are indexes that may serve it."""
-        if (column, request.metric) not in self._usable:
+        subject = column, request.metric, request.derived
+        if subject not in self._usable:
             return False
-        if self._profiles.asked(column, request) and self._tuning.quiet_ms:
+        if self._profiles.asked(subject, request) and self._tuning.quiet_ms:
             self._context.index_tuner.ask(self._tuning)
         return True
 
     def over(
-        self, segments: Sequence[SegmentData], column: int, metric: Metric
+        self, segments: Sequence[SegmentData], column: int, request: SearchRequest
     ) -> Sequence[Indexed | None]:
         """The index that a search may ask for each of these segments; None = there is none.
 
-        Of several, the one that was declared last.
+        Of several, one over some rows alone, as it has fewer; else the one that was declared last.
         """
-        usable = self._usable.get((column, metric), ())
-        return [self._indexed(data, usable) for data in segments]
+        found = self._usable.get((column, request.metric, request.derived), ())
+        permitted = [
+            one.definition
+            for one in found
+            if not one.is_partial or one.definition.uuid in request.partial
+        ]
+        return [self._indexed(data, permitted) for data in segments]
 
     def _changed(self) -> None:
         """Indexes came, went or are known better: nobody goes by what was looked up before."""
@@ -291,7 +248,7 @@ class TableIndexes:
         """
         tuned = 0
         for task in list(self._built()):
-            queries = self._profiles.lately(task.declared.column, task.declared.definition.metric)
+            queries = self._profiles.lately(task.declared.subject)
             if queries is None or self._closed:
                 continue
             try:
@@ -314,7 +271,7 @@ class TableIndexes:
                 raise BuildCancelled
             now = time.monotonic()
             started_s = running.started_s if phase == running.phase else now
-            self._running = _Running(running.task, phase, done, started_s, now)
+            self._running = Running(running.task, phase, done, started_s, now)
         view = self._shards[running.task.shard].read_view()
         if not any(segment.data is running.task.data for segment in view.segments):
             raise BuildCancelled
@@ -324,9 +281,9 @@ class TableIndexes:
         """See `BuildWatch.threads`."""
         return self._context.searcher.team.threads
 
-    def _run(self, task: _Task, work: Callable[[_Task], None]) -> None:
+    def _run(self, task: Task, work: Callable[[Task], None]) -> None:
         with self._lock:
-            self._running = _Running(task, "queued", 0, 0.0, 0.0)
+            self._running = Running(task, "queued", 0, 0.0, 0.0)
             self._waiting = None
         try:
             work(task)
@@ -343,14 +300,15 @@ class TableIndexes:
             with self._lock:
                 self._running = None
 
-    def _build(self, task: _Task) -> None:
-        definition = task.declared.definition
+    def _build(self, task: Task) -> None:
+        declared = task.declared
+        metric, options = declared.metric, declared.options
         source = self._source(task)
         covered = len(source.norms) if source.covered is None else np.count_nonzero(source.covered)
-        if covered < task.kind.least_rows:
+        if covered < max(task.kind.least_rows, self._least_covered(declared)):
             self._fail(task, "")
             return
-        needed = task.kind.build_bytes(source, definition.metric, definition.options)
+        needed = task.kind.build_bytes(source, metric, options) + declared.made_bytes(task.data)
         if needed > self._context.memory.limit_bytes:
             self._fail(
                 task,
@@ -359,7 +317,8 @@ class TableIndexes:
             )
             return
         with self._context.memory.awaited(needed, self._waits()):
-            index = task.kind.build(source, definition.metric, definition.options, self)
+            made = replace(source, vectors=declared.vectors(task.data))
+            index = task.kind.build(made, metric, options, self)
             self._files[task.shard].write(task.name, task.kind, index, source)
             del index  # the file takes its place
         self._opened(task, verify=False)
@@ -377,23 +336,43 @@ class TableIndexes:
 
         return check
 
-    def _source(self, task: _Task) -> Source:
-        block = task.data.vectors[task.declared.column]
-        valid = block.valid
+    def _source(self, task: Task) -> Source:
+        declared = task.declared
+        source, valid = declared.source(task.data), task.data.vectors[declared.column].valid
         view = self._view_of(task)
         if view is not None and view.live is not None and view.dead > _DEAD_SHARE * task.data.rows:
             valid = view.live if valid is None else valid & view.live
-        metric = task.declared.definition.metric
-        return Source(block.data, block.norms, coverable(block.norms, valid, metric))
+        if declared.is_partial:
+            qualifying = self._qualifying(task)
+            valid = qualifying if valid is None else valid & qualifying
+        return replace(source, covered=coverable(source.norms, valid, declared.metric))
 
-    def _view_of(self, task: _Task) -> SegmentView | None:
+    def _qualifying(self, task: Task) -> NDArray[np.bool_]:
+        """The rows of a segment that an index over some rows alone is to hold: bool (rows,)."""
+        self.step("training", 0)
+        declared, terms, schema = task.declared, self._context.index_terms, self._schema
+        condition = declared.definition.condition
+        assert terms is not None
+        assert schema is not None
+        assert self.scan is not None
+        assert condition is not None
+        rows = self.scan(task.shard, task.data, declared.term.reads)
+        found = np.zeros(task.data.rows, np.bool_)
+        first = int(rows.column(ROW_COLUMN)[0].as_py())
+        found[terms.qualifying(schema, condition, rows) - first] = True
+        return found
+
+    def _least_covered(self, declared: Declared) -> int:
+        """Of fewer rows an index over some alone is none: they are read as quickly."""
+        return self._context.settings.index_min_rows if declared.is_partial else 0
+
+    def _view_of(self, task: Task) -> SegmentView | None:
         segments = self._shards[task.shard].read_view().segments
         return next((segment for segment in segments if segment.data is task.data), None)
 
-    def _opened(self, task: _Task, *, verify: bool) -> None:
-        block = task.data.vectors[task.declared.column]
-        source = Source(block.data, block.norms)
-        files, metric = self._files[task.shard], task.declared.definition.metric
+    def _opened(self, task: Task, *, verify: bool) -> None:
+        source, metric = task.declared.source(task.data), task.declared.metric
+        files = self._files[task.shard]
         try:
             index = files.open(task.name, task.kind, metric, source, verify=verify)
         except (Corruption, RuntimeError) as error:  # FAISS: what it can't read
@@ -407,41 +386,52 @@ class TableIndexes:
             task.data.indexes[task.declared.definition.uuid] = index
             self._changed()
 
-    def _measure(self, task: _Task) -> None:
+    def _measure(self, task: Task) -> None:
         """How well an index finds its nearest rows, before it is asked for the first time."""
         self.step("measuring", 0)
-        block = task.data.vectors[task.declared.column]
+        vectors = task.declared.source(task.data).vectors
         index = task.data.indexes[task.declared.definition.uuid]
         rows = np.arange(index.rows) if index.covered is None else np.flatnonzero(index.covered)
-        self._profile(task, derived(block.data, rows, index.metric), live=False)
+        self._profile(task, derived(vectors, rows, index.metric), live=False)
 
-    def _profile(self, task: _Task, groups: Sequence[NDArray[np.float32]], *, live: bool) -> None:
+    def _profile(self, task: Task, groups: Sequence[NDArray[np.float32]], *, live: bool) -> None:
         index = task.data.indexes.get(task.declared.definition.uuid)
         if index is None or isinstance(index, CarriedIndex):
             return
-        block, searcher = task.data.vectors[task.declared.column], self._context.searcher
-        rows = VectorSlice(block.data, 0, index.covered, block.norms)
+        declared = task.declared
+        made = declared.made_bytes(task.data)
+        with self._context.memory.awaited(made, self._check_open) if made else nullcontext():
+            profile = self._measured(task, index, groups, live=live)
+        if task.data.indexes.get(declared.definition.uuid) is index:  # not built anew
+            self._profiles.put(index, profile)
+            self._changed()
+            self._files[task.shard].write_profile(task.name, profile.packed())
+
+    def _measured(
+        self, task: Task, index: VectorIndex, groups: Sequence[NDArray[np.float32]], *, live: bool
+    ) -> Profile:
+        declared, searcher = task.declared, self._context.searcher
+        vectors, norms = declared.vectors(task.data), declared.source(task.data).norms
+        rows = VectorSlice(vectors, 0, index.covered, norms)
 
         def truth(queries: NDArray[np.float32], k: int) -> NDArray[np.float32]:
             request = SearchRequest("", index.metric, queries, k)
             return searcher.search([rows], request, masks=None, keys_of=lambda at: at).distances
 
-        coded = block.codes is not None and searcher.backend.codes(index.metric, NEAREST[0], 1)
-        row_bytes = CODE_COST * block.data.shape[1] if coded else block.data.strides[0]
-        scan_us = searcher.machine.scan_us(len(block.data), row_bytes)
-        profile = measure(
-            index, block.data, truth, groups, most_us=scan_us, live=live, check=self._check_open
+        coded = declared.term.derived is None and searcher.backend.codes(
+            index.metric, NEAREST[0], 1
         )
-        if task.data.indexes.get(task.declared.definition.uuid) is index:  # not built anew
-            self._profiles.put(index, profile)
-            self._changed()
-            self._files[task.shard].write_profile(task.name, profile.packed())
+        row_bytes = CODE_COST * vectors.shape[1] if coded else vectors.strides[0]
+        return measure(
+            index, vectors, truth, groups, live=live, check=self._check_open,
+            most_us=searcher.machine.scan_us(len(vectors), row_bytes),
+        )  # fmt: skip
 
     def _check_open(self) -> None:
         if self._closed:
             raise BuildCancelled
 
-    def _fail(self, task: _Task, why: str) -> None:
+    def _fail(self, task: Task, why: str) -> None:
         if why:
             logger.warning("no index %s: %s", task.declared.definition.name, why)
         with self._lock:
@@ -482,15 +472,15 @@ class TableIndexes:
         for shard in self._shards:
             yield from shard.read_view().segments
 
-    def _least(self, declared: _Declared) -> int | None:
+    def _least(self, declared: Declared) -> int | None:
         least = self._context.settings.index_min_rows
         return least_rows(declared.definition, least, declared.row_bytes)
 
-    def _kind_for(self, declared: _Declared, data: SegmentData) -> IndexKind | None:
+    def _kind_for(self, declared: Declared, data: SegmentData) -> IndexKind | None:
         least = self._context.settings.index_min_rows
         return kind_for(declared.definition, data.rows, least, declared.row_bytes)
 
-    def _missing(self) -> Iterator[_Task]:
+    def _missing(self) -> Iterator[Task]:
         for number, shard in enumerate(self._shards):
             shown = {id(segment.data) for segment in shard.read_view().segments}
             for data, file in shard.sealed_files():
@@ -498,11 +488,11 @@ class TableIndexes:
                     kind = self._kind_for(declared, data)
                     if kind is None or id(data) not in shown or not _lacks(data, declared):
                         continue
-                    task = _Task(number, declared, kind, data, file)
+                    task = Task(number, declared, kind, data, file)
                     if task.key not in self._failed:
                         yield task
 
-    def _built(self) -> Iterator[_Task]:
+    def _built(self) -> Iterator[Task]:
         """The indexes that are there."""
         for number, shard in enumerate(self._shards):
             for data, file in shard.sealed_files():
@@ -511,9 +501,9 @@ class TableIndexes:
                     found = data.indexes.get(declared.definition.uuid)
                     if kind is None or found is None or isinstance(found, CarriedIndex):
                         continue
-                    yield _Task(number, declared, kind, data, file)
+                    yield Task(number, declared, kind, data, file)
 
-    def _unmeasured(self) -> Iterator[_Task]:
+    def _unmeasured(self) -> Iterator[Task]:
         for task in self._built():
             index = task.data.indexes[task.declared.definition.uuid]
             if task.key not in self._failed and self._profiles.of(index) is None:
@@ -538,9 +528,9 @@ class TableIndexes:
             pending = rows - (mine.done if mine is not None and mine.phase == "building" else 0)
             if sealing and self._least(declared) is not None:
                 pending = total
-            rate = _rate(mine)
+            rate = rate_of(mine)
             found[uuid] = IndexProgress(
-                phase=_phase(mine, pending, failed.get(uuid), waiting is declared),
+                phase=phase_of(mine, pending, failed.get(uuid), waiting is declared),
                 rows_done=max(0, total - pending), rows_total=total, rate=rate,
                 eta_ms=0 if not pending else int(1000 * pending / rate) if rate else None,
                 bytes=self._bytes(uuid), detail=failed.get(uuid),
@@ -552,41 +542,13 @@ class TableIndexes:
         return sum(index.nbytes for index in held if index is not None)
 
 
-def _declared(schema: TableSchema, definition: IndexDef) -> _Declared:
-    column = schema.column(definition.column)
-    row_bytes = (column.type.dimensions or 0) * np.dtype(column.type.element).itemsize
-    return _Declared(definition, column.number, row_bytes)
-
-
-def _usable(declared: Sequence[_Declared]) -> dict[tuple[int, Metric], tuple[IndexDef, ...]]:
-    found: dict[tuple[int, Metric], tuple[IndexDef, ...]] = {}
-    for one in declared:
-        key = one.column, one.definition.metric
-        found[key] = (one.definition, *found.get(key, ()))
-    return found
-
-
 def _growing(view: ShardView) -> int:
     """Rows that are in no file yet."""
     return max((segment.data.rows for segment in view.segments if not segment.sealed), default=0)
 
 
-def _lacks(data: SegmentData, declared: _Declared) -> bool:
-    if declared.column not in data.vectors or is_lost(data, declared.column):
+def _lacks(data: SegmentData, declared: Declared) -> bool:
+    if declared.lacks(data):
         return False
     found = data.indexes.get(declared.definition.uuid)
     return found is None or isinstance(found, CarriedIndex)
-
-
-def _phase(running: _Running | None, pending: int, failed: str | None, waiting: bool) -> str:
-    if running is not None:
-        return running.phase
-    if pending:
-        return "waiting" if waiting else "queued"
-    return "failed" if failed else "ready"
-
-
-def _rate(running: _Running | None) -> float | None:
-    if running is None or running.phase != "building" or not running.done:
-        return None
-    return running.done / max(1e-3, running.stepped_s - running.started_s)

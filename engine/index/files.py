@@ -10,6 +10,7 @@ another format costs time, never an answer: it is set aside (`.damaged`) and bui
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class IndexFiles:
         if found != _about(kind, metric, source):
             raise Corruption(f"{path} is an index of other rows ({found}).", file=str(path))
         covered = _unpacked(blob, len(source.vectors))
-        return kind.load(blob, Source(source.vectors, source.norms, covered), metric)
+        return kind.load(blob, replace(source, covered=covered), metric)
 
     def write_profile(self, name: str, packed: bytes) -> None:
         """Keep what was measured of an index beside its file.

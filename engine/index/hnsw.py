@@ -125,6 +125,8 @@ def _borrows(source: Source, metric: Metric, storage: str) -> bool:
     """Whether the graph compares what the segment holds anyway."""
     if storage != "float32" or source.vectors.dtype != np.float32 or source.covered is not None:
         return False
+    if not source.lasting:
+        return False
     unit = metric is not Metric.COSINE
     return unit or bool((np.abs(source.norms - 1) <= UNIT_TOLERANCE).all())
 

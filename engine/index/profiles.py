@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from nearql.engine.derived import Derivation
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.index.carried import CarriedIndex
 from nearql.engine.index.plan import Indexed
@@ -17,6 +18,8 @@ from nearql.engine.schema import IndexDef
 from nearql.engine.tuning import Profile
 from nearql.engine.types import Metric, SearchRequest
 
+#: what is compared: a column's vectors or what an expression makes of them, and by what metric
+Subject = tuple[int, Metric, Derivation | None]
 KEPT = 192  # queries that are remembered, the last ones
 LEAST = 64  # different ones from which on they say more than derived ones do
 SOON, LATER = 128, 2_000  # new queries that are worth a measurement, first and then again
@@ -31,7 +34,7 @@ class Profiles:
         self._profiles: WeakKeyDictionary[VectorIndex, Profile] = WeakKeyDictionary()
         self._fresh = 0  # queries since they were last worth a measurement
         self._due = SOON
-        self._queries: dict[tuple[int, Metric], deque[NDArray[np.float32]]] = {}
+        self._queries: dict[Subject, deque[NDArray[np.float32]]] = {}
 
     def put(self, index: VectorIndex, profile: Profile) -> None:
         """From now on searches go by this one."""
@@ -64,13 +67,13 @@ class Profiles:
 
     # ---- Queries ---------------------------------------------------------------------------
 
-    def asked(self, column: int, request: SearchRequest) -> bool:
+    def asked(self, subject: Subject, request: SearchRequest) -> bool:
         """Remember the last queries; whether there are many new ones since this was last true."""
         queries = request.queries
         with self._lock:
-            kept = self._queries.get((column, request.metric))
+            kept = self._queries.get(subject)
             if kept is None:
-                kept = self._queries[column, request.metric] = deque(maxlen=KEPT)
+                kept = self._queries[subject] = deque(maxlen=KEPT)
             if len(queries) == 1:
                 kept.append(queries[0].copy())
             else:
@@ -81,9 +84,9 @@ class Profiles:
             self._fresh, self._due = 0, LATER
             return True
 
-    def lately(self, column: int, metric: Metric) -> NDArray[np.float32] | None:
+    def lately(self, subject: Subject) -> NDArray[np.float32] | None:
         """Different queries asked lately, float32 (nq, d); None where they are too few."""
         with self._lock:
-            kept = list(self._queries.get((column, metric), ()))
+            kept = list(self._queries.get(subject, ()))
         different = np.unique(np.array(kept), axis=0) if kept else np.empty((0, 0), np.float32)
         return np.ascontiguousarray(different) if len(different) >= LEAST else None

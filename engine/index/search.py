@@ -149,7 +149,10 @@ def _is_named_whole(segment: Segment, metric: Metric) -> bool:
     """Whether the index may name all of the segment's rows that qualify."""
     if not segment.plan.effort or segment.index is None:
         return False
-    return segment.index.covered is None or not len(_rest_of(segment, metric))
+    if segment.index.covered is None:
+        return True
+    rest = _rest_of(segment, metric)
+    return not len(rest) or (segment.mask is not None and not (rest & segment.mask).any())
 
 
 def _segment(

@@ -253,6 +253,6 @@ def _contenders(
 def strategy_of(segments: Sequence[Segment], *, filtered: bool, widened: bool = False) -> str:
     """How a search is said to have been answered."""
     plans = {segment.plan.strategy for segment in segments if segment.plan.effort}
-    if plans == {"bitmap"} and not widened:
-        return "bitmap"
+    if plans in ({"bitmap"}, {"index"}) and not widened:
+        return plans.pop()
     return "widening" if filtered or widened else "index"

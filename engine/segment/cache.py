@@ -26,6 +26,11 @@ class ColumnCache:
         """What is kept now."""
         return self._bytes
 
+    @property
+    def limit_bytes(self) -> int:
+        """What is kept at most."""
+        return self._limit_bytes
+
     def get(self, key: Key, make: Callable[[], Any]) -> pa.Array:
         """The array kept under `key`, else what `make` returns, kept from now on if it fits."""
         with self._lock:

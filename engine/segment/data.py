@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nearql.engine.codes import Codes
+from nearql.engine.derived import Derivation, DerivedRows
 from nearql.engine.index.base import VectorIndex
 
 
@@ -57,6 +58,7 @@ class SegmentData:
     block in `vectors` has `rows` rows.
 
     indexes: those built over these rows so far, by uuid of their definition.
+    made: what expressions make of vector columns, by column and expression.
     """
 
     base: int
@@ -64,6 +66,9 @@ class SegmentData:
     chunks: tuple[pa.RecordBatch, ...]
     vectors: Mapping[int, VectorBlock]
     indexes: dict[str, VectorIndex] = field(default_factory=dict, compare=False, repr=False)
+    made: dict[tuple[int, Derivation], DerivedRows] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @cached_property
     def columns(self) -> Mapping[int, int]:
@@ -80,6 +85,14 @@ class SegmentData:
     def has(self, number: int) -> bool:
         """Whether the segment stores this column."""
         return number in self.columns or number in self.vectors
+
+    def derived(self, number: int, derivation: Derivation) -> DerivedRows:
+        """What an expression makes of a vector column; kept, as it learns the rows' lengths."""
+        found = self.made.get((number, derivation))
+        if found is None:
+            found = DerivedRows(self.vectors[number].data, derivation)
+            self.made[number, derivation] = found
+        return found
 
     def column(self, number: int) -> pa.ChunkedArray:
         """A scalar column of every row; no copy."""

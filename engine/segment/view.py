@@ -9,11 +9,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nearql.engine.derived import Derivation
 from nearql.engine.search import VectorSlice
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.rows import Rows
@@ -35,7 +37,9 @@ class SegmentView:
     dead: int = 0
     sealed: bool = False
     token: int = field(default_factory=lambda: next(_tokens))
-    _slices: dict[tuple[int, int], VectorSlice] = field(default_factory=dict, repr=False)
+    _slices: dict[tuple[int, int, Derivation | None], VectorSlice] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def end(self) -> int:
@@ -67,15 +71,23 @@ class SegmentView:
             return self.live if valid is None else valid
         return self.live & valid
 
-    def vector_slice(self, number: int, first_row: int) -> VectorSlice:
-        """What a search needs of a vector column; kept, as searches note statistics in it."""
-        found = self._slices.get((number, first_row))
+    def vector_slice(
+        self, number: int, first_row: int, derivation: Derivation | None = None
+    ) -> VectorSlice:
+        """What a search needs of a vector column, or of what an expression makes of it; kept, as
+        searches note statistics in it."""
+        key = number, first_row, derivation
+        found = self._slices.get(key)
         if found is None:
-            block = self.data.vectors[number]
-            valid = self.searchable(number)
-            found = VectorSlice(block.data, first_row, valid, block.norms, block.codes)
-            self._slices[number, first_row] = found
+            found = self._slices[key] = self._sliced(number, first_row, derivation)
         return found
+
+    def _sliced(self, number: int, first_row: int, derivation: Derivation | None) -> VectorSlice:
+        block, valid = self.data.vectors[number], self.searchable(number)
+        if derivation is None:
+            return VectorSlice(block.data, first_row, valid, block.norms, block.codes)
+        rows: Any = self.data.derived(number, derivation)
+        return VectorSlice(rows, first_row, valid, rows.norms)
 
     def forget_plans(self) -> None:
         """Let go of what searches noted of the segment's indexes: one has come or gone."""

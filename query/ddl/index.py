@@ -28,13 +28,10 @@ from nearql.query.dialect.index import BIT_OPCLASSES, OPCLASSES
 from nearql.query.guard import position_of
 from nearql.query.ports import CatalogView, Database
 from nearql.query.result import Result
+from nearql.query.rules.common import is_volatile
+from nearql.query.sql_terms import SqlTerms
 from nearql.query.statements import CreateIndex
 
-_PARTIAL = (
-    "Index {name!r} is recorded and nothing is built: a filter never costs recall here, so "
-    "searches that name its condition are answered exactly over the rows that qualify. Index the "
-    "whole column, without WHERE, to permit approximate answers."
-)
 _OF_EXPRESSION = (
     "Index {name!r} is recorded and nothing is built: searches by {expression} are computed "
     "exactly for every row that qualifies. Index the column itself to permit approximate answers."
@@ -107,6 +104,7 @@ def create_index(statement: CreateIndex, database: Database) -> Result:
     table = find_table(statement, database.catalog(), statement.table)
     if statement.where is not None:
         check_expression(statement, statement.where, "WHERE", table)
+        _check_stable(statement.where, "The condition")
     if statement.name is not None:
         check_new_name(statement, "index", statement.name)
     recording = _Recording(statement, database, table)
@@ -124,9 +122,8 @@ def create_index(statement: CreateIndex, database: Database) -> Result:
         raise _wrong_class(statement, f"Column {column.name!r}", column.type.display)
     _check_metric(statement, kind)
     options = _options(statement, kind)
-    told = _PARTIAL if statement.where is not None else _told(kind)
     index = IndexDef("", "", column.name, kind, statement.metric, options)
-    return recording.done(index, told)
+    return recording.done(index, _told(kind))
 
 
 @dataclass(frozen=True)
@@ -165,6 +162,7 @@ def _expression(recording: _Recording, tree: exp.Expr) -> Result:
     """Checked as an index of its kind would be; nothing is built."""
     statement, table = recording.statement, recording.table
     kind = check_expression(statement, tree, "The indexed expression", table)
+    _check_stable(tree, "The expression")
     if statement.kind is None:
         return done(*statement.notices)
     options = _options(statement, statement.kind)
@@ -181,7 +179,16 @@ def _expression(recording: _Recording, tree: exp.Expr) -> Result:
         "", "", column, statement.kind, statement.metric, options,
         expression=to_nearql(tree), bits=_compared(statement),
     )  # fmt: skip
-    return recording.done(index, _OF_EXPRESSION)
+    understood = SqlTerms().of(table.schema, index) is not None and index.bits is None
+    return recording.done(index, _told(index.kind) if understood else _OF_EXPRESSION)
+
+
+def _check_stable(tree: exp.Expr, what: str) -> None:
+    if is_volatile(tree):
+        raise Unsupported(
+            f"{what} of an index must give the same for a row at any time: {to_nearql(tree)} "
+            "doesn't.", position=position_of(tree),
+        )  # fmt: skip
 
 
 def _bits(recording: _Recording, column: Column) -> Result:

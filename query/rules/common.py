@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
+from nearql.engine.derived import Derivation
 from nearql.engine.schema import Column
 from nearql.engine.types import Metric
 from nearql.query.binder import (
@@ -40,7 +41,7 @@ _MULTIPLYING = frozenset({"unnest", "generate_subscripts"})
 @dataclass(frozen=True)
 class Found:
     """A distance between a base table's vector column and something else. ascending: smaller is
-    nearer.
+    nearer. derived: what an expression makes of the column, which is compared instead.
     """
 
     node: exp.Expr
@@ -49,6 +50,7 @@ class Found:
     column: Column
     other: exp.Expr
     ascending: bool = True
+    derived: Derivation | None = None
 
     @property
     def text(self) -> str:
@@ -260,21 +262,39 @@ def sort_by(select: exp.Select, *keys: exp.Expr) -> None:
 def distance_column(found: Found, binding: Binding) -> PendingDistance:
     """The column of the source that is this distance to a constant; made on first use."""
     source = found.source
-    identity = binding.identity(found.metric, source, found.column.name, found.other)
+    identity = identity_of(found, binding)
     for distance in source.distances:
         if distance.identity == identity:
             return distance
     name = f"{source.name}_d{len(source.distances)}"
     query = pending_vector(found, binding)
-    distance = PendingDistance(name, found.column.name, found.metric, query, identity)
+    shown = "" if found.derived is None else expression_of(found)
+    distance = PendingDistance(
+        name, found.column.name, found.metric, query, identity, found.derived, shown
+    )
     source.distances.append(distance)
     return distance
+
+
+def identity_of(found: Found, binding: Binding) -> str:
+    """Equal for equal distances."""
+    identity = binding.identity(found.metric, found.source, found.column.name, found.other)
+    return identity if found.derived is None else f"{found.derived} {identity}"
+
+
+def expression_of(found: Found) -> str:
+    """The side of a distance that is made of a column, as text."""
+    parts = distance_of(found.node)
+    assert parts is not None
+    return shown_text(parts[1] if parts[2] is found.other else parts[2])
 
 
 def pending_vector(found: Found, binding: Binding) -> PendingValue:
     """The constant side of a distance as a value to be had when the statement runs."""
     where = f"{found.source.table.name}.{found.column.name}"
-    return pending_value(found.other, where, found.column.type.dimensions)
+    derived = found.derived
+    dimensions = found.column.type.dimensions if derived is None else derived.dimensions
+    return pending_value(found.other, where, dimensions)
 
 
 def pending_value(expression: exp.Expr, where: str, dimensions: int | None = None) -> PendingValue:

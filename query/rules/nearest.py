@@ -38,6 +38,12 @@ from nearql.query.rules.common import (
     ties_by_key,
     with_ctes,
 )
+from nearql.query.rules.indexes import (
+    note_unindexed,
+    permitted_indexes,
+    replace_expressions,
+    searchable_by_index,
+)
 from nearql.query.rules.range_search import upper_bound
 from nearql.query.trees import all_of, copy_of
 
@@ -48,7 +54,7 @@ def nearest(select: exp.Select, binding: Binding) -> None:
     if key is None or not select.args.get("limit"):
         _note_unsearched(select, binding)
         return
-    found = searchable(key, binding)
+    found = searchable(key, binding) or searchable_by_index(key, binding)
     if found is None:
         _note_other(select, key, binding)
         return
@@ -76,6 +82,8 @@ def _note_unsearched(select: exp.Select, binding: Binding) -> None:
 
 def _note_other(select: exp.Select, key: exp.Expr, binding: Binding) -> None:
     found = distance_to(key, binding)
+    if found is None:
+        note_unindexed(key, binding)
     noted = found is not None and any(note.startswith(found.text) for note in binding.notes)
     if found is not None and found.source.is_free and not noted:
         binding.note(
@@ -170,14 +178,20 @@ def _push(select: exp.Select, found: Found, binding: Binding) -> None:
             prefix.append(condition)
         else:
             (moved if movable([condition], source, binding) else rest).append(condition)
+    permitted = permitted_indexes(found, moved, binding)
     access = PendingNearest(
         distance,
         pending_value(limits[0], "LIMIT"),
         pending_value(limits[1], "OFFSET") if limits[1] is not None else None,
         filter_query(select, source, moved, binding),
+        partial=permitted.partial,
+        index=permitted.whole,
     )
     source.access = access
-    replace_distances(own_nodes(select), distance, binding)
+    if found.derived is None:
+        replace_distances(own_nodes(select), distance, binding)
+    else:
+        replace_expressions(own_nodes(select), distance, binding)
     set_where(select, rest)
     if widens:
         access.survivors = _survivors(select, binding)

@@ -97,21 +97,24 @@ def test_too_few_queries_say_nothing(docs: IndexedTable) -> None:
     assert docs.table.tune_indexes() == 0
 
 
+VEC = (2, Metric.L2, None)
+
+
 def ask(profiles: Profiles, queries: Vectors) -> bool:
-    return profiles.asked(2, SearchRequest("vec", Metric.L2, queries, 10))
+    return profiles.asked(VEC, SearchRequest("vec", Metric.L2, queries, 10))
 
 
 def test_the_last_queries_are_remembered() -> None:
     profiles = Profiles()
-    assert profiles.lately(2, Metric.L2) is None
+    assert profiles.lately(VEC) is None
     ask(profiles, VECTORS[: LEAST - 1])
-    assert profiles.lately(2, Metric.L2) is None
+    assert profiles.lately(VEC) is None
     ask(profiles, VECTORS[1_000:3_000])
-    kept = profiles.lately(2, Metric.L2)
+    kept = profiles.lately(VEC)
     assert kept is not None
     assert {row.tobytes() for row in kept} <= {row.tobytes() for row in VECTORS[1_000:3_000]}
-    assert profiles.lately(2, Metric.COSINE) is None
-    assert profiles.lately(3, Metric.L2) is None
+    assert profiles.lately((2, Metric.COSINE, None)) is None
+    assert profiles.lately((3, Metric.L2, None)) is None
 
 
 def test_a_measurement_is_due_soon_then_later() -> None:

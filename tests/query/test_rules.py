@@ -24,6 +24,14 @@ CREATE VIEW ranked AS SELECT id, vec <-> '[1, 2]' AS d FROM docs;
 CREATE VIEW few AS SELECT * FROM docs ORDER BY price LIMIT 5;
 CREATE VIEW grouped AS SELECT cat, count(*) AS n, avg(vec) AS centre FROM docs GROUP BY cat
 """
+INDEXES = """
+CREATE INDEX half ON docs USING hnsw ((vec::halfvec(2)) halfvec_l2_ops);
+CREATE INDEX first ON docs USING ivfflat ((subvector(vec, 1, 1)::vector(1)) vector_cosine_ops);
+CREATE INDEX second ON docs USING hnsw ((subvector(vec, 2, 1)::vector(1)) vector_l2_ops)
+  WHERE cat = 'x';
+CREATE INDEX of_x ON docs USING hnsw (vec vector_l2_ops) WHERE cat = 'x' AND vec IS NOT NULL;
+CREATE INDEX dear ON docs USING hnsw (vec vector_l1_ops) WHERE price > 5
+"""
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
@@ -36,6 +44,8 @@ def blocks(path: Path) -> list[tuple[str, str]]:
 def test_plans_are_those_of_the_script(path: Path, sql: Sql) -> None:
     """EXPLAIN of every statement gives the lines below it."""
     sql.run(SCHEMA)
+    if path.stem == "indexes":
+        sql.run(INDEXES)
     found = [(text, "\n".join(sql.explain(text))) for text, _ in blocks(path)]
     if os.environ.get("NEARQL_REWRITE"):
         path.write_text("\n\n".join(f"{text}\n----\n{plan}" for text, plan in found) + "\n")

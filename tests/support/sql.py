@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,23 @@ class MemoryCatalog:
             self.tables[old.uuid].apply_schema(definition)
 
     def create_index(self, table: str, index: IndexDef, *, if_not_exists: bool) -> bool:
-        """Accepted; nothing is built."""
+        """Define it; what is built is the engine's affair."""
+        known = self.names[table.lower()]
+        self._with_indexes(known, (*known.indexes, index))
         return True
 
+    def _with_indexes(self, table: TableDef, indexes: tuple[IndexDef, ...]) -> None:
+        self.tables[table.uuid].declare_indexes(indexes)
+        self._define(replace(table, indexes=indexes))
+
     def drop_index(self, name: str, *, if_exists: bool) -> bool:
-        """Accepted."""
-        return True
+        """Drop it from whichever table has it."""
+        for table in list(self.names.values()):
+            kept = tuple(one for one in table.indexes if one.name.lower() != name.lower())
+            if len(kept) < len(table.indexes):
+                self._with_indexes(table, kept)
+                return True
+        return False
 
     def rebuild_indexes(self, table: str, uuids: Sequence[str]) -> None:
         """Accepted."""
