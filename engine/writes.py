@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -96,6 +97,9 @@ def log_all(writes: Sequence[ShardWrite]) -> None:
     for write in todo:
         write.shard.check_writable(write.statement.kind)
     payloads = [write.shard.encode(write.statement) for write in todo]
+    now_ms = time.time_ns() // 1_000_000  # one for all: a restore to a moment takes all or none
+    for write in todo:
+        write.statement.timestamp_ms = now_ms
     for place, write in enumerate(todo):
         try:
             write.ended = write.shard.log(write.statement, payloads[place], write.keys)

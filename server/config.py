@@ -558,6 +558,10 @@ def _checked(config: Config) -> Config:
         except ValueError:
             raise ConfigError(f"engine.{key} = {text!r}: must be like 80% or 8GiB.") from None
     _check_copy_dir(config)
+    if config.backup.archive and not config.backup.repository:
+        raise ConfigError(
+            "backup.archive = true: set backup.repository, the place that the log is shipped to."
+        )
     if config.cluster.enabled:
         _check_cluster(config)
     return config

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import structlog
@@ -44,6 +44,7 @@ class Copies:
         self._context = context
         self._tables: dict[str, Table] = {}
         self._failed: dict[str, Corruption] = {}
+        self.on_leaving: Callable[[str], None] = _nobody  # with the uuid, before data is put away
 
     @property
     def tables(self) -> Mapping[str, Table]:
@@ -94,7 +95,7 @@ class Copies:
 
     def discard(self, table_uuid: str) -> None:
         """Close a table and remove its directory."""
-        self._close(table_uuid)
+        self._leave(table_uuid)
         directory = self._directory(table_uuid)
         if directory.exists():
             shutil.rmtree(self._put_away(directory, "dropped"))
@@ -107,12 +108,12 @@ class Copies:
         for directory in sorted(self._home.iterdir()):
             if directory.name not in owned:
                 log.warning("orphan_directory_put_aside", directory=directory.name)
-                self._close(directory.name)
+                self._leave(directory.name)
                 self._put_away(directory, "orphan")
 
     def put_aside_one(self, table_uuid: str) -> None:
         """Put one table's directory into the trash for a day: it is damaged, or gone already."""
-        self._close(table_uuid)
+        self._leave(table_uuid)
         directory = self._directory(table_uuid)
         if directory.exists():
             self._put_away(directory, "orphan")
@@ -140,6 +141,11 @@ class Copies:
         for table in self._tables.values():
             table.close()
 
+    def _leave(self, table_uuid: str) -> None:
+        if table_uuid in self._tables:
+            self.on_leaving(table_uuid)
+        self._close(table_uuid)
+
     def _close(self, table_uuid: str) -> None:
         table = self._tables.pop(table_uuid, None)
         self._failed.pop(table_uuid, None)
@@ -154,6 +160,10 @@ class Copies:
         target = directory.rename(self._trash / f"{why}-{directory.name}-{uuid.uuid4().hex[:8]}")
         os.utime(target)  # from now on it counts as trash: a rename leaves the time as it was
         return target
+
+
+def _nobody(table_uuid: str) -> None:
+    """Nobody wants to know."""
 
 
 def report_damage(table: Table, damage: Damage) -> None:

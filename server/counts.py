@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nearql.server.backup.archiver import ArchiveStatus
+
 if TYPE_CHECKING:
     from nearql.server.node import Node
 
@@ -51,3 +53,20 @@ def counts(node: Node) -> Iterator[Count]:
     yield Count("nearql_scrub_rounds", "Rounds over all sealed files.", scrubber.rounds)
     text = "Segments that failed their checksums and are not served."
     yield Count("nearql_damaged_segments", text, damaged, total=False)
+    yield from _archive_counts(node.backups.archiver.status())
+
+
+def _archive_counts(found: ArchiveStatus) -> Iterator[Count]:
+    """Of the log's archive; all zero where there is none."""
+    text = "Committed records that the archive lacks, of shards that this node orders."
+    yield Count("nearql_archive_lag_records", text, found.behind, total=False)
+    text = "Age of the newest moment that the archive reaches, of the shard that is worst off."
+    yield Count("nearql_archive_lag_seconds", text, found.behind_s, total=False)
+    yield Count("nearql_archived_records", "Records shipped to the archive.", found.records)
+    yield Count("nearql_archived_bytes", "Bytes shipped to the archive.", found.bytes)
+    text = "Times that the log was trimmed before it was shipped."
+    yield Count("nearql_archive_gaps", text, found.gaps)
+    text = "Rounds that the archive's repository, or a log, did not let end."
+    yield Count("nearql_archive_failures", text, found.failures)
+    text = "Shards whose archive is of another history, so that nothing more is shipped."
+    yield Count("nearql_archive_stopped_shards", text, found.stopped, total=False)

@@ -33,6 +33,19 @@ BACKUP_SCHEMAS: dict[str, Schema] = {
                 "items": STRING,
                 "description": "A new name for each of `tables`.",
             },
+            "to_time": {
+                **nullable("string"),
+                "description": "Until this time, in ISO 8601, or `latest`, from the archived log.",
+            },
+            "to_lsn": {
+                **nullable("string"),
+                "description": "Until this LSN of the one table; of several shards one each, with "
+                "commas between.",
+            },
+            "cluster": {
+                **nullable("string"),
+                "description": "Whose log, where the repository has those of several clusters.",
+            },
         },
         additionalProperties=False,
     ),

@@ -100,14 +100,23 @@ def _init(arguments: argparse.Namespace, place: str) -> int:
 
 def _list(arguments: argparse.Namespace, place: str) -> int:
     found = desk("listed", place, s3_of(arguments))
+    logs = desk("archives", place, s3_of(arguments))
+    for one in logs:
+        one["from"], one["to"] = (at and _at(at) for at in (one["from"], one["to"]))
     if arguments.json:
-        print(cli.json_text({"backups": [{**one, "cut_at": _at(one["cut_at"])} for one in found]}))
+        backups = [{**one, "cut_at": _at(one["cut_at"])} for one in found]
+        print(cli.json_text({"backups": backups, "logs": logs}))
         return cli.DONE
     rows = [
         (b["backup"], _at(b["cut_at"]), len(b["tables"]), size(b["bytes"]), size(b["new_bytes"]))
         for b in found
     ]
     print(text_table(["backup", "of", "tables", "bytes", "new in it"], rows))
+    for one in logs:
+        gaps = f", with {one['gaps']} gaps" if one["gaps"] else ""
+        since = one["from"] or "its first record"
+        reach = f"from {since} to {one['to'] or 'nobody knows when'}{gaps}"
+        print(f"Log of {one['cluster_id']}: {size(one['bytes'])}, {reach}.")
     return cli.DONE
 
 

@@ -13,10 +13,14 @@ EXAMPLES = """\
   nearql restore ./copy                          everything, into a node that has none of it
   nearql restore ./copy --table docs --as old    one table, under another name
   nearql restore ./copy --backup 20261123t103000.123z-1f2e3d4c
+  nearql restore ./copy --to-time 2026-11-23T10:30:00Z --table docs --as docs_then
+  nearql restore ./copy --to-time latest         as much as the archived log has
+  nearql restore ./copy --to-lsn 1200,1187 --table docs --as docs_then
   nearql restore ./copy --data-dir ./new-data    into a new data directory, for nearql serve
   nearql restore                                 from backup.repository of the node
 
 A restore overwrites nothing: a name that is taken is refused, before anything is done.
+--to-time and --to-lsn need the log's archive: backup.archive of the nodes.
 """
 
 
@@ -28,6 +32,15 @@ def main(argv: list[str]) -> int:
     made.add_argument("--table", action="append", metavar="T", help="only this one; repeat")
     made.add_argument(
         "--as", action="append", dest="names", metavar="NAME", help="the table's new name; repeat"
+    )
+    made.add_argument(
+        "--to-time", default="", metavar="T", help="as of this time (ISO 8601), or latest"
+    )
+    made.add_argument(
+        "--to-lsn", default="", metavar="L", help="as of this LSN of the table; one for each shard"
+    )
+    made.add_argument(
+        "--cluster", default="", metavar="ID", help="whose log, where there are several"
     )
     made.add_argument(
         "--data-dir", default="", metavar="DIR", help="a data directory instead of a node"
@@ -61,6 +74,9 @@ def _restored(arguments: argparse.Namespace) -> dict[str, Any]:
         "backup": arguments.backup,
         "tables": None if tables is None else tuple(tables),
         "rename": dict(zip(tables or (), names or (), strict=False)),
+        "to_time": arguments.to_time,
+        "to_lsn": arguments.to_lsn,
+        "cluster": arguments.cluster,
     }
     with Bar(arguments.json) as tell:
         found: dict[str, Any] = desk(
@@ -78,13 +94,20 @@ def _by_node(arguments: argparse.Namespace) -> dict[str, Any]:
         members["tables"] = arguments.table
     if arguments.names is not None:
         members["as"] = arguments.names
+    for name in ("to_time", "to_lsn", "cluster"):
+        if getattr(arguments, name):
+            members[name] = getattr(arguments, name)
     return by_job(arguments, "/v1/restore", members)
 
 
 def described(done: dict[str, Any]) -> str:
     """What a restore did, for a person."""
-    lines = [f"From backup {done['backup']}:"]
+    source = f"From backup {done['backup']}" if done["backup"] else "From the archived log"
+    lines = [f"{source}, as of {done['to']}:" if "to" in done else f"{source}:"]
     lines += [f"  table {one['name']}: {one['rows']} rows" for one in done["tables"]]
     lines += [f"  view {name}" for name in done["views"]]
+    lines += [
+        f"  not view {name}: it reads a table by its old name" for name in done.get("left_out", ())
+    ]
     lines += [f"  user {name}; make keys with nearql token create" for name in done["users"]]
     return "\n".join(lines) if len(lines) > 1 else f"{lines[0]} nothing; it is empty."

@@ -291,7 +291,7 @@ class Shard:
 
     def append(self, statement: Statement, payloads: list[Payload], epoch: int) -> None:
         """Put the records at the end of the WAL, and say in the statement where it is."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = statement.timestamp_ms or time.time_ns() // 1_000_000
         last = len(payloads) - 1
         for part, payload in enumerate(payloads):
             statement.lsn = self.wal.append(

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nearql.engine.errors import Corruption, NearQLError, NotFound
+from nearql.server.backup.care_archive import check_pieces, superfluous
 from nearql.server.backup.manifest import BackupManifest, Blob
 from nearql.server.backup.repository import Repository, manifest_name, object_name
 from nearql.server.backup.store import DirectoryStore
-from nearql.server.backup.take import Progress
+from nearql.server.backup.take import Living, Progress
 
 _DAY_MS = 86_400_000
 _UNFINISHED_S = 86_400.0
@@ -27,14 +28,23 @@ class Finding:
 
 
 def verify(repository: Repository, backup: str, progress: Progress) -> list[Finding]:
-    """Read every byte of a backup, or of all (`all`), against its hash; each object once."""
-    names = repository.ids() if backup == "all" else [repository.backup(backup).id]
-    seen: dict[str, str] = {}  # object -> what is wrong with it
-    found = []
-    for name in names:
-        progress.step(f"verifying {name}")
-        found.append(_verified(repository, name, seen, progress))
-    return found
+    """Read every byte of a backup, or of all and of the archived logs (`all`), against its hash;
+    each object once.
+
+    Raises:
+        Conflict: code `repository_busy`: a prune is at work.
+    """
+    with repository.working("a verification") as alive:  # no prune takes away what is read
+        names = repository.ids() if backup == "all" else [repository.backup(backup).id]
+        seen: dict[str, str] = {}  # object -> what is wrong with it
+        living, found = Living(progress, alive), []
+        for name in names:
+            progress.step(f"verifying {name}")
+            found.append(_verified(repository, name, seen, living))
+        if backup == "all":
+            logs = check_pieces(repository, living)
+            found += [Finding(f"log of {one}", n, size, told) for one, n, size, told in logs]
+        return found
 
 
 def _verified(
@@ -82,7 +92,7 @@ def prune(
     repository: Repository, *, keep: int, days: int | None, dry_run: bool, progress: Progress
 ) -> Pruned:
     """Remove all backups but the `keep` newest and those of the last `days` days; then every object
-    that no backup needs any more.
+    that no backup needs any more, and the log before the oldest one that stays.
 
     Raises:
         Conflict: code `repository_busy`: somebody is at work.
@@ -109,6 +119,11 @@ def prune(
             if not dry_run:
                 alive()
                 repository.store.remove(stored.name)
+        for name, size in [*superfluous(repository, kept)]:
+            objects, nbytes = objects + 1, nbytes + size
+            if not dry_run:
+                alive()
+                repository.store.remove(name)
         if isinstance(repository.store, DirectoryStore) and not dry_run:
             repository.store.remove_unfinished(_UNFINISHED_S)
         return Pruned(

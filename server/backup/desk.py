@@ -14,9 +14,10 @@ from typing import Any
 from nearql.engine.errors import Conflict, InvalidRequest, Unavailable
 from nearql.engine.storage.files import LocalFileSystem
 from nearql.server.backup.care import Pruned, error_of, prune, verify
+from nearql.server.backup.care_archive import reaches
 from nearql.server.backup.places import store_at
 from nearql.server.backup.repository import Repository
-from nearql.server.backup.restore import Wish
+from nearql.server.backup.restore import Wish, wish_to
 from nearql.server.backup.s3 import S3Options
 from nearql.server.backup.service import Job, restored
 from nearql.server.backup.store import DirectoryStore
@@ -81,6 +82,17 @@ def listed(location: str, s3: Mapping[str, str]) -> list[Plain]:
     return [dict(summary(one)) for one in _open(location, s3).backups()]
 
 
+def archives(location: str, s3: Mapping[str, str]) -> list[Plain]:
+    """What logs are archived, by cluster."""
+    return [
+        {
+            "cluster_id": one.cluster_id, "from": one.since_ms, "to": one.until_ms,
+            "pieces": one.pieces, "bytes": one.bytes, "gaps": one.gaps,
+        }
+        for one in reaches(_open(location, s3))
+    ]  # fmt: skip
+
+
 def checked(location: str, s3: Mapping[str, str], backup: str, tell: Tell | None) -> list[Plain]:
     """Verify; raises Corruption, code `backup_damaged`, where something is wrong."""
     found = verify(_open(location, s3), backup, _job("verify", tell))
@@ -119,14 +131,16 @@ def restore_directory(
     complete.
     """
     target, repository = Path(data_dir).absolute(), _open(location, s3)
-    job, wanted = _job("restore", tell), Wish(**wish)
+    members = dict(wish)
+    to = str(members.pop("to_time", "")), str(members.pop("to_lsn", ""))
+    job, wanted = _job("restore", tell), wish_to(Wish(**members), *to)
     if target.is_dir() and any(target.iterdir()):
         with _node(target) as node:
             return dict(restored(node.backups.restore_here(job, repository, wanted)))
     working = target.with_name(f".{target.name}.restoring-{uuid.uuid4().hex[:8]}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _node(working) as node:
+        with _node(working, {"backup.archive": False}) as node:  # it may come to nothing
             found = dict(restored(node.backups.restore_here(job, repository, wanted)))
         _take_place(working, target)
     finally:
@@ -146,8 +160,8 @@ def _take_place(working: Path, target: Path) -> None:
 
 
 @contextmanager
-def _node(directory: Path) -> Iterator[Node]:
-    node = Node.open(load_config(flags={"node.data_dir": str(directory)}))
+def _node(directory: Path, flags: Mapping[str, Any] | None = None) -> Iterator[Node]:
+    node = Node.open(load_config(flags={"node.data_dir": str(directory), **(flags or {})}))
     try:
         yield node
     finally:

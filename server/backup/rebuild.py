@@ -16,6 +16,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nearql.engine.context import EngineContext
 from nearql.engine.errors import Corruption
@@ -70,6 +71,15 @@ def pieces_of(
 def empty_state(number: int, schema: TableSchema, context: EngineContext) -> ShardState:
     """Of a shard whose whole log is there."""
     return ShardState(number, schema.key_number, context.settings)
+
+
+def fresh(
+    number: int, schema: TableSchema, directory: Path, context: EngineContext
+) -> tuple[ShardState, CheckpointStore]:
+    """A shard whose log begins with its first record, and room for what becomes of it."""
+    context.fs.make_directory(directory)
+    store = CheckpointStore(context.fs, directory, context.settings)
+    return empty_state(number, schema, context), store
 
 
 def load(
@@ -179,6 +189,14 @@ class Rebuilt:
                 [_stored(column, taken.column(column.name)) for column in columns],
                 schema=pa.schema([pa.field(c.name, c.type.storage) for c in columns]),
             )
+
+    def highest_number(self) -> int:
+        """The largest identity number in any row; 0 where there is none."""
+        names = [column.name for column in self.definition.schema.columns if column.identity]
+        if not names or not self.rows:
+            return 0
+        found = self._view.scan(names)
+        return max(pc.max(found.column(name)).as_py() or 0 for name in names)
 
     def hashes(self) -> tuple[int, tuple[int, ...]]:
         """(rows, 256 sums of their hashes): equal for equal contents."""

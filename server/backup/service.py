@@ -28,6 +28,7 @@ from nearql.cluster.replication.transfer.pace import Pace
 from nearql.engine.errors import Conflict, InternalError, NearQLError
 from nearql.engine.shard.copy import ShardCopy
 from nearql.engine.shard.shard import Shard
+from nearql.server.backup.archiver import Archiver
 from nearql.server.backup.cut import serve_holds
 from nearql.server.backup.manifest import BackupManifest
 from nearql.server.backup.places import repository_for
@@ -111,6 +112,7 @@ class Backups:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(RUNNING, thread_name_prefix="nearql-backup")
         self._closed = threading.Event()
+        self.archiver = Archiver(node, self.pins)
         self._sweeper = threading.Thread(target=self._sweep, name="backup-sweep", daemon=True)
 
     def start(self) -> None:
@@ -124,10 +126,12 @@ class Backups:
             serve_log(calls, self._copy_of)
             calls.serve(JOBS_CALL, self._tell_jobs)
             self._sweeper.start()
+        self.archiver.start()
 
     def close(self) -> None:
         """End every job, as soon as it looks up."""
         self._closed.set()
+        self.archiver.close()
         with self._lock:
             for job in self._jobs.values():
                 job.given_up.set()
@@ -280,8 +284,12 @@ class Backups:
 
 def restored(found: Restored) -> Mapping[str, Any]:
     """What a restore did, as its job shows it."""
+    told = {"to": found.to} if found.to else {}
+    left_out = {"left_out": list(found.left_out)} if found.left_out else {}
     return {
         "backup": found.backup,
+        **told,
+        **left_out,
         "tables": [{"name": name, "rows": rows} for name, rows in found.rows.items()],
         "views": list(found.views),
         "users": list(found.users),

@@ -9,7 +9,7 @@ from nearql.server.setting import key as _key
 
 @dataclass(frozen=True)
 class BackupSection:
-    """Where backups go."""
+    """Where backups go, and whether the log goes there, too."""
 
     repository: str = _key(
         "",
@@ -28,4 +28,20 @@ class BackupSection:
     )  # fmt: skip
     rate: int = _key(
         0, "Bytes a second that one backup or restore reads at most; 0 = no limit.", size=True
+    )
+    archive: bool = _key(
+        False,
+        "Ship the log of all tables to `repository`, all the time, for restores to any moment.",
+    )
+    archive_interval_ms: int = _key(
+        5000, "How often the log is shipped: what is younger may be lost with the node.", low=50
+    )
+    archive_keep: int = _key(
+        4 << 30,
+        "Log of a shard that is kept for the archive while the repository is away; beyond that the "
+        "archive gets a gap.",
+        size=True,
+    )
+    archive_rate: int = _key(
+        0, "Bytes a second that a node ships to the archive at most; 0 = no limit.", size=True
     )

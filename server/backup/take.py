@@ -96,7 +96,7 @@ def take(
         for attempt in range(_TRIES):
             try:
                 with ExitStack() as stack:
-                    work = _Work(node, repository, _Living(progress, alive), pins, stack)
+                    work = _Work(node, repository, Living(progress, alive), pins, stack)
                     return _take(work, version, alive)
             except (CutLost, _Changed) as error:
                 log.info("backup_begins_again", reason=str(error), attempt=attempt + 1)
@@ -108,20 +108,23 @@ class _Changed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Living:
-    """Progress that also renews the repository's lock."""
+class Living:
+    """Progress that also renews the repository's lock; see `Progress`."""
 
     inner: Progress
     alive: Alive
 
     def step(self, name: str) -> None:
+        """See `Progress.step`."""
         self.inner.step(name)
         self.alive()
 
     def expect(self, nbytes: int) -> None:
+        """See `Progress.expect`."""
         self.inner.expect(nbytes)
 
     def advance(self, nbytes: int) -> None:
+        """See `Progress.advance`."""
         for first in range(0, max(1, nbytes), PIECE_BYTES):  # keeping to a pace takes its time
             self.inner.advance(min(PIECE_BYTES, nbytes - first))
             self.alive()

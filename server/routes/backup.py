@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -15,7 +14,7 @@ from nearql.query.ddl.names import LIMITS
 from nearql.query.guard import RESERVED
 from nearql.server.access.audit import audited
 from nearql.server.access.principal import acting_as
-from nearql.server.backup.restore import Wish
+from nearql.server.backup.restore import Wish, wish_to
 from nearql.server.backup.service import Backups, Job
 from nearql.server.edge import Edge, principal_of
 from nearql.server.replies import json_reply
@@ -23,7 +22,10 @@ from nearql.server.routes.members import read_members
 
 T = TypeVar("T")
 _PLACE: dict[str, type] = {"repository": str, "repository_id": str}
-_RESTORE: dict[str, type] = {**_PLACE, "backup": str, "tables": list, "as": list}
+_RESTORE: dict[str, type] = {
+    **_PLACE, "backup": str, "tables": list, "as": list, "to_time": str, "to_lsn": str,
+    "cluster": str,
+}  # fmt: skip
 
 
 async def backup(request: Request, edge: Edge) -> Response:
@@ -46,7 +48,8 @@ async def restore(request: Request, edge: Edge) -> Response:
 
     def begin() -> Job:
         what = "everything" if wish.tables is None else ", ".join(wish.tables)
-        target = f"{what} of {wish.backup} in {place[0] or 'backup.repository'}"
+        to = members.get("to_time") or members.get("to_lsn") or wish.backup
+        target = f"{what} of {to} in {place[0] or 'backup.repository'}"
         with audited(edge.access, "restore", target):
             return backups.restore(wish, *place)
 
@@ -66,10 +69,15 @@ def wish_of(members: dict[str, Any]) -> Wish:
         raise InvalidValue('"tables" is empty; leave it out to restore everything.')
     rename = dict(zip(tables or (), names or (), strict=False))
     _check_names(rename)
-    return Wish(
-        backup=members.get("backup", "latest"),
-        tables=None if tables is None else tuple(tables),
-        rename=rename,
+    return wish_to(
+        Wish(
+            backup=members.get("backup", "latest"),
+            tables=None if tables is None else tuple(tables),
+            rename=rename,
+            cluster=members.get("cluster", ""),
+        ),
+        members.get("to_time", ""),
+        members.get("to_lsn", ""),
     )
 
 
@@ -89,16 +97,3 @@ def backups_of(edge: Edge) -> Backups:
 async def _acting(request: Request, work: Callable[[], T]) -> T:
     with acting_as(principal_of(request)):
         return await asyncio.to_thread(work)
-
-
-def milliseconds(text: str) -> int:
-    """A time in ISO 8601 as milliseconds since 1970; without a zone it is in UTC.
-
-    Raises:
-        InvalidValue: it is none.
-    """
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidValue(f"{text[:80]!r} is no time such as 2026-11-23T10:30:00Z.") from None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)

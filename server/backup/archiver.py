@@ -1,0 +1,318 @@
+"""The archiver of a node: a thread that ships the log of every shard that it orders, all the time.
+
+A round, each `backup.archive_interval_ms`: metadata that changed (the leader) -> each shard's
+committed records (its primary) -> a note of how far that is. Nodes that merely have copies keep
+their logs as far back as the notes of others say is not shipped yet: they may be the next primary.
+
+It never stands in the way: where the repository is away, writes go on and the log grows, up to
+`backup.archive_keep` a shard; behind that a gap is made, and told.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from nearql.cluster.metadata.state import Metadata, TableRow
+from nearql.cluster.replication.transfer.pace import Pace
+from nearql.engine.errors import NearQLError
+from nearql.engine.table import Table
+from nearql.server.backup.archive import Archive, Reached, shard_key
+from nearql.server.backup.catalog import Catalog, catalog_of
+from nearql.server.backup.places import repository_for
+from nearql.server.backup.shipping import GivenUp, Shipper, is_of_the_repository, now_ms
+from nearql.server.backup.sources import Pins
+
+if TYPE_CHECKING:
+    from nearql.server.node import Node
+
+log = structlog.get_logger("nearql.backup")
+
+FINISH_S = 5.0  # for what is left of a table that is dropped
+CLOSE_S = 10.0  # for what is left when the node ends
+_CHANGES = 256  # of metadata that are remembered until somebody ships them
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStatus:
+    """What a node tells of its archive. behind: records and seconds, of the shards it orders."""
+
+    on: bool = False
+    records: int = 0
+    bytes: int = 0
+    behind: int = 0
+    behind_s: float = 0.0
+    gaps: int = 0
+    failures: int = 0
+    stopped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    at_ms: int
+    state: Metadata
+
+
+class Archiver:
+    """Of one node. Thread-safe. Without `backup.archive` it does nothing."""
+
+    def __init__(self, node: Node, pins: Pins) -> None:
+        self._node, self._pins = node, pins
+        self._on = node.config.backup.archive
+        rate = node.config.backup.archive_rate
+        self._pace = Pace(rate) if rate else None
+        self._shippers: dict[int, tuple[Table, list[Shipper]]] = {}  # by identity of the table
+        self._working = threading.Lock()  # one round at a time
+        self._closed, self._wake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="archiver", daemon=True)
+        self._changes: deque[_Change] = deque(maxlen=_CHANGES)
+        self._seen: Metadata | None = None
+        self._catalog: Catalog | None = None  # the newest that is in the archive
+        self._archive: Archive | None = None
+        self._noted: dict[str, Reached] = {}
+        self._dropped: dict[str, set[int]] = {}  # tables -> shards that this node ordered
+        self._told = ""  # the last reason for waiting that was logged
+        self._failures = 0
+        self._gone = [0, 0, 0]  # records, bytes, gaps of shards that are closed
+
+    # ---- Life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, where the configuration says so."""
+        if self._on:
+            self._saw(self._node.metadata.state)
+            self._node.metadata.watch(self._saw)
+            self._node.copies.on_leaving = self.finish
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ship what is left, for some seconds at most, and end."""
+        self._closed.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def round_soon(self) -> None:
+        """Don't wait for the next round's time."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        interval_s = self._node.config.backup.archive_interval_ms / 1000
+        while not self._closed.is_set():
+            self._try(self._closed.is_set)
+            self._wake.wait(interval_s)
+            self._wake.clear()
+        until = time.monotonic() + CLOSE_S
+        self._try(lambda: time.monotonic() > until)
+
+    def _try(self, given_up: GivenUp) -> None:
+        """A round whose failure is told."""
+        try:
+            with self._working:
+                self._round(given_up)
+            self._told = ""
+        except NearQLError as error:
+            self._failed(error)
+        except Exception:  # a fault of ours must not end archiving for good
+            self._failures += 1
+            log.exception("archive_broke")
+
+    def _failed(self, error: NearQLError) -> None:
+        self._failures += 1
+        if error.detail != self._told:
+            self._told = error.detail
+            log.warning("archive_waits", code=error.code, reason=error.detail)
+
+    def finish(self, table_uuid: str) -> None:
+        """A table's data here is about to be closed for good: ship what is left of it, if that can
+        be done soon.
+        """
+        mine = self._ordered(table_uuid)
+        if not mine or not self._working.acquire(timeout=FINISH_S):
+            return
+        try:
+            until, archive = time.monotonic() + FINISH_S, self._opened()
+            self._look_for_tables()
+            for shipper in self._of(table_uuid):
+                if shipper.number in mine:
+                    shipper.finish(archive, lambda: time.monotonic() > until)
+                    if (reached := shipper.reached) is not None:
+                        self._noted[shipper.key] = reached
+            self._put_noted(archive)
+        except NearQLError as error:
+            self._failed(error)
+        finally:
+            self._working.release()
+
+    def _ordered(self, table_uuid: str) -> set[int]:
+        """Shards of a dropped table whose primary this node was; none while it is there."""
+        found, seen = self._dropped.pop(table_uuid, None), self._seen
+        if (
+            found is None
+            and seen is not None
+            and table_uuid not in self._node.metadata.state.tables
+        ):
+            row = seen.tables.get(table_uuid)
+            return self._mine(row) if row is not None else set()
+        return found or set()
+
+    def _mine(self, row: TableRow) -> set[int]:
+        me = self._node.node_id
+        return {number for number, shard in enumerate(row.shards) if shard.primary == me}
+
+    # ---- A round ---------------------------------------------------------------------------
+
+    def _round(self, given_up: GivenUp) -> None:
+        archive = self._opened()
+        self._ship_catalogs(archive)
+        self._look_for_tables()
+        failed: NearQLError | None = None
+        for shipper in self._all():
+            if given_up():
+                break
+            try:
+                shipper.round(archive, given_up)
+            except NearQLError as error:
+                if is_of_the_repository(error):
+                    raise
+                failed = error  # of this shard; the others go on
+            self._note(shipper)
+        self._put_noted(archive)
+        self._learn(archive)
+        if failed is not None:
+            raise failed
+
+    def _opened(self) -> Archive:
+        """The archive; found, and its notes read, at the first use."""
+        if self._archive is None:
+            repository = repository_for("", self._node.config.backup)
+            archive = Archive(repository, self._node.metadata.state.cluster_id)
+            noted = archive.noted_by(self._node.node_id)
+            kept = {shard_key(*one) for one in archive.all_pieces()} if noted else set[str]()
+            self._noted = {key: reached for key, reached in noted.items() if key in kept}
+            newest = archive.catalogs()[-1:]
+            self._catalog = archive.catalog(newest[0]) if newest else None
+            self._archive = archive
+        return self._archive
+
+    def _look_for_tables(self) -> None:
+        """Shippers for every table that is open here; those of others go."""
+        tables = list(self._node.copies.tables.values())
+        living = {id(table) for table in tables}
+        for key in [key for key in self._shippers if key not in living]:
+            _, shippers = self._shippers.pop(key)
+            for shipper in shippers:
+                self._gone[0] += shipper.records
+                self._gone[1] += shipper.bytes
+                self._gone[2] += shipper.gaps
+        for table in tables:
+            if id(table) not in self._shippers:
+                self._shippers[id(table)] = table, list(self._made(table))
+
+    def _made(self, table: Table) -> Iterator[Shipper]:
+        limit = self._node.config.backup.archive_keep
+        fs = self._node.context.fs if self._node.member is None else None
+        for number, shard in enumerate(table.shards):
+            copy = table.copies[number] if table.copies else None
+            shipper = Shipper(table.definition.uuid, shard, copy, self._pace)
+            if (known := self._noted.get(shipper.key)) is not None:
+                shipper.learn(known)
+            pins, _ = self._pins.of(shard, fs)
+            pins.add(lambda shipper=shipper: self._keeps(shipper, limit))  # type: ignore[misc]
+            yield shipper
+
+    def _keeps(self, shipper: Shipper, limit: int) -> int | None:
+        """Writes come first: a full disk keeps no log for the archive."""
+        context, directory = self._node.context, self._node.config.node.data_dir.absolute()
+        if context.fs.free_bytes(directory) < 2 * context.settings.disk_reserve_bytes:
+            return None
+        return shipper.keeps(limit)
+
+    def _all(self) -> list[Shipper]:
+        return [shipper for _, shippers in list(self._shippers.values()) for shipper in shippers]
+
+    def _of(self, table_uuid: str) -> list[Shipper]:
+        return [shipper for shipper in self._all() if shipper.table == table_uuid]
+
+    # ---- Notes -----------------------------------------------------------------------------
+
+    def _note(self, shipper: Shipper) -> None:
+        if shipper.leads and (reached := shipper.reached) is not None:
+            self._noted[shipper.key] = reached
+
+    def _put_noted(self, archive: Archive) -> None:
+        if self._noted:
+            archive.put_reached(self._node.node_id, now_ms(), self._noted)
+
+    def _learn(self, archive: Archive) -> None:
+        """What other nodes have shipped of shards that this one has copies of."""
+        following = [shipper for shipper in self._all() if not shipper.leads]
+        if not following:
+            return
+        noted = archive.reached()
+        for shipper in following:
+            for reached in noted.get(shipper.key, ()):
+                shipper.learn(reached)
+
+    # ---- Metadata --------------------------------------------------------------------------
+
+    def _saw(self, state: Metadata) -> None:
+        """Called with each new state, by the thread that applies it: it must be quick."""
+        seen, self._seen = self._seen, state
+        if seen is not None:
+            for uuid, row in seen.tables.items():
+                if uuid not in state.tables:
+                    self._dropped[uuid] = self._mine(row)
+            if seen.version == state.version and seen.access.users == state.access.users:
+                return
+        self._changes.append(_Change(now_ms(), state))
+        self._wake.set()
+
+    def _ship_catalogs(self, archive: Archive) -> None:
+        """Every state that differs from the one before it, in what a backup keeps of it."""
+        member = self._node.member
+        if member is not None and not member.cluster.leading:
+            self._catalog = None  # whoever leads ships; look again before shipping here
+            return
+        shipped = -1
+        if self._catalog is None and (newest := archive.catalogs()[-1:]):
+            self._catalog, shipped = archive.catalog(newest[0]), newest[0].index
+        while self._changes:
+            change = self._changes[0]
+            found = catalog_of(change.state)
+            is_news = self._catalog is None or _plain(found) != _plain(self._catalog)
+            if is_news and change.state.applied_index > shipped:
+                archive.put_catalog(change.at_ms, change.state.applied_index, found)
+                self._catalog = found
+            self._changes.popleft()
+
+    # ---- What it tells ---------------------------------------------------------------------
+
+    def status(self) -> ArchiveStatus:
+        """Now."""
+        if not self._on:
+            return ArchiveStatus()
+        found = self._all()
+        led = [shipper for shipper in found if shipper.leads]
+        return ArchiveStatus(
+            True,
+            records=self._gone[0] + sum(shipper.records for shipper in found),
+            bytes=self._gone[1] + sum(shipper.bytes for shipper in found),
+            behind=sum(shipper.behind for shipper in led),
+            behind_s=max((shipper.behind_ms for shipper in led), default=0) / 1000,
+            gaps=self._gone[2] + sum(shipper.gaps for shipper in found),
+            failures=self._failures,
+            stopped=sum(bool(shipper.stopped) for shipper in led),
+        )
+
+
+def _plain(catalog: Catalog) -> Catalog:
+    """Without the numbers that writes take."""
+    tables = tuple(replace(table, next_number=0) for table in catalog.tables)
+    return replace(catalog, tables=tables)
