@@ -2,13 +2,17 @@
 
 Whoever works on a statement asks `check` in its loops; it raises once the statement's time is up.
 The deadline belongs to the thread that plans.
+
+Texts that take long to parse are parsed one at a time: many threads that all want Python would each
+take as long, and keep it from whoever serves short statements.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nearql.engine.errors import StatementTimeout
 
@@ -46,6 +50,29 @@ def check() -> None:
     """Raise StatementTimeout if the time is up."""
     if time.monotonic() > _UNTIL.deadline():
         raise timed_out()
+
+
+_LONG_TEXT = 4096  # characters; about 10 ms where each is a sign
+_LOOK_S = 0.05
+_turn = threading.RLock()
+
+
+@contextmanager
+def turn(text: str) -> Iterator[None]:
+    """Wait until no other long text is being parsed; short ones pass.
+
+    Raises:
+        StatementTimeout: the time was up before.
+    """
+    if len(text) < _LONG_TEXT:
+        yield
+        return
+    while not _turn.acquire(timeout=_LOOK_S):
+        check()
+    try:
+        yield
+    finally:
+        _turn.release()
 
 
 def timed_out() -> StatementTimeout:

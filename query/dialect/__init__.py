@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from sqlglot.tokenizer_core import TokenType
 
 from nearql.engine.errors import SqlError
+from nearql.query import patience
 from nearql.query.dialect import access, dml, utility
 from nearql.query.dialect.alter import alter
 from nearql.query.dialect.copy import copy
@@ -44,7 +45,8 @@ def parse(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Statement]:
         Unsupported: something that is understood and not offered, with the alternative.
         TooLarge: beyond `limits`.
     """
-    return [_statement(source) for source in split(text, limits)]
+    with patience.turn(text):
+        return [_statement(source) for source in split(text, limits)]
 
 
 def _statement(source: Source) -> Statement:

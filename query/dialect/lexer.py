@@ -86,19 +86,22 @@ def tokenize(text: str, limits: Limits = DEFAULT_LIMITS) -> list[Token]:
 
 
 _STRING = re.compile(r"'[^']*'")
-_SIGNS = re.compile(r"[^\w\s]")
+_SIGNS, _WORDS = re.compile(r"[^\w\s]"), re.compile(r"\w+")
 _ROWS = 20  # times as many signs as one parsed statement may have: literal rows of INSERT are many
 
 
 def _check_length(text: str, limits: Limits) -> None:
     """Refuse what would take seconds to cut into tokens alone."""
     most = limits.tokens * _ROWS
-    if len(text) > most and sum(1 for _ in _SIGNS.finditer(_STRING.sub("''", text))) > most:
-        raise TooLarge(
-            f"The request has more than {most} signs (20 times limits.sql_tokens). Send rows in "
-            "bulk, or bind lists as parameters.",
-            position=1, setting="sql_tokens",
-        )  # fmt: skip
+    if len(text) <= most:
+        return
+    for kind, name in ((_SIGNS, "signs"), (_WORDS, "words and numbers")):
+        if sum(1 for _ in kind.finditer(_STRING.sub("''", text))) > most:
+            raise TooLarge(
+                f"The request has more than {most} {name} (20 times limits.sql_tokens). Send rows "
+                "in bulk, or bind lists as parameters.",
+                position=1, setting="sql_tokens",
+            )  # fmt: skip
 
 
 _PIECE = re.compile(
