@@ -89,11 +89,13 @@ class VectorIndex(Protocol):
         *,
         effort: int,
         mask: NDArray[np.bool_] | None,
+        threads: int = 1,
     ) -> NDArray[np.int64]:
         """Up to `count` positions near each query, shape (nq, count), in any order, -1 padded.
 
         queries: float32, shape (nq, d), C-contiguous, finite. effort: as in `efforts`, any positive
         number. mask: bool, shape (rows,): rows that may be named; None = all that are covered.
+        threads: how many may share several queries.
         """
 
     @property

@@ -35,15 +35,16 @@ class Part:
     kept: NDArray[np.bool_] | None = None
 
     def search(
-        self, queries: NDArray[np.float32], count: int, effort: int, mask: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
+        self, queries: NDArray[np.float32], count: int, effort: int,
+        mask: NDArray[np.bool_] | None, threads: int,
+    ) -> NDArray[np.int64]:  # fmt: skip
         """As `VectorIndex.search`, in positions of the new segment."""
         assert self.index is not None
         if mask is not None:
             mask = mask[self.start : self.start + self.rows]
         if self.kept is not None:
             mask = self.kept if mask is None else self._old_mask(mask)
-        found = self.index.search(queries, count, effort=effort, mask=mask)
+        found = self.index.search(queries, count, effort=effort, mask=mask, threads=threads)
         if self.kept is None:
             return np.where(found < 0, -1, found + self.start)
         return np.where(found < 0, -1, self._places[found])
@@ -119,9 +120,10 @@ class CarriedIndex:
         *,
         effort: int,
         mask: NDArray[np.bool_] | None,
+        threads: int = 1,
     ) -> NDArray[np.int64]:
         """See `VectorIndex.search`; `count` of each part."""
-        found = [part.search(queries, count, effort, mask) for part in self._indexed]
+        found = [part.search(queries, count, effort, mask, threads) for part in self._indexed]
         return np.concatenate(found, axis=1)
 
     @property

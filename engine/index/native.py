@@ -47,6 +47,7 @@ FAISS_METRIC = {
     Metric.COSINE: faiss.METRIC_INNER_PRODUCT,  # of rows of unit length
     Metric.L1: faiss.METRIC_L1,
 }
+_QUERIES_EACH = 2  # queries that a further thread is woken for
 _TALLIES = 32  # filters whose rows by list are remembered
 _NOBODY = faiss.MaybeOwnedVectorUInt8()  # whose owner, a null pointer, borrowed arrays take
 
@@ -214,22 +215,24 @@ class NativeIndex:
         *,
         effort: int,
         mask: NDArray[np.bool_] | None,
+        threads: int = 1,
     ) -> NDArray[np.int64]:
         """See `VectorIndex.search`."""
         queries = self._shaped(queries)
         parameters, held = self._parameters(effort, mask)
         found = np.empty((len(queries), count), np.int64)
         distances = np.empty(found.shape, np.float32)
+        used = max(1, min(threads, len(queries) // _QUERIES_EACH))
         before = 1 if self.alone and len(queries) == 1 else faiss.omp_get_max_threads()
-        if before != 1:
-            faiss.omp_set_num_threads(1)
+        if before != used:
+            faiss.omp_set_num_threads(used)
         try:
             self.native.search_c(
                 len(queries), faiss.swig_ptr(queries), count,
                 faiss.swig_ptr(distances), faiss.swig_ptr(found), parameters,
             )  # fmt: skip
         finally:
-            if before != 1:
+            if before != used:
                 faiss.omp_set_num_threads(before)
         del held
         if self.labels is None:

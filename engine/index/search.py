@@ -223,6 +223,7 @@ class _Run:
     candidates: int = 0
     reranked: int = 0
     widened: bool = False
+    threads: int = 1  # of the machine, for one piece of work
 
     def answer(self) -> SearchHits:
         request = self.request
@@ -249,6 +250,7 @@ class _Run:
             for low in range(0, len(queries), _BATCH)
         ]
         if len(work) == 1:
+            self.threads = self.searcher.team.threads
             found = [self._named(queries, work[0])]
         else:
             patience = self.request.patience
@@ -348,8 +350,9 @@ class _Attempt:
         queries = np.ascontiguousarray(self._queries[self.pending])
         bitmap = plan.strategy == "bitmap"
         positions = index.search(
-            queries, plan.count, effort=plan.effort, mask=mask if bitmap else None
-        )
+            queries, plan.count, effort=plan.effort, mask=mask if bitmap else None,
+            threads=self._run.threads,
+        )  # fmt: skip
         query_of, column = np.nonzero(positions >= 0)
         positions = positions[query_of, column]
         one, metric = self._segment.slice, self._run.request.metric

@@ -33,7 +33,7 @@ class Everything:
 
     def search(
         self, queries: NDArray[np.float32], count: int, *, effort: int,
-        mask: NDArray[np.bool_] | None,
+        mask: NDArray[np.bool_] | None, threads: int = 1,
     ) -> NDArray[np.int64]:  # fmt: skip
         self.masks.append(mask)
         allowed = np.ones(self.rows, bool) if mask is None else mask.copy()

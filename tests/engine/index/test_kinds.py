@@ -151,6 +151,24 @@ def test_recall_by_manhattan_distance() -> None:
 
 
 @pytest.mark.parametrize(("name", "storage"), FLOORS)
+@pytest.mark.parametrize("filtered", [False, True])
+def test_threads_that_share_queries_name_the_same_rows(
+    name: str, storage: str, filtered: bool
+) -> None:
+    vectors = packages()[:1500]
+    index = made(name, vectors, Metric.COSINE, **options_of(storage))
+    mask = np.arange(1500) % 3 > 0 if filtered else None
+    faiss = pytest.importorskip("faiss")
+    before = faiss.omp_get_max_threads()
+    alone, shared = (
+        index.search(vectors[:9], 20, effort=EFFORT, mask=mask, threads=threads)
+        for threads in (1, 4)
+    )
+    assert faiss.omp_get_max_threads() == before
+    np.testing.assert_array_equal(np.sort(alone), np.sort(shared))
+
+
+@pytest.mark.parametrize(("name", "storage"), FLOORS)
 def test_only_rows_that_are_covered_and_allowed_are_named_each_once(
     name: str, storage: str
 ) -> None:
