@@ -49,7 +49,7 @@ class DuckOptions:
 
     memory_limit_bytes: int = 0
     threads: int = 0
-    call_length: int = 100_000
+    call_length: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,8 @@ ERROR = "nearql:"  # marks the part of DuckDB's message that is ours
 
 def install(connection: duckdb.DuckDBPyConnection, call_length: int) -> None:
     """Create every vector function in the database behind `connection`, and those of `bounds`."""
-    for definition in _bounds(call_length):
+    _raw(connection, "nq_fits", _fits(call_length), ["DOUBLE"] * 3, "BOOLEAN")
+    for definition in _bounds():
         connection.execute(f"CREATE MACRO {definition}")
     for metric, name in DISTANCES.items():
         _create(connection, name, _distance(metric), 2, "FLOAT")
@@ -90,16 +91,12 @@ def install(connection: duckdb.DuckDBPyConnection, call_length: int) -> None:
         connection.execute(f"CREATE MACRO {definition}")
 
 
-def _bounds(call_length: int) -> tuple[str, ...]:
+def _bounds() -> tuple[str, ...]:
     """The macros that `dialect.bounds` calls."""
-    refusal = (
-        f"nearql:too_large:A call may make at most {call_length} characters or elements "
-        "(limits.call_length), in a lambda a hundredth of them."
-    )
     return (
         (
-            f"nq_bounded(v, size, parts) AS CASE WHEN CAST(size AS DOUBLE) > {call_length} / parts"
-            f" THEN error('{refusal}') ELSE v END"
+            "nq_bounded(v, size, parts, room) AS CASE WHEN nq_fits_raw("
+            "CAST(size AS DOUBLE), CAST(parts AS DOUBLE), CAST(room AS DOUBLE)) THEN v END"
         ),
         "nq_size(v) AS length(CAST(v AS VARCHAR))",
         "nq_number(v) AS TRY_CAST(CAST(v AS VARCHAR) AS DOUBLE)",
@@ -110,6 +107,30 @@ def _bounds(call_length: int) -> tuple[str, ...]:
         ),
         f"nq_widths(f) AS if(regexp_matches(f, '{WIDE}'), CAST('inf' AS DOUBLE), 0)",
     )
+
+
+def _fits(call_length: int) -> Callable[..., pa.Array]:
+    """Whether each size, and those of a chunk together, are within the bounds; raises if not."""
+
+    def function(sizes: pa.ChunkedArray, parts: pa.ChunkedArray, room: pa.ChunkedArray) -> pa.Array:
+        if len(sizes):
+            longest = call_length / parts[0].as_py()
+            if (pc.max(sizes).as_py() or 0) > longest:
+                raise ValueError(
+                    f"nearql:too_large:A call may make at most {call_length} characters or "
+                    "elements (limits.call_length), in a lambda a hundredth of them."
+                )
+            together = longest * room[0].as_py()
+            if (pc.sum(sizes).as_py() or 0) > together:
+                raise ValueError(
+                    f"nearql:too_large:Calls for {len(sizes)} rows may together make at most "
+                    f"{together:.0f} characters or elements ({room[0].as_py():.0f} times what one "
+                    "of them may, see limits.call_length): make less of each row, or ask for fewer "
+                    "rows at once."
+                )
+        return pa.repeat(pa.scalar(True), len(sizes))
+
+    return function
 
 
 def _create(

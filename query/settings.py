@@ -32,7 +32,7 @@ class SessionSettings:
     result_rows: int = 1_000_000  # largest answer
     result_bytes: int = 512 * MIB
     join_rows: int = 10_000_000  # most rows that a batched kNN join may find, left rows * k
-    call_length: int = 100_000  # characters or elements that one call may make
+    call_length: int = 20_000  # characters or elements that one call may make
     duck_memory_bytes: int = 0  # 0 = DuckDB's own choice
     duck_threads: int = 0  # 0 = one per core
     plan_cache_entries: int = 512

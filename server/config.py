@@ -236,7 +236,7 @@ class LimitsSection:
         low=0, high=60_000,
     )  # fmt: skip
     call_length: int = _key(
-        100_000,
+        20_000,
         "Characters or elements that one call in a statement may make, as in repeat('a', n).",
         low=1_000, high=100_000_000,
     )  # fmt: skip

@@ -4,13 +4,17 @@ DuckDB is interrupted between chunks of rows, not inside a call: `repeat('a', 4e
 whatever the statement's timeout. So the argument that decides is wrapped, and the call never
 starts where its value would be too long:
 
-    lpad(title, n, ' ')   ->  lpad(title, nq_bounded(n, n, 1), ' ')
-    repeat(a, b)          ->  repeat(a, nq_bounded(b, b * nq_size(a), 1))
+    lpad(title, n, ' ')   ->  lpad(title, nq_bounded(n, n, 1, 100), ' ')
+    repeat(a, b)          ->  repeat(a, nq_bounded(b, b * nq_size(a), 1, 100))
 
-`nq_bounded(value, size, parts)` is `value` where `size` is at most `limits.call_length / parts`,
-else an error. It stands inside the call's argument, because DuckDB evaluates constant branches of a
+`nq_bounded(value, size, parts, room)` is `value` where `size` is at most `limits.call_length /
+parts`, and the sizes of a chunk of rows, 2,048 at most, together at most `room` times that; else an
+error. It stands inside the call's argument, because DuckDB evaluates constant branches of a
 CASE before it knows whether they are needed. `parts` rises by a factor of 100 in each lambda,
 whose body is evaluated for every element. Literals are checked by the guard and left as they are.
+
+Rooms are measured: what a chunk may make is read again by the slowest function there is
+(`list_distinct`, `regexp_replace`) in some 200 ms, within which a statement is cancelled.
 
 What `list_reduce` makes is bounded after each step, because `lambda a, b: a || a` doubles it:
 
@@ -32,8 +36,16 @@ from nearql.query.trees import copy_of, has
 
 NESTED = 6
 _LAMBDA = 100
+_LAMBDA_ROOM = 10
 _REPLACED = 10  # replacing takes longer values: they come from rows, not from a number
 _PAIRS = 2  # comparing two texts letter by letter takes the product of their lengths
+_INTERSECTED = 2_000  # so do the elements of two lists, at 5 a nanosecond
+_ROOM = 100  # the longest calls in a chunk
+_ROOMS: dict[float, int] = {
+    _REPLACED: 1_000,
+    _PAIRS: 1_500,
+    _INTERSECTED: 25,
+}  # by factor, where they differ
 WIDE = r"\d{5,}|\{[^}]*\{|%[^a-zA-Z%]*\*"  # a width of five digits, or one from an argument
 _WIDE = re.compile(WIDE)
 Arguments = list[exp.Expr]
@@ -56,8 +68,7 @@ def bounded(node: exp.Anonymous) -> exp.Expr:
         return node
     _check_nesting(node)
     place, size, factor = found
-    parts = exp.Literal.number(_parts(node) / factor)
-    arguments[place] = _call("nq_bounded", arguments[place], size, parts)
+    arguments[place] = _bounded(arguments[place], size, _lambdas(node), factor)
     return exp.Anonymous(this=node.this, expressions=[copy_of(one) for one in arguments])
 
 
@@ -73,9 +84,15 @@ def _reduced(node: exp.Anonymous) -> exp.Expr:
         return node
     _check_nesting(node)
     body = found[0].this
-    parts = exp.Literal.number(_parts(node))
-    found[0].set("this", _call("nq_bounded", body, _size(body), parts))
+    found[0].set("this", _bounded(body, _size(body), _lambdas(node)))
     return node
+
+
+def _bounded(value: exp.Expr, size: exp.Expr, lambdas: int, factor: float = 1) -> exp.Expr:
+    """A lambda's chunk is of elements: a tenth of a chunk's room, for calls of a hundredth."""
+    parts = exp.Literal.number(_LAMBDA**lambdas / factor)
+    room = exp.Literal.number(_ROOMS.get(factor, _ROOM) * _LAMBDA_ROOM**lambdas)
+    return _call("nq_bounded", value, size, parts, room)
 
 
 def _refused_dot(node: exp.Anonymous) -> exp.Expr:
@@ -95,12 +112,13 @@ def _check_nesting(node: exp.Expr) -> None:
         )  # fmt: skip
 
 
-def _parts(node: exp.Expr) -> float:
-    parts, parent = 1.0, node.parent
+def _lambdas(node: exp.Expr) -> int:
+    """How many stand around the node."""
+    found, parent = 0, node.parent
     while parent is not None:
-        parts *= _LAMBDA if isinstance(parent, exp.Lambda | exp.Comprehension) else 1
+        found += isinstance(parent, exp.Lambda | exp.Comprehension)
         parent = parent.parent
-    return parts
+    return found
 
 
 def _call(name: str, *arguments: exp.Expr) -> exp.Anonymous:
@@ -183,6 +201,13 @@ def _compared(arguments: Arguments) -> tuple[int, exp.Expr, float] | None:
     return 0, product, _PAIRS
 
 
+def _intersected(arguments: Arguments) -> tuple[int, exp.Expr, float] | None:
+    if len(arguments) != 2:
+        return None
+    lengths = [_double(_call("len", one)) for one in arguments]
+    return 0, exp.Mul(this=lengths[0], expression=lengths[1]), _INTERSECTED
+
+
 REDUCING = frozenset({"list_reduce", "array_reduce", "reduce"})
 _LENGTHENING = (exp.DPipe, exp.Anonymous, exp.Array, exp.Bracket, exp.Struct, exp.Dot, exp.Cast)
 BOUNDS: dict[str, Bound] = {
@@ -204,4 +229,6 @@ BOUNDS: dict[str, Bound] = {
     "damerau_levenshtein": _compared,
     "jaro_similarity": _compared,
     "jaro_winkler_similarity": _compared,
+    "list_intersect": _intersected,
+    "array_intersect": _intersected,
 }

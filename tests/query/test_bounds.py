@@ -3,6 +3,7 @@ are below the bound."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from nearql.query.planner import plan_query
 from nearql.query.statements import Select
 from support.sql import Sql
 
-MOST = 100_000  # limits.call_length
+MOST = 20_000  # limits.call_length
 ROWS = "(VALUES (1)) AS v(one)"
 
 
@@ -57,6 +58,7 @@ EDGES = [
     ("editdist3(repeat('a', one * {}), 'bc')", MOST),
     ("jaro_similarity(repeat('a', one * {}), 'bc')", MOST),
     ("jaro_winkler_similarity(repeat('a', one * {}), 'bc')", MOST),
+    ("len(list_intersect(range(one * {}), range(2000)))", MOST),
     ("len(list_transform([1], lambda x: repeat('a', one * {})))", MOST // 100),
     ("len(list_transform([1], lambda x: repeat('a', {})))", MOST // 100),
     ("len([range({}) for x in [1]])", MOST // 100),
@@ -72,6 +74,31 @@ def test_calls_are_bounded_at_the_edge(sql: Sql, call: str, most: int) -> None:
         sql.run(f"SELECT {call.format(most + 1)} FROM {ROWS}")
     assert caught.value.extra["setting"] == "call_length"
     assert "limits.call_length" in caught.value.detail
+
+
+# One call for each of 2,048 rows: the most that fits, and one more.
+CHUNKS = [
+    ("length(repeat('a', n))", 100 * MOST),
+    ("len(range(n))", 100 * MOST),
+    ("length(lpad('a', n::INTEGER, 'b'))", 100 * MOST),
+    ("len(list_transform([1], lambda x: repeat('a', n)))", 10 * MOST),
+    ("levenshtein(repeat('a', n), 'b')", 2 * 1_500 * MOST),
+    ("len(list_intersect(range(n), range(n)))", 25 * 2_000 * MOST),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "most"), CHUNKS, ids=[call for call, _ in CHUNKS])
+def test_calls_of_a_chunk_are_bounded_together(sql: Sql, call: str, most: int) -> None:
+    """Nothing interrupts DuckDB before it is done with a chunk of rows."""
+    each, rest = divmod(most, 2048)
+    if "intersect" in call:
+        each, rest = math.isqrt(each), 0
+    rows = f"(SELECT {{}} + (i < {rest})::BIGINT AS n FROM range(2048) r(i))"
+    if each <= MOST // (100 if "lambda" in call else 1):
+        assert sql.run(f"SELECT {call} FROM {rows.format(each)} r").row_count == 2048
+    with pytest.raises(TooLarge) as caught:
+        sql.run(f"SELECT {call} FROM {rows.format(each + 1)} r")
+    assert caught.value.extra["setting"] == "call_length"
 
 
 @pytest.mark.parametrize(
