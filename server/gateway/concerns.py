@@ -27,6 +27,7 @@ from nearql.query.replicas import Position, Settled
 from nearql.server.cluster_ports import CallPort, Serve, ShardPort
 from nearql.server.gateway import envelope
 from nearql.server.gateway.deadlines import until
+from nearql.server.gateway.health import metadata_stale
 from nearql.server.gateway.placement import no_primary, tables_named
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ class ClusterReplicas:
 
         Raises:
             InvalidValue: code `not_enough_copies`; the table never has as many.
-            Unavailable: `not_primary`, `not_enough_replicas`.
+            Unavailable: `not_primary`, `not_enough_replicas`, `metadata_stale`.
         """
+        self._check_current()
         for number, shard in enumerate(self._shards(table)):
             copies = len(shard.replicas)
             if concern.isdigit() and int(concern) > copies:
@@ -64,6 +66,14 @@ class ClusterReplicas:
                     code="not_enough_copies", sqlstate="53000",
                 )  # fmt: skip
             self._check_writable(table, number, concern_of(concern))
+
+    def _check_current(self) -> None:
+        """Who ordered writes here may have been replaced, if nobody tells: then none is taken, also
+        of those that another node passed on.
+        """
+        cluster, wait_until = self.gateway.cluster, self.gateway.replication.wait_until
+        if not cluster.ticking and not wait_until(lambda: cluster.ticking, ADMIT_S):
+            raise metadata_stale()
 
     def _check_writable(self, table: TableDef, number: int, concern: str | int) -> None:
         """As the copy's own check; a primary that metadata has made and that is not ready yet (it

@@ -14,10 +14,7 @@ def check_ready(gateway: Gateway) -> None:
         Unavailable: `metadata_stale`, `fenced`, or `not_in_sync` with how many copies are not.
     """
     if not gateway.cluster.ticking:
-        raise Unavailable(
-            "Metadata on this node is not current: its Raft process is silent.",
-            code="metadata_stale",
-        )
+        raise metadata_stale()
     here, state = gateway.cluster.node_id, gateway.metadata.state
     row = state.nodes.get(here)
     if row is not None and row.fenced:
@@ -31,6 +28,15 @@ def check_ready(gateway: Gateway) -> None:
             f"{behind} copies on this node are not in sync yet.",
             code="not_in_sync", copies=behind,
         )  # fmt: skip
+
+
+def metadata_stale() -> Unavailable:
+    """What a node says whose own view of the metadata may be old: others may know better."""
+    return Unavailable(
+        "Metadata on this node is not current: its Raft process is silent. Ask again, or another "
+        "node.",
+        code="metadata_stale",
+    )
 
 
 def _behind(gateway: Gateway, here: str) -> int:

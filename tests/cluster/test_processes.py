@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,3 +142,39 @@ def test_any_stream_of_changes_is_the_same_on_every_node(nodes: Processes) -> No
         "all nodes show the same", PATIENCE_S,
     )  # fmt: skip
     assert shown(first)[1]
+
+
+def test_a_primary_whose_voter_is_silent_takes_no_writes(nodes: Processes) -> None:
+    """Whichever node is asked; it may have been replaced without knowing."""
+    nodes.write("CREATE TABLE quiet (id BIGINT PRIMARY KEY)")
+    nodes.write("INSERT INTO quiet VALUES (1)")
+    primary = nodes[str(nodes.primary("quiet"))]
+    voter = sidecar_of(primary)
+    os.kill(voter, signal.SIGSTOP)
+    try:
+        stale = lambda: "metadata_stale" in str(primary.get("/readyz")[1])  # noqa: E731
+        wait_for(stale, "two seconds without a tick", PATIENCE_S)
+        for number, node in enumerate(nodes.running(), 2):
+            status, answer = node.sql(f"INSERT INTO quiet VALUES ({number})")
+            assert (status, answer["definite"]) == (503, True), answer
+    finally:
+        os.kill(voter, signal.SIGCONT)
+    nodes.write("INSERT INTO quiet VALUES (9)")
+    all_show_ids(nodes, [1, 9])
+
+
+def sidecar_of(node: Process) -> int:
+    """The process id of a node's voter."""
+    children = Path(f"/proc/{node.pid}/task").glob("*/children")
+    pids = [int(pid) for path in children for pid in path.read_text().split()]
+    (found,) = (p for p in pids if "raft.sidecar" in Path(f"/proc/{p}/cmdline").read_text())
+    return found
+
+
+def all_show_ids(nodes: Processes, expected: list[int]) -> None:
+    text, settings = "SELECT id FROM quiet ORDER BY id", {"read_level": "any"}
+    for node in nodes.running():
+        shown = lambda node=node: (  # noqa: E731
+            node.sql(text, settings=settings)[1].get("rows") == [[n] for n in expected]
+        )
+        wait_for(shown, f"{node.name} shows {expected}", PATIENCE_S)

@@ -42,6 +42,7 @@ from nearql.engine.storage.files import FileSystem
 log = structlog.get_logger("nearql.metadata")
 
 STALE_S = 2.0  # without a tick for so long, the sidecar counts as gone
+HUNG_S = 60.0  # and is ended, if it says nothing at all for so long
 _RETRY_S = 0.05
 _ATTEMPT_S = 2.0
 _HAND_OVER_S = 1.0
@@ -261,6 +262,7 @@ class ReplicatedMetadata:
         while not self._closed.is_set():
             self._ready = False
             ours, theirs = socket.socketpair()
+            ours.settimeout(HUNG_S)  # it tells its status a few times a second
             with theirs:
                 process = self._start(theirs)
             frames = Frames(ours)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from nearql.cluster.metadata.raft import replicated
 from nearql.cluster.metadata.raft.journal import RaftJournal
 from nearql.cluster.metadata.raft.replicated import ReplicatedMetadata
 from nearql.cluster.metadata.raft.sidecar import SidecarConfig
@@ -81,6 +82,23 @@ def test_a_killed_sidecar_is_started_again_and_knows_everything(cluster: Cluster
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_sidecar_that_hangs_is_ended_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicated, "HUNG_S", 3.0)
+    with running(tmp_path, 1, **QUICK) as alone:
+        metadata = alone.metadata["n1"]
+        assert metadata.propose(change("before"), timeout_ms=PATIENCE_MS).ok
+        pid, restarts = metadata.sidecar_pid, metadata.restarts
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: metadata.restarts > restarts, "another sidecar", 60)
+        wait_for(lambda: metadata.ticking, "it ticks", 60)
+        assert metadata.sidecar_pid != pid
+        assert metadata.propose(change("after"), timeout_ms=PATIENCE_MS).ok
+
+
 def test_without_a_majority_nothing_is_agreed_and_the_error_says_so(tmp_path: Path) -> None:
     with running(tmp_path, **QUICK) as cluster:
         assert cluster.metadata["n1"].propose(change("a"), timeout_ms=PATIENCE_MS).ok

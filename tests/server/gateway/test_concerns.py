@@ -50,6 +50,16 @@ def test_a_primary_that_is_not_ready_yet_is_waited_for(make_pair: MakePair) -> N
         assert copy.asked == [("check", "majority")] * 4
 
 
+def test_a_primary_takes_no_write_while_its_voter_is_silent(make_pair: MakePair) -> None:
+    """Also none that the leader passed on."""
+    with make_pair() as pair:
+        pair.here.cluster.ticking = False
+        with pytest.raises(Unavailable) as caught:
+            pair.here.session.replicas.check(DOCS, "one")
+        assert (caught.value.code, caught.value.retryable) == ("metadata_stale", True)
+        assert pair.here.copy.asked == []
+
+
 def test_a_copy_that_is_not_to_be_primary_refuses_at_once(make_pair: MakePair) -> None:
     with make_pair(2) as pair:
         copy = pair.here.copy
