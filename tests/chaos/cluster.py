@@ -19,15 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from support import fail_points
 from support.chaos_network import Network, network, possible
 from support.chaos_workload import HEAL_S, Workload
-from support.cluster_processes import Processes
+from support.cluster_processes import Process, Processes
 from support.waiting import wait_for
 
 NAMES = ("n1", "n2", "n3")
@@ -42,6 +44,7 @@ class Chaos:
         self.nodes, self.net, self.chance = nodes, net, chance
         self.done: list[str] = []
         self.problems: list[str] = []
+        self.dropped: list[str] = []  # tables
         self.details: Counter[str] = Counter()  # what came of faults
 
     def faults(self) -> dict[str, Callable[[], None]]:
@@ -58,11 +61,19 @@ class Chaos:
             "pause_primary": lambda: self.pause(self.primary()),
             "restart_storm": self.restart_storm,
             "clock_jump": lambda: self.jump(self.anybody()),
+            "kill_two": self.kill_two,
+            "fail_point": lambda: self.fail_point(self.anybody()),
+            "fail_point_primary": lambda: self.fail_point(self.primary()),
+            "switch_over": self.switch_over,
+            "create_and_drop": self.create_and_drop,
         }
         if self.net is not None:
             found |= {
                 "isolate": lambda: self.cut_off(self.anybody()),
                 "isolate_primary": lambda: self.cut_off(self.primary()),
+                "isolate_leader": lambda: self.cut_off(self.nodes.leader()),
+                "repeat": self.repeat_packets,
+                "reorder": self.reorder_packets,
                 "deaf": lambda: self.cut_one_way(hears=False),
                 "mute": lambda: self.cut_one_way(hears=True),
                 "bridge": self.cut_pair,
@@ -112,6 +123,72 @@ class Chaos:
         for name in NAMES:
             self.nodes[name].start()
 
+    def kill_two(self) -> None:
+        """The metadata has no majority, nor has any shard."""
+        names = self.chance.sample(NAMES, 2)
+        for name in names:
+            self.nodes[name].kill()
+        self.wait(0.5, 8.0)
+        for name in names:
+            self.nodes[name].start()
+
+    def fail_point(self, name: str) -> None:
+        """Killed at a named place. Where it does not come there by itself, others are killed, and
+        it is started again, so that parts change.
+        """
+        point = self.chance.choice(fail_points.NAMES)
+        when, times = self.chance.choice(("before", "after")), self.chance.choice((1, 1, 2, 5))
+        node, disk = self.nodes[name], self.nodes.disks[name]
+        print(f"    {point} {when} {times} of {name}", flush=True)
+        disk.set("die", f"{point} {when} {times}")
+        try:
+            if not self._dies(node, 3.0):
+                self.kill(self.chance.choice([other for other in NAMES if other != name]))
+            if not self._dies(node, 6.0):
+                node.kill()
+                node.start()
+            reached = self._dies(node, 8.0)
+        finally:
+            disk.set("die", None)
+        self.details[f"{point} {when}" if reached else "fail points not reached"] += 1
+        self.wait(0.1, 2.0)
+
+    @staticmethod
+    def _dies(node: Process, seconds: float) -> bool:
+        """Whether it ends within a time."""
+        until = time.monotonic() + seconds
+        while node.runs and time.monotonic() < until:
+            time.sleep(0.05)
+        return not node.runs
+
+    def switch_over(self) -> None:
+        """Another node orders the log table's writes, on an operator's word."""
+        before = self.primary()
+        target = self.chance.choice([name for name in NAMES if name != before])
+        body = {"table": "log", "to": target}
+        status, _ = self.nodes[target].request("POST", "/v1/cluster/failover", body)
+        self.details[f"switch-overs answered {status}"] += 1
+        self.wait(0.5, 3.0)
+
+    def create_and_drop(self) -> None:
+        """A table comes and goes while a node is killed; it stays gone."""
+        name, victim = f"t{len(self.done)}", self.nodes[self.anybody()]
+        self.nodes.write(f"CREATE TABLE {name} (id BIGINT PRIMARY KEY)")
+        self.nodes.write(f"INSERT INTO {name} VALUES (1), (2)", f"{uuid.uuid4()}:1")
+        victim.kill()
+        self.nodes.write(f"DROP TABLE IF EXISTS {name}")
+        victim.start()
+        self.dropped.append(name)
+
+    def resurrected(self) -> list[str]:
+        """Tables that were dropped, and that a node shows again."""
+        found = []
+        for node in self.nodes.nodes.values():
+            status, answer = node.sql("SELECT name FROM nearql.tables")
+            shown = {row[0] for row in answer["rows"]} if status == 200 else set()
+            found += [f"{node.name} shows {name}" for name in self.dropped if name in shown]
+        return found
+
     def kill_sidecar(self) -> None:
         for child in children(self.nodes[self.anybody()].pid):
             with contextlib.suppress(ProcessLookupError):
@@ -127,7 +204,8 @@ class Chaos:
         if self.chance.random() < 0.5:  # else its voter goes on
             pids += children(pids[0])
         send(pids, signal.SIGSTOP)
-        self.wait(0.2, 10.0)
+        low, high = self.chance.choice(((0.1, 1.0), (1.0, 5.0), (1.0, 10.0), (10.0, 30.0)))
+        self.wait(low, high)
         send(pids, signal.SIGCONT)
 
     def restart_storm(self) -> None:
@@ -176,6 +254,24 @@ class Chaos:
                 if sender != receiver:
                     self.net.lose(sender, receiver, self.chance.uniform(0.02, 0.25))
         self.wait(2.0, 10.0)
+        self.net.heal()
+
+    def repeat_packets(self) -> None:
+        """Packets come twice."""
+        assert self.net is not None
+        for sender in NAMES:
+            for receiver in NAMES:
+                if sender != receiver:
+                    self.net.repeat(sender, receiver, self.chance.uniform(0.05, 0.5))
+        self.wait(3.0, 10.0)
+        self.net.heal()
+
+    def reorder_packets(self) -> None:
+        """Packets overtake others."""
+        assert self.net is not None
+        for name in NAMES:
+            self.net.reorder(name, self.chance.uniform(0.02, 0.2))
+        self.wait(3.0, 10.0)
         self.net.heal()
 
     def flap(self) -> None:
@@ -359,7 +455,7 @@ def one_run(seed: int, seconds: float, wanted: list[str], cuts: bool) -> dict[st
             )
         finally:
             work.stop()
-        problems = chaos.problems + work.problems()
+        problems = chaos.problems + work.problems() + chaos.resurrected()
     history = work.history
     line = {
         "commit": commit(), "date": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[1], 1),

@@ -32,7 +32,7 @@ class FaultyDisk:
 
     def heal(self) -> None:
         """Nothing goes wrong any more."""
-        for name in ("eio", "slow", "clock"):
+        for name in ("eio", "slow", "clock", "die"):
             self.set(name, None)
 
     def lose_power(self, chance: random.Random) -> int:

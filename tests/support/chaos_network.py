@@ -144,20 +144,43 @@ class Network:
 
     def lose(self, sender: str, receiver: str, share: float) -> None:
         """A share of the packets is lost."""
-        chance = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.2f}"]
-        self._tables(receiver, "-A", "INPUT", "-s", self.host(sender), *chance, "-j", "DROP")
+        of = ["-A", "INPUT", "-s", self.host(sender)]
+        self._tables(receiver, *of, *_chance(share), "-j", "DROP")
 
     def slow_down(self, name: str) -> None:
         """What this node sends queues behind 1 Mbit/s, up to 200 ms; the rest is lost."""
         bucket = ["tbf", "rate", "1mbit", "burst", "16kbit", "latency", "200ms"]
-        _run([*self.wrapper(name), "tc", "qdisc", "replace", "dev", "eth0", "root", *bucket])
+        self._control(name, "qdisc", "replace", "dev", "eth0", "root", *bucket)
+
+    def repeat(self, sender: str, receiver: str, share: float) -> None:
+        """A share of the packets arrives twice."""
+        to = ["-t", "mangle", "-A", "POSTROUTING", "-d", self.host(receiver)]
+        twice = ["-j", "TEE", "--gateway", self.host(receiver)]
+        self._tables(sender, *to, *_chance(share), *twice)
+
+    def reorder(self, name: str, share: float) -> None:
+        """A share of what this node sends waits in a slow queue, up to a quarter of a second, and
+        others overtake it.
+        """
+        side = ["rate", "200kbit", "ceil", "200kbit", "burst", "1600", "cburst", "1600"]
+        self._control(name, "qdisc", "replace", "dev", "eth0", "root", "handle", "1:", "htb")
+        self._control(
+            name, "class", "add", "dev", "eth0", "parent", "1:", "classid", "1:2", "htb", *side
+        )
+        self._control(name, "qdisc", "add", "dev", "eth0", "parent", "1:2", "pfifo", "limit", "4")
+        aside = ["-j", "CLASSIFY", "--set-class", "1:2"]
+        self._tables(name, "-t", "mangle", "-A", "POSTROUTING", *_chance(share), *aside)
 
     def heal(self) -> None:
         """Everything passes."""
         for name in self.names:
             self._tables(name, "-F", "INPUT")
+            self._tables(name, "-t", "mangle", "-F", "POSTROUTING")
             wide = ["tc", "qdisc", "del", "dev", "eth0", "root"]
             _run([*self.wrapper(name), *wide], check=False)  # where it was slow
+
+    def _control(self, name: str, *arguments: str) -> None:
+        _run([*self.wrapper(name), "tc", *arguments])
 
     def _tables(self, name: str, *arguments: str) -> None:
         _run([*self.wrapper(name), "iptables", "-w", *arguments])
@@ -175,6 +198,11 @@ def network(names: Iterable[str], *, resolving: bool = False) -> Iterator[Networ
         yield made
     finally:
         made.remove()
+
+
+def _chance(share: float) -> list[str]:
+    """Of iptables: a rule that holds for a share of the packets."""
+    return ["-m", "statistic", "--mode", "random", "--probability", f"{share:.2f}"]
 
 
 def _checked(code: int) -> None:

@@ -6,6 +6,7 @@ goes wrong lies in FOLDER as files that come and go (`support.chaos_disk` writes
     eio       every sync of a file fails
     slow      syncs take so many seconds longer
     clock     the wall clock is wrong by so many seconds
+    die       a fail point: see `fail_points`
     undo/     what stood where something was written that is not synced yet, in the order of the
               writes: who kills the process may take them back, as a loss of power would
 """
@@ -24,8 +25,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from nearql.__main__ import main
 from nearql.engine.storage.files import Buffer, LocalFileSystem
+from support.fail_points import FailPoints
 
 POLL_S = 0.05
 _PWRITEV, _FDATASYNC = LocalFileSystem.pwritev, LocalFileSystem.fdatasync
@@ -66,8 +70,9 @@ class Faults:
             return self._unsynced.pop((status.st_dev, status.st_ino), [])
 
 
-def obey(faults: Faults) -> None:
+def obey(folder: Path) -> None:
     """From now on the disk and the clock do as the folder says."""
+    faults = Faults(folder)
 
     def pwritev(fs: Any, handle: int, buffers: Sequence[Buffer], offset: int) -> None:
         faults.written(handle, sum(memoryview(buffer).nbytes for buffer in buffers), offset)
@@ -86,6 +91,7 @@ def obey(faults: Faults) -> None:
     changed: Any = LocalFileSystem
     changed.pwritev, changed.fdatasync = pwritev, fdatasync
     _obey_clock(faults)
+    FailPoints(folder).install()
 
 
 def _obey_clock(faults: Faults) -> None:
@@ -104,5 +110,5 @@ def _obey_clock(faults: Faults) -> None:
 
 
 if __name__ == "__main__":
-    obey(Faults(Path(sys.argv[1])))
+    obey(Path(sys.argv[1]))
     sys.exit(main(sys.argv[2:]))
