@@ -192,8 +192,10 @@ Serve = Callable[[CallPort], Iterable[bytes]]
 class CallsPort(Protocol):
     """Requests between nodes; blocking, from any thread but the loop's."""
 
-    def serve(self, method: str, handler: Serve) -> None:
-        """Answer a method; a NearQLError is raised alike at the caller."""
+    def serve(self, method: str, handler: Serve, *, long: bool = False) -> None:
+        """Answer a method; a NearQLError is raised alike at the caller. long: it does what users
+        ask for, and leaves threads to others.
+        """
 
     def call(
         self, node_id: str, method: str, payload: bytes,

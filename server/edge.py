@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.requests import Request
 
+from nearql.engine.errors import Overloaded
 from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import Principal
 from nearql.server.access.quota import Quotas
@@ -59,6 +61,8 @@ class Edge:
     def __post_init__(self) -> None:
         limits = self.config.limits
         self.inline = Inline(self.config.http.inline_ms, self.node.has_room)
+        calls = self.config.replication.call_threads
+        self._heavy_calls = threading.BoundedSemaphore(max(1, calls // 2))
         self.result_bytes = self.config.share_of_memory(limits.result_bytes, 4)
         if self.backups is not None:
             self.jobs.sources.append(self.backups.all_jobs)
@@ -97,11 +101,24 @@ class Edge:
 
     def run_heavy(self, work: Callable[[], T]) -> T:
         """`work()` among the heavy statements, from a thread that waits for it: for what another
-        node asks. Raises as `run`.
+        node asks. Of the threads for other nodes' statements half may wait so.
+
+        Raises:
+            Overloaded: half do, or as `run`; nothing was done.
         """
         if self.loop is None:  # nobody is served yet, so nobody is to be protected
             return work()
-        return asyncio.run_coroutine_threadsafe(self.heavy_workers.run(work), self.loop).result()
+        if not self._heavy_calls.acquire(blocking=False):
+            raise Overloaded(
+                "So many heavy statements of other nodes run or wait here as half of "
+                "replication.call_threads; nothing was done. Retry later, or send it to this node.",
+                code="queue_full",
+            )
+        try:
+            running = self.heavy_workers.run(work)
+            return asyncio.run_coroutine_threadsafe(running, self.loop).result()
+        finally:
+            self._heavy_calls.release()
 
 
 def principal_of(request: Request) -> Principal:

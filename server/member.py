@@ -199,8 +199,11 @@ class Member:
         several nodes stop at once, the last ones find nobody.
         """
         deadline, pause = time.monotonic() + HAND_OVER_S, threading.Event()
-        while self.cluster.leader() is not None and time.monotonic() < deadline:
-            failed = self.replication.hand_over_all(_HAND_OVER_TRY_S)
+        while self.cluster.leader() is not None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            failed = self.replication.hand_over_all(min(_HAND_OVER_TRY_S, left_s))
             if not failed:
                 return
             log.info("not_handed_over", shards=len(failed), reason=next(iter(failed.values())))

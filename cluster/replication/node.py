@@ -33,6 +33,7 @@ from nearql.cluster.replication.core.core import Core
 from nearql.cluster.replication.core.messages import Append, Message
 from nearql.cluster.replication.core.timing import Timing
 from nearql.cluster.replication.disks import DiskWatch
+from nearql.cluster.replication.handing import all_within
 from nearql.cluster.replication.handle import ShardHandle
 from nearql.cluster.replication.link.calls import Calls
 from nearql.cluster.replication.link.frames import Frame, Kind, Malformed
@@ -449,15 +450,15 @@ class Replication:
         return "" if done.ok else done.reason
 
     def hand_over_all(self, timeout_s: float) -> dict[str, str]:
-        """Give all primaries to other nodes; by shard uuid, why it failed for some."""
+        """Give all primaries to other nodes, in `timeout_s` and a second; by shard uuid, why it
+        failed for some.
+        """
         wanted = {
             uuid: target
             for uuid, status in list(self._statuses.items())
             if (target := _successor(status, self.config.node_id)) is not None
         }
-        with ThreadPoolExecutor(8, thread_name_prefix="hand-over") as pool:
-            done = pool.map(lambda uuid: self.hand_over(uuid, wanted[uuid], timeout_s), wanted)
-            reasons = dict(zip(wanted, done, strict=True))
+        reasons = all_within(wanted, self.hand_over, timeout_s, self.clock)
         return {uuid: reason for uuid, reason in reasons.items() if reason}
 
     # ---- Status --------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ def attach(gateway: Gateway, edge: Edge) -> None:
     edge.node.session().replicas = concerns.ClusterReplicas(gateway)
     calls = gateway.replication.calls
     run = partial(answer_forwarded, edge)
-    calls.serve(envelope.SQL, statements.served(run, edge.access))
-    calls.serve(envelope.ROWS, rows.served(edge.node_as, edge.access))
+    calls.serve(envelope.SQL, statements.served(run, edge.access), long=True)
+    calls.serve(envelope.ROWS, rows.served(edge.node_as, edge.access), long=True)
     calls.serve(envelope.WAIT, concerns.served(gateway))
     calls.serve(envelope.SHARDS, status.served(gateway))
     edge.node.system_sources["shards"] = partial(tables.shards, gateway)

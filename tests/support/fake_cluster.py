@@ -185,7 +185,7 @@ class FakeCalls:
         self._mesh = mesh
         self._here = here
 
-    def serve(self, method: str, handler: Serve) -> None:
+    def serve(self, method: str, handler: Serve, *, long: bool = False) -> None:
         self._mesh.handlers.setdefault(self._here, {})[method] = handler
 
     def call(

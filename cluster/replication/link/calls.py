@@ -36,9 +36,14 @@ class Calls:
             link.on_frame[kind] = self._answered
         link.on_gone.append(self._gone)
 
-    def serve(self, method: str, handler: Handler, *, channel: Channel = Channel.CALL) -> None:
-        """Let `handler` answer this method; it runs in a thread of the channel's pool."""
-        self.servers[channel].serve(method, handler)
+    def serve(
+        self, method: str, handler: Handler,
+        *, channel: Channel = Channel.CALL, long: bool = False,
+    ) -> None:  # fmt: skip
+        """Let `handler` answer this method; it runs in a thread of the channel's pool. long: it
+        does what users ask for, and leaves threads to others.
+        """
+        self.servers[channel].serve(method, handler, long=long)
 
     def call(
         self, node_id: str, method: str, payload: bytes,

@@ -42,6 +42,7 @@ from nearql.engine.errors import (
 logger = logging.getLogger(__name__)
 
 THREADS = 32
+SPARED = 8  # of so many threads one is for short calls alone
 WAITING_BYTES = 512 << 20  # of requests that are being received or handled
 
 
@@ -99,25 +100,32 @@ class _Call:
 
 
 class Server:
-    """Serves calls over one channel. The loop gives it frames; handlers run in its threads."""
+    """Serves calls over one channel. The loop gives it frames; handlers run in its threads.
+
+    Methods whose handlers take long, as statements do, get three quarters of the threads each, and
+    never the last ones: what nodes ask of each other in between must not wait for users' work.
+    """
 
     def __init__(self, link: Link, *, threads: int = THREADS, name: str = "call") -> None:
         self._link, self._threads = link, threads
         self._handlers: dict[str, Handler] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"replication-{name}")
         self._calls: dict[tuple[Connection, int], _Call] = {}
-        self._running = 0
+        self._running: Counter[str] = Counter()  # by method
+        self._long: set[str] = set()
         self._bytes = 0
         self.counts: Counter[str] = Counter()
 
-    def serve(self, method: str, handler: Handler) -> None:
-        """Answer this method from now on."""
+    def serve(self, method: str, handler: Handler, *, long: bool = False) -> None:
+        """Answer this method from now on. long: it does what users ask for."""
         self._handlers[method] = handler
+        if long:
+            self._long.add(method)
 
     @property
     def running(self) -> int:
         """Handlers at work."""
-        return self._running
+        return self._running.total()
 
     def close(self) -> None:
         """Cancel all; in the loop. Threads end as their handlers do."""
@@ -154,7 +162,7 @@ class Server:
             call.refused = True
             self._end(call, Kind.ANSWER_ERROR, pack_error(refusal))
             return
-        self._running += 1
+        self._running[head.method] += 1
         self._bytes += head.size
         if head.size == 0:
             self._dispatch(call)
@@ -166,12 +174,21 @@ class Server:
             )
         if head.size > MAX_REQUEST_BYTES:
             return TooLarge(f"A request of {head.size} bytes is above {MAX_REQUEST_BYTES}.")
-        if self._running >= self._threads or self._bytes + head.size > WAITING_BYTES:
+        if self._is_full(head.method) or self._bytes + head.size > WAITING_BYTES:
             return Overloaded(
-                f"This node handles {self._running} requests of other nodes already; nothing was "
+                f"This node handles {self.running} requests of other nodes already; nothing was "
                 "done. Retry after a while."
             )
         return None
+
+    def _is_full(self, method: str) -> bool:
+        """Whether all threads are at work that a call of this method may have."""
+        if method not in self._long:
+            return self.running >= self._threads
+        own = max(1, self._threads * 3 // 4)
+        together = max(1, self._threads - -(-self._threads // SPARED))
+        busy = sum(self._running[other] for other in self._long)
+        return self._running[method] >= own or busy >= together or self.running >= self._threads
 
     def _go_on(self, kind: Kind, call: _Call | None, rest: memoryview) -> None:
         if call is None:
@@ -205,7 +222,7 @@ class Server:
             self._finished(call)
 
     def _finished(self, call: _Call) -> None:
-        self._running -= 1
+        self._running[call.head.method] -= 1
         self._bytes -= call.head.size
 
     def _dispatch(self, call: _Call) -> None:

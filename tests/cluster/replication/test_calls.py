@@ -289,6 +289,42 @@ def test_calls_beyond_the_pool_are_refused_and_not_queued(make: Callable[..., Pa
     assert b.calls.servers[Channel.CALL].counts["refused"] == 1
 
 
+def test_long_calls_leave_threads_to_each_other_and_to_short_ones(
+    make: Callable[..., Pair],
+) -> None:
+    """Of eight threads one is for short calls alone, and one kind of long ones gets six."""
+    a, b = make(threads=8)
+    began, release = threading.Semaphore(0), threading.Event()
+
+    def slow(request: Request) -> Iterable[bytes]:
+        began.release()
+        release.wait(60)
+        return [b"done"]
+
+    b.calls.serve("sql", slow, long=True)
+    b.calls.serve("rows", slow, long=True)
+    b.calls.serve("status", lambda request: [b"well"])
+
+    def refused(method: str) -> None:
+        with pytest.raises(errors.Overloaded, match="nothing was done"):
+            a.calls.call(b.node_id, method, b"", timeout_ms=LONG_MS)
+
+    def call(method: str) -> bytes:
+        return a.calls.call(b.node_id, method, b"", timeout_ms=LONG_MS)
+
+    with ThreadPoolExecutor(8) as pool:
+        under_way = [pool.submit(call, "sql") for _ in range(6)]
+        assert all(began.acquire(timeout=60) for _ in range(6))
+        refused("sql")
+        under_way.append(pool.submit(call, "rows"))
+        assert began.acquire(timeout=60)
+        refused("rows")
+        assert call("status") == b"well"
+        release.set()
+        assert [one.result(60) for one in under_way] == [b"done"] * 7
+    assert call("sql") == b"done"
+
+
 def test_an_absent_node_is_unreachable_and_certainly_did_nothing(pair: Pair) -> None:
     a, b = pair
     for node_id in ("id-nobody", "id-a"):

@@ -120,3 +120,33 @@ def test_a_heavy_statement_of_another_node_waits_among_those_here(make_pair: Mak
 
         together(pair, ask)
         assert len(pair.there.session.calls) == 1
+
+
+def test_heavy_statements_of_other_nodes_leave_threads_for_their_light_ones(
+    make_pair: MakePair,
+) -> None:
+    """Half of the 32 threads for other nodes may wait for a heavy statement's turn."""
+    with make_pair(1, primary=2) as pair:
+        pair.there.session.heavy.add(INSERT)
+        edge = pair.there.client.app.state.edge
+        half = edge.config.replication.call_threads // 2
+        edge.heavy_workers, release = Workers(1, 2 * half), threading.Event()
+        pair.here.client.app.state.edge.remote_workers = Workers(2 * half, 8)
+        light = INSERT.replace("1", "2")
+
+        async def ask(client: httpx.AsyncClient) -> None:
+            edge.loop = asyncio.get_running_loop()
+            held = asyncio.create_task(edge.heavy_workers.run(lambda: release.wait(PATIENCE_S)))
+            asked = [asyncio.create_task(sql(client, INSERT)) for _ in range(half)]
+            await until(lambda: edge.heavy_workers.pending == half + 1, "as many as may wait")
+            refused = await sql(client, INSERT)
+            assert refused.status_code == 429
+            assert refused.json()["definite"]
+            assert "replication.call_threads" in refused.json()["detail"]
+            assert (await sql(client, light)).status_code == 200
+            release.set()
+            assert [(await one).status_code for one in asked] == [200] * half
+            assert (await sql(client, INSERT)).status_code == 200
+            assert await held
+
+        together(pair, ask)
