@@ -137,7 +137,9 @@ class Archive:
         self.repository.store.put(name, [head, data])
 
     def put_reached(self, node: str, at_ms: int, shards: Mapping[str, Reached]) -> None:
-        """What a node notes of its shards, each named by `shard_key`."""
+        """What a node notes of its shards, each named by `shard_key`; before a gap, with `@<LSN>`
+        behind that.
+        """
         plain = {
             "format": FORMAT, "at": at_ms,
             "shards": {key: [r.lsn, r.epoch, r.mark, r.until_ms] for key, r in shards.items()},
@@ -189,7 +191,7 @@ class Archive:
         found: dict[str, list[Reached]] = {}
         for stored in self.repository.store.list(f"{self._root}/nodes"):
             for key, reached in self.noted(stored.name).items():
-                found.setdefault(key, []).append(reached)
+                found.setdefault(key.partition("@")[0], []).append(reached)
         return found
 
     def noted_by(self, node: str) -> dict[str, Reached]:

@@ -21,11 +21,12 @@ import structlog
 
 from nearql.cluster.metadata.state import Metadata, TableRow
 from nearql.cluster.replication.transfer.pace import Pace
-from nearql.engine.errors import NearQLError
+from nearql.engine.errors import NearQLError, NotFound
 from nearql.engine.table import Table
 from nearql.server.backup.archive import Archive, Reached, shard_key
 from nearql.server.backup.catalog import Catalog, catalog_of
 from nearql.server.backup.places import repository_for
+from nearql.server.backup.repository import Repository, not_a_repository
 from nearql.server.backup.shipping import GivenUp, Shipper, is_of_the_repository, now_ms
 from nearql.server.backup.sources import Pins
 
@@ -76,6 +77,7 @@ class Archiver:
         self._catalog: Catalog | None = None  # the newest that is in the archive
         self._archive: Archive | None = None
         self._noted: dict[str, Reached] = {}
+        self._gaps: dict[int, int] = {}  # by identity of the shipper: as many are noted
         self._dropped: dict[str, set[int]] = {}  # tables -> shards that this node ordered
         self._told = ""  # the last reason for waiting that was logged
         self._failures = 0
@@ -101,6 +103,10 @@ class Archiver:
     def round_soon(self) -> None:
         """Don't wait for the next round's time."""
         self._wake.set()
+
+    def finish_round(self) -> None:
+        """Do a round now, in this thread, with its failure told as ever."""
+        self._try(self._closed.is_set)
 
     def _run(self) -> None:
         interval_s = self._node.config.backup.archive_interval_ms / 1000
@@ -170,6 +176,12 @@ class Archiver:
 
     def _round(self, given_up: GivenUp) -> None:
         archive = self._opened()
+        try:
+            self._ship_all(archive, given_up)
+        finally:
+            self._check_place(archive)
+
+    def _ship_all(self, archive: Archive, given_up: GivenUp) -> None:
         self._ship_catalogs(archive)
         self._look_for_tables()
         failed: NearQLError | None = None
@@ -195,11 +207,31 @@ class Archiver:
             archive = Archive(repository, self._node.metadata.state.cluster_id)
             noted = archive.noted_by(self._node.node_id)
             kept = {shard_key(*one) for one in archive.all_pieces()} if noted else set[str]()
-            self._noted = {key: reached for key, reached in noted.items() if key in kept}
+            self._noted = {
+                key: reached for key, reached in noted.items() if key.partition("@")[0] in kept
+            }
             newest = archive.catalogs()[-1:]
             self._catalog = archive.catalog(newest[0]) if newest else None
             self._archive = archive
+        self._check_place(self._archive)
         return self._archive
+
+    def _check_place(self, archive: Archive) -> None:
+        """What is mounted, or reached, must still be the same repository: an empty folder in its
+        place takes everything, and keeps nothing.
+
+        Raises:
+            NotFound: code `not_a_repository`; shippers begin with looking what is there.
+        """
+        repository = archive.repository
+        try:
+            if Repository.open(repository.store).id != repository.id:
+                raise not_a_repository(repository.location)
+        except NotFound:
+            self._catalog = None
+            for shipper in self._all():
+                shipper.forget()
+            raise
 
     def _look_for_tables(self) -> None:
         """Shippers for every table that is open here; those of others go."""
@@ -208,6 +240,7 @@ class Archiver:
         for key in [key for key in self._shippers if key not in living]:
             _, shippers = self._shippers.pop(key)
             for shipper in shippers:
+                self._gaps.pop(id(shipper), None)
                 self._gone[0] += shipper.records
                 self._gone[1] += shipper.bytes
                 self._gone[2] += shipper.gaps
@@ -243,6 +276,12 @@ class Archiver:
     # ---- Notes -----------------------------------------------------------------------------
 
     def _note(self, shipper: Shipper) -> None:
+        """What is known of a shard now; what was known at a gap stays beside it."""
+        last = self._noted.get(shipper.key)
+        if shipper.gaps > self._gaps.get(id(shipper), 0):
+            self._gaps[id(shipper)] = shipper.gaps
+            if last is not None:
+                self._noted[f"{shipper.key}@{last.lsn}"] = last
         if shipper.leads and (reached := shipper.reached) is not None:
             self._noted[shipper.key] = reached
 
@@ -293,6 +332,14 @@ class Archiver:
             self._changes.popleft()
 
     # ---- What it tells ---------------------------------------------------------------------
+
+    def reaches(self, at_ms: int) -> bool:
+        """Whether the archive has everything up to this time of all that this node orders."""
+        tables = self._node.copies.tables.values()
+        led = [shipper for shipper in self._all() if shipper.leads]
+        shards = sum(len(table.shards) for table in tables)
+        complete = self._node.member is not None or len(led) == shards
+        return complete and all((s.until_ms or 0) >= at_ms for s in led) and not self._changes
 
     def status(self) -> ArchiveStatus:
         """Now."""

@@ -103,6 +103,10 @@ class Shipper:
         if not self._resumed:
             self.lsn = max(self.lsn, reached.lsn)
 
+    def forget(self) -> None:
+        """What the archive holds must be looked up anew."""
+        self._resumed = False
+
     # ---- A round ---------------------------------------------------------------------------
 
     def round(self, archive: Archive, given_up: GivenUp) -> None:

@@ -1,0 +1,37 @@
+"""Nodes that archive their logs, and moments between statements."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nearql.server.backup.shipping import now_ms
+from nearql.server.node import Node
+from support.backups import running
+from support.waiting import wait_for
+
+
+@contextmanager
+def archiving(directory: Path, copies: Path, **flags: Any) -> Iterator[Node]:
+    """A node alone whose log goes to a directory."""
+    flags.setdefault("backup__archive_interval_ms", 50)
+    with running(directory, backup__archive=True, backup__repository=str(copies), **flags) as node:
+        yield node
+
+
+def moment() -> int:
+    """Now, in ms: later than all that was answered, earlier than all that begins from now on."""
+    at = now_ms()
+    while now_ms() <= at:
+        time.sleep(0.0002)  # the clock's next tick, which is what is waited for
+    return at
+
+
+def shipped(node: Node) -> None:
+    """Wait until the archive has everything up to now."""
+    wanted = now_ms()
+    node.backups.archiver.round_soon()
+    wait_for(lambda: node.backups.archiver.reaches(wanted), "everything is shipped", 120)
