@@ -31,6 +31,7 @@ from support.shard_world import run_seed
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "tests" / "simulation" / "evidence.json"
 CHUNK = 10  # seeds that a process takes at a time
+CODE_UNDER = ("core", "log")  # of the parts below: what a schedule puts to the test
 # What schedules run and obey, and what makes and judges them.
 CODE = {
     "core": ("cluster/replication/core/*.py",),
@@ -165,8 +166,9 @@ def evidence() -> list[dict[str, Any]]:
 
 
 def next_seed() -> int:
-    """Behind the last recorded one of this very code."""
-    mine = [entry for entry in evidence() if is_of_this_code(entry)]
+    """Behind all recorded ones of this core and log: no schedule of theirs is counted twice."""
+    now = hashes()
+    mine = [entry for entry in evidence() if all(entry[part] == now[part] for part in CODE_UNDER)]
     return max((entry["first_seed"] + entry["schedules"] for entry in mine), default=0)
 
 
@@ -188,7 +190,7 @@ def record(first: int, schedules: int, seconds: float, counts: Counter[str]) -> 
         entries.append({**hashes(), **new, "counts": dict(sorted(counts.items()))})
     EVIDENCE.write_text(json.dumps(entries, indent=1) + "\n")
     now = hashes()
-    of_this = [e for e in entries if all(e[part] == now[part] for part in ("core", "log"))]
+    of_this = [e for e in entries if all(e[part] == now[part] for part in CODE_UNDER)]
     this, every = (sum(e["schedules"] for e in some) for some in (of_this, entries))
     print(f"recorded: {this} schedules of this core and log, {every} of all versions")
 

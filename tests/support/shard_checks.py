@@ -4,8 +4,9 @@
 - in sync: what the primary commits is durable on every member that metadata has at that moment,
   and who becomes a member has all that is committed;
 - one primary per epoch; nobody answers while a later primary is active (the lease);
-- acknowledged at majority is committed; a committed record is never cut; nobody acknowledges what
-  its disk does not have;
+- acknowledged at majority is committed; nobody acknowledges what its disk does not have, nor in an
+  older epoch than before;
+- a committed record is never cut, where it counts (`_cut`);
 - a linearizable read shows all that was answered before it was asked;
 - nobody halts.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nearql.cluster.replication.core import effects as ef
-from nearql.cluster.replication.core.messages import Ack, Record
+from nearql.cluster.replication.core.events import Received
+from nearql.cluster.replication.core.messages import Ack, Record, SyncOk
 from nearql.cluster.replication.core.primary import Primary
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Checks:
     def __init__(self, world: World) -> None:
         self.world = world
         self.committed: dict[int, Record] = {}
+        self.commit_epochs: dict[int, int] = {}  # LSN -> the oldest epoch that committed it
+        self.followed: dict[str, int] = {}  # alloc_id -> the newest epoch it has acknowledged in
         self.committed_lsn = 0
         self.reigns: dict[int, tuple[str, int]] = {}  # epoch -> who was active in it
         self.active_epoch = 0  # the newest of them
@@ -42,8 +46,8 @@ class Checks:
         kind = type(effect)
         if kind is ef.Send:
             message = effect.message
-            if type(message) is Ack and message.durable_lsn > node.disk.durable_lsn:
-                raise Broken(f"{node.name} acknowledged what it had not synced")
+            if type(message) is Ack:
+                self._acknowledged(node, message)
         elif kind is ef.SetCommit:
             self._commit(node, effect.lsn)
         elif kind is ef.Truncate:
@@ -57,9 +61,21 @@ class Checks:
             raise Broken(f"epoch {epoch} has two primaries: {self.reigns[epoch]} and {who}")
         self.active_epoch = max(self.active_epoch, epoch)
 
+    def _acknowledged(self, node: Node, ack: Ack) -> None:
+        if ack.durable_lsn > node.disk.durable_lsn:
+            raise Broken(f"{node.name} acknowledged what it had not synced")
+        self._follows(node, ack.epoch)
+        self.followed[node.disk.alloc_id] = ack.epoch
+
+    def _follows(self, node: Node, epoch: int) -> None:
+        newest = self.followed.get(node.disk.alloc_id, 0)
+        if epoch < newest:
+            raise Broken(f"{node.name} follows epoch {epoch}, and had acknowledged in {newest}")
+
     def _commit(self, node: Node, lsn: int) -> None:
         assert node.core is not None
-        disk = node.disk
+        assert node.core.role is not None
+        disk, epoch = node.disk, node.core.role.epoch
         if lsn > disk.durable_lsn:
             raise Broken(f"{node.name} commits LSN {lsn} before it is durable there")
         for at in range(max(disk.first_lsn, disk.base_lsn + 1, node.committed_lsn + 1), lsn + 1):
@@ -67,6 +83,7 @@ class Checks:
             assert record is not None
             if self.committed.setdefault(at, record) != record:
                 raise Broken(f"{node.name} commits {record}, but {self.committed[at]} was")
+            self.commit_epochs[at] = min(epoch, self.commit_epochs.get(at, epoch))
         node.committed_lsn = lsn
         self.committed_lsn = max(self.committed_lsn, lsn)
         if isinstance(node.core.role, Primary):
@@ -98,9 +115,23 @@ class Checks:
                 raise Broken(f"{member} joined the in-sync set without LSN {self.committed_lsn}")
 
     def _cut(self, node: Node, end_lsn: int) -> None:
+        """Every primary has what was committed in earlier epochs and its own, so none of them cuts
+        it. One that was deposed before the commit may lack it, and cut it from a copy that has not
+        heard of the commit's epoch: such a copy has acknowledged nothing in it, so that nothing
+        counts on it, and it is outside the in-sync set. (So it is in Raft, where a leader of an
+        earlier term cuts from a follower what a later one has committed on others.)
+        """
+        event = node.events[0]  # from outside the core, which may err
+        assert isinstance(event, Received)
+        assert isinstance(event.message, SyncOk)
+        epoch, shard = event.message.epoch, self.world.shard
+        self._follows(node, epoch)
+        counts = node.name in shard.isr and shard.replicas[node.name] == node.disk.alloc_id
         for record in node.disk.records[end_lsn - node.disk.first_lsn + 1 :]:
-            if self.committed.get(record.lsn) == record:
-                raise Broken(f"{node.name} cut {record}, which was committed")
+            if self.committed.get(record.lsn) != record:
+                continue
+            if counts or epoch >= self.commit_epochs[record.lsn]:
+                raise Broken(f"{node.name} cut {record}, which was committed, in epoch {epoch}")
 
     def installed(self, node: Node) -> None:
         """A snapshot replaced the copy."""

@@ -96,6 +96,17 @@ def _hears_everybody(core: Core, event: Any) -> None:
 _ON_MESSAGE = Core._on_message
 
 
+def _cut_by_anybody(core: Core, event: Any) -> None:
+    """What a deposed primary said of the log is done, as if the present one had said it."""
+    message, role = event.message, core.role
+    deposed = isinstance(message, msg.SyncOk) and message.epoch < core.copy.promise.epoch
+    if not deposed or not isinstance(role, Replica) or role.primary is None:
+        _ON_MESSAGE(core, event)
+    elif core.copy.settled:
+        role.synced = False
+        role.on_sync_ok(replace(message, epoch=role.epoch, session=role.session))
+
+
 def _goes_on_reigning(core: Core, event: Any) -> None:
     """A higher epoch in a message ends no reign."""
     if event.message.epoch > core.copy.promise.epoch:
@@ -403,6 +414,7 @@ MUTANTS: dict[str, list[Patch]] = {
     ],
     "a copy that is not listed is served": [(Primary, "_is_current", _any_copy)],
     "records of any session are taken": [(Replica, "on_append", _session_of_any)],
+    "a deposed primary's SYNC_OK is taken": [(Core, "_on_message", _cut_by_anybody)],
     "a primary reigns on beside a later one": [(Core, "_on_message", _goes_on_reigning)],
     "commits with too few in sync": [(Primary, "advance", _too_few)],
     "metadata may go back": [(Core, "_went_back", _trusts_metadata)],

@@ -11,6 +11,7 @@ from support.shard_world import World, run_seed
 FOUND = {
     9502: "an empty copy in the place of a damaged one did not note what was promised",
     200345: "the answer to a former life's READ_INDEX was taken for one of this life's",
+    131149: "the checks took for a loss what test_checks.py tells of",
 }
 
 
