@@ -2,7 +2,8 @@
 
     python3 dev.py bench statements [--rows 20000] [--rounds 500]
 
-A node is made in a temporary folder. `planning` parses and plans texts that were never seen; `kept`
+A node is made in a temporary folder. `planning` parses and plans texts that were never seen, and
+`shapes` every statement of the rules' golden scripts, without the caches of texts; `kept`
 runs one text again; `bare` is the engine's search and the fetch of its rows alone; `overhead` is
 what `kept` takes beyond it. Medians of interleaved rounds, in milliseconds, and the least of each.
 Prints one JSON object.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +31,12 @@ from nearql.query.statements import Select
 from nearql.server.config import Config, NodeSection
 from nearql.server.node import Node
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.rules import SCHEMA, SCRIPTS, blocks  # found by the line above
+
 DIMENSIONS = 64
+SHAPE_ROUNDS = 20
 HOT = "SELECT id, title, vec <-> :q AS d FROM docs ORDER BY d LIMIT 10"
 PLANNED = (
     "SELECT id AS a{i}, title FROM docs ORDER BY vec <-> :q LIMIT 10",
@@ -92,6 +99,29 @@ def planning(node: Node, form: str, rounds: int) -> dict[str, float]:
     return summary([once(number + 2) for number in range(rounds)])
 
 
+def shapes(node: Node, rounds: int) -> dict[str, object]:
+    """The same for each statement of tests/scripts/rules: medians over the rounds."""
+    node.session().execute(f"DROP TABLE docs; {SCHEMA}")
+    catalog = node.catalog()
+    medians = {}
+    for text in [text for path in sorted(SCRIPTS.glob("*.sql")) for text, _ in blocks(path)]:
+        if not isinstance(parse(text)[0], Select):
+            continue
+
+        def work(text: str = text) -> None:
+            (statement,) = parse(text)
+            assert isinstance(statement, Select)
+            plan_query(statement.tree, catalog)
+
+        medians[text] = statistics.median(milliseconds(work) for _ in range(rounds))
+    longest = max(medians, key=medians.__getitem__)
+    return {
+        "statements": len(medians), "p50_ms": round(statistics.median(medians.values()), 3),
+        "above_3_ms": sum(one > 3 for one in medians.values()),
+        "longest": {"sql": longest, "p50_ms": round(medians[longest], 3)},
+    }  # fmt: skip
+
+
 def summary(times: list[float]) -> dict[str, float]:
     """Median and least."""
     return {"p50_ms": round(statistics.median(times), 3), "least_ms": round(min(times), 3)}
@@ -119,6 +149,7 @@ def main() -> None:
                 "rows": given.rows, "dimensions": DIMENSIONS, "rounds": given.rounds,
                 "bare": summary(alone), "kept": summary(kept), "overhead": summary(overhead),
                 "planning": {form: planning(node, form, given.rounds) for form in PLANNED},
+                "shapes": shapes(node, SHAPE_ROUNDS),
                 "plan_cache": {"hits": session.plans.hits, "misses": session.plans.misses},
             }, indent=2))  # fmt: skip
         finally:

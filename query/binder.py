@@ -25,7 +25,7 @@ from nearql.query.dialect import to_duckdb
 from nearql.query.duck_errors import nearest_name
 from nearql.query.plan import INTERNAL
 from nearql.query.ports import CatalogView
-from nearql.query.trees import all_of, below, copy_of
+from nearql.query.trees import all_of, below, copy_of, nodes_below
 
 if TYPE_CHECKING:
     from nearql.engine.derived import Derivation
@@ -33,17 +33,21 @@ if TYPE_CHECKING:
 
 META = "nearql_source"  # in the meta of a table's node: its source's name
 MADE = "nearql_made"  # in the meta of a table's node: the function that is asked about it
+CLOSED = "nearql_closed"  # in the meta of a view's SELECT: it names nothing outside itself
 TEXT = "nearql_text"  # in the meta of a SELECT or a condition: how it was written
 _NO_SCHEMA = TableSchema((), 0)  # a system table is known when it is read
 
 
 @dataclass(eq=False)
 class PendingValue:
-    """A `plan.Value` before it is lowered. select: has the expression as its only item."""
+    """A `plan.Value` before it is lowered. select: has the expression as its only item. bits: how
+    many, where it is a bit string.
+    """
 
     select: exp.Select
     where: str
     dimensions: int | None = None
+    bits: int | None = None
 
 
 @dataclass(eq=False)
@@ -393,9 +397,7 @@ class Binding:
 
     def free(self, expression: exp.Expr) -> list[exp.Column]:
         """Columns in `expression` that are not certainly bound by a SELECT inside it."""
-        return [
-            node for node in all_of(expression, exp.Column) if not self._bound(node, expression)
-        ]
+        return [node for node in _open_columns(expression) if not self._bound(node, expression)]
 
     def _bound(self, column: exp.Column, within: exp.Expr) -> bool:
         if isinstance(column.this, exp.Star):
@@ -515,11 +517,16 @@ def unwrapped(node: exp.Expr) -> exp.Expr:
 
 def own_nodes(select: exp.Select) -> list[exp.Expr]:
     """Nodes of this SELECT's clauses, those of SELECTs inside it left out."""
-    found = below(select)
+    return nodes_below(select, exp.Query)
+
+
+def _open_columns(expression: exp.Expr) -> list[exp.Column]:
+    """The columns in an expression that may be of something outside it."""
+    found = [expression]
     for node in found:  # which grows
-        if not isinstance(node, exp.Query):
+        if node._meta is None or CLOSED not in node._meta:
             found += below(node)
-    return found
+    return [node for node in found if isinstance(node, exp.Column)]
 
 
 def _definition(cte: exp.CTE | None) -> exp.Expr | None:

@@ -21,6 +21,8 @@ The last two become a table whose node names what the engine makes of it (`binde
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sqlglot import exp
 
 from nearql.engine.errors import NotFound, SqlError
@@ -34,8 +36,9 @@ from nearql.query.plan import INTERNAL
 from nearql.query.ports import CatalogView
 from nearql.query.rules.common import pending_value
 from nearql.query.statements import Select
-from nearql.query.trees import all_of, nodes_of
+from nearql.query.trees import all_of, copy_of, nodes_of
 
+_KEPT_TEXTS = 64
 KNN_GRAPH, KMEANS, MMR = "knn_graph", "kmeans", "mmr"
 _FORMS = {
     KNN_GRAPH: "knn_graph(table, column, k, metric)",
@@ -167,7 +170,13 @@ def _made(form: str, table: TableDef, made: PendingMade) -> exp.Select:
 
 
 def _parsed(text: str) -> exp.Select:
-    """Our own text as a tree; its places say nothing about the user's."""
+    """Our own text as a tree that is the caller's."""
+    return copy_of(_read(text))
+
+
+@lru_cache(maxsize=_KEPT_TEXTS)
+def _read(text: str) -> exp.Select:
+    """Its places say nothing about the user's text."""
     [statement] = parse(text)
     assert isinstance(statement, Select)
     tree = statement.tree

@@ -43,6 +43,23 @@ def nodes_of(tree: exp.Expr) -> list[exp.Expr]:
     return found
 
 
+def nodes_below(tree: exp.Expr, closed: type[exp.Expr]) -> list[exp.Expr]:
+    """Every node below a tree's own, without what is inside nodes of a kind."""
+    found = below(tree)
+    for node in found:  # which grows
+        if isinstance(node, closed):
+            continue
+        for value in node.args.values():
+            kind = value.__class__
+            if kind is str or kind is bool:
+                continue
+            if kind is list:
+                found += [one for one in value if isinstance(one, exp.Expr)]
+            elif isinstance(value, exp.Expr):
+                found.append(value)
+    return found
+
+
 def nodes_of_shallow(tree: exp.Expr, layers: int) -> list[exp.Expr]:
     """As `nodes_of`, of a tree that others may recurse into.
 

@@ -16,7 +16,7 @@ from sqlglot import exp
 from nearql.engine.errors import SqlError
 from nearql.engine.named_query import ViewDef
 from nearql.query import guard
-from nearql.query.binder import TEXT, common, qualify
+from nearql.query.binder import CLOSED, TEXT, common, qualify
 from nearql.query.dialect import parse
 from nearql.query.ports import CatalogView
 from nearql.query.statements import Select
@@ -78,6 +78,7 @@ def _item(node: exp.Table, view: ViewDef, query: exp.Query) -> exp.Subquery:
 def _reading(view: ViewDef, catalog: CatalogView) -> exp.Query:
     """The view's query, returning the columns that the view has, by their names."""
     body = copy_of(_body(view.query))
+    body.meta[CLOSED] = True
     guard.check_query(body, catalog)
     if _is_named(body, view) and all(one.name == one.source for one in view.columns):
         return body
@@ -88,7 +89,7 @@ def _reading(view: ViewDef, catalog: CatalogView) -> exp.Query:
     alias = exp.TableAlias(this=exp.to_identifier(view.name, quoted=True))
     wrapped = exp.Select(expressions=items)
     wrapped.set("from_", exp.From(this=exp.Subquery(this=body, alias=alias)))
-    wrapped.meta[TEXT] = view.query
+    wrapped.meta[TEXT], wrapped.meta[CLOSED] = view.query, True
     return wrapped
 
 

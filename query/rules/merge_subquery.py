@@ -343,8 +343,9 @@ def _qualify(inner: exp.Select, binding: Binding) -> None:
             alias = exp.to_identifier(owner[1].item.alias_or_name, quoted=True)
             column.set("table", alias)
     inner.set("order", None)  # without LIMIT an order inside means nothing
+    alone = inner.args["from_"] if len(from_items(inner)) == 1 else None
     for node in all_of(inner, exp.Query):
-        if node is not inner and binding.free(node):
+        if node is not inner and not _inside(node, alone) and binding.free(node):
             _qualify_free(node, inner, binding)
 
 
