@@ -62,7 +62,7 @@ class Operations:
     def table(self, name: str) -> TableRow:
         """The table of this name; raises NotFound."""
         row = self._state.table_named(name)
-        if row is None or not row.ready:
+        if row is None or not row.ready or row.restoring:
             raise NotFound(f"There is no table {name[:80]!r}.", code="undefined_table")
         return row
 

@@ -47,6 +47,7 @@ _MARGIN = 0.9  # of that: clocks of two nodes may run at rates that differ a lit
 _ROUNDS = (0.2, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0)  # seconds to get all locks, try by try
 _WAIT_S = 30.0  # for the one writer that kept us from it
 _BARRIER_MS = 2000
+_LOOK_S = 0.1  # between two looks whether the caller gave up
 _PAUSE = threading.Event()  # never set
 
 
@@ -81,8 +82,11 @@ def visible(state: Metadata) -> list[TableRow]:
     return sorted(rows, key=lambda row: row.table.name)
 
 
-def cut(node: Node) -> Cut:
+def cut(node: Node, between: Callable[[], None] = lambda: None) -> Cut:
     """Hold everybody for an instant; blocks.
+
+    between: called several times a second while it waits, with nobody held; what it raises is
+    passed on.
 
     Raises:
         Unavailable: a shard has no primary, a node does not answer, or a writer keeps its shard
@@ -90,19 +94,29 @@ def cut(node: Node) -> Cut:
     """
     first: Shard | None = None
     for patience_s in _ROUNDS:
+        between()
         try:
             return _try(node, patience_s, first)
         except (_Busy, NotFound) as reason:  # NotFound: a table was dropped meanwhile
             first = reason.shard if isinstance(reason, _Busy) else None
-            if first is None:
-                _PAUSE.wait(patience_s)
-            elif first.lock.acquire(timeout=_WAIT_S):
-                first.lock.release()
+            _wait_for(first, patience_s if first is None else _WAIT_S, between)
     raise Unavailable(
         "No instant was found at which all writers could be held: a statement keeps a table for "
         "very long. Take the backup again when it has ended (nearql.queries shows it).",
         code="backup_busy",
     )
+
+
+def _wait_for(shard: Shard | None, seconds: float, between: Callable[[], None]) -> None:
+    """Until nobody writes into the shard, or the time is up; None: all the time."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        between()
+        if shard is None:
+            _PAUSE.wait(min(left, _LOOK_S))
+        elif shard.lock.acquire(timeout=min(left, _LOOK_S)):
+            shard.lock.release()
+            return
 
 
 def _try(node: Node, patience_s: float, first: Shard | None) -> Cut:

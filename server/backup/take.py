@@ -157,7 +157,7 @@ def _pinned_cut(work: _Work) -> Cut:
             if row.table.uuid not in work.pinned:
                 work.pinned[row.table.uuid] = _pin(work, row)
         work.progress.step("cutting")
-        found = cut(work.node)
+        found = cut(work.node, lambda: work.progress.advance(0))
         if all(row.table.uuid in work.pinned for row in visible(found.state)):
             return found
     raise Unavailable("Tables are made all the time; take the backup when that has ended.")

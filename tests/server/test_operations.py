@@ -98,6 +98,15 @@ def test_names_that_are_not_there(world: World) -> None:
     refused(NotFound, "undefined_job", lambda: world.jobs.one("none"))
 
 
+def test_a_table_that_is_being_restored_is_not_there_yet(world: World) -> None:
+    row = world.metadata.state.tables["t"]
+    hidden = {**world.metadata.state.tables, "t": replace(row, restoring="a/1/job")}
+    state = replace(world.metadata.state, tables=hidden)
+    world.gateway.metadata = cast(Any, SimpleNamespace(state=state))
+    refused(NotFound, "undefined_table", lambda: world.operations.table("t"))
+    assert world.operations.table("u").table.name == "u"
+
+
 def test_a_cluster_with_older_nodes_records_no_job(world: World) -> None:
     state = replace(world.metadata.state, feature_level=0)
     world.gateway.metadata = cast(Any, SimpleNamespace(state=state))

@@ -103,6 +103,23 @@ def test_one_table_under_another_name_beside_the_first(tmp_path: Path) -> None:
         assert [i.name for i in node.catalog().tables["old"].indexes] == ["near_2"]
 
 
+def test_views_of_tables_that_keep_their_names_come_with_others_renamed(tmp_path: Path) -> None:
+    place = repository(tmp_path / "copies")
+    with running(tmp_path / "a") as node:
+        run(
+            node, DOCS, "CREATE TABLE plain (id BIGINT PRIMARY KEY)",
+            "CREATE VIEW titles AS SELECT id, title FROM docs",
+            "CREATE VIEW both AS SELECT titles.id FROM titles JOIN plain ON titles.id = plain.id",
+            "CREATE VIEW ids AS SELECT id FROM plain", "INSERT INTO plain VALUES (7)",
+        )  # fmt: skip
+        backup(node, place)
+    with running(tmp_path / "b") as node:
+        done = restore(node, place, rename={"DOCS": "papers"})
+        assert (done.views, done.left_out) == (("ids",), ("both", "titles"))
+        assert run(node, "SELECT * FROM ids") == [{"id": 7}]
+        assert set(node.catalog().tables) == {"papers", "plain"}
+
+
 def test_a_name_that_is_taken_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     place = repository(tmp_path / "copies")
     with running(tmp_path / "a") as node:

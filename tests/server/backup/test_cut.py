@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import msgpack
@@ -9,6 +10,8 @@ import pytest
 
 from nearql.cluster.replication.link.calls import Calls
 from nearql.server.backup import cut as cut_module
+from support.backups import DOCS, backup, repository, run, running
+from support.waiting import wait_for
 
 
 class Parts:
@@ -54,3 +57,19 @@ def test_a_hold_whose_connection_broke_was_none(breaks: bool) -> None:
     else:
         hold()
     assert told == [7]
+
+
+def test_a_backup_that_waits_for_a_writer_can_be_cancelled(tmp_path: Path) -> None:
+    place = repository(tmp_path / "copies")
+    with running(tmp_path / "a") as node:
+        run(node, DOCS)
+        first = backup(node, place)  # makes the checkpoint that the next one pins
+        shard = node.copies.table(node.catalog().tables["docs"].uuid).shards[1]
+        with shard.lock:  # as a long UPDATE does
+            job = node.backups.backup(place.location, place.id)
+            wait_for(lambda: job.detail == "cutting", "it wants to hold the writers", 60)
+            assert node.backups.cancel(job.job)
+            assert job.ended.wait(60)  # though the writer goes on
+        assert (job.state, job.error and job.error.code) == ("cancelled", "job_cancelled")
+        assert place.ids() == [first.id]
+        run(node, "INSERT INTO docs (id) VALUES (1)")
