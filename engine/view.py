@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,9 @@ class _Part:
     mask_start: int
     shard: int
     segment: SegmentView
+
+
+_Places = list[tuple[int, NDArray[np.int64]]]  # chunks, and positions in them
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +161,9 @@ class TableView:
             NotFound: no such column. InternalError: a row number that the view doesn't hold.
         """
         wanted = [self._schema.column(name) for name in columns]
-        rows = np.ascontiguousarray(rows, np.int64)
-        places = self._places(rows)
+        parts, order = self._by_chunk(np.ascontiguousarray(rows, np.int64))
         return pa.Table.from_arrays(
-            [self._gather(column, rows, places) for column in wanted], names=list(columns)
+            [self._gather(column, parts, order) for column in wanted], names=list(columns)
         )
 
     # ---- Filters and searches --------------------------------------------------------------
@@ -380,7 +383,7 @@ class TableView:
         return column
 
     def _keys_of(self, rows: NDArray[np.int64]) -> pa.Array:
-        array = self._gather(self._schema.key, rows, self._places(rows))
+        array = self._gather(self._schema.key, *self._by_chunk(rows))
         return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
     # ---- Columns of a scan -----------------------------------------------------------------
@@ -451,24 +454,26 @@ class TableView:
     def _chunk_ends(self) -> NDArray[np.int64]:
         return self._chunk_starts + np.array([c.num_rows for _, c in self._chunks], np.int64)
 
-    def _gather(
-        self, column: Column, rows: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> pa.Array:
-        """The column of these rows, in their order."""
-        if places.size and (places == places[0]).all():
-            place = int(places[0])
-            return self._taken(column, place, rows - self._chunk_starts[place])
-        used = np.unique(places)
+    def _by_chunk(self, rows: NDArray[np.int64]) -> tuple[_Places, NDArray[np.int64] | None]:
+        """The rows chunk by chunk, and where each then is; None where one chunk has them all."""
+        places = self._places(rows)
+        starts = self._chunk_starts
+        if not rows.size or (places == places[0]).all():
+            first = places[:1].tolist()
+            return [(place, rows - starts[place]) for place in first], None
         order = np.argsort(places, kind="stable")
-        pieces = []
-        for place in used.tolist():
-            mine = rows[places == place] - self._chunk_starts[place]
-            pieces.append(self._taken(column, place, mine))
+        places, offsets = places[order], (rows - starts[places])[order]
+        bounds = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(rows)]
+        back = np.empty(len(rows), np.int64)
+        back[order] = np.arange(len(rows))
+        return [(int(places[a]), offsets[a:b]) for a, b in pairwise(bounds)], back
+
+    def _gather(self, column: Column, parts: _Places, order: NDArray[np.int64] | None) -> pa.Array:
+        """The column of the rows that `_by_chunk` found, in the order that was asked for."""
+        pieces = [self._taken(column, place, offsets) for place, offsets in parts]
         if not pieces:
             return pa.array([], _shown_type(column))
-        inverse = np.empty(len(rows), np.int64)
-        inverse[order] = np.arange(len(rows))
-        return pa.concat_arrays(pieces).take(pa.array(inverse))
+        return pieces[0] if order is None else _take(pa.concat_arrays(pieces), order)
 
     def _taken(self, column: Column, place: int, offsets: NDArray[np.int64]) -> pa.Array:
         """The column of rows of one chunk."""
@@ -484,12 +489,14 @@ class TableView:
 
 def _take(array: pa.Array, offsets: NDArray[np.int64]) -> pa.Array:
     """These elements. Plain numbers by NumPy: Arrow's kernels take 100 us to find when cold."""
-    if array.null_count == 0 and array.type in _PLAIN:
+    if array.type.id in _PLAIN and array.null_count == 0:
         return pa.array(array.to_numpy()[offsets], array.type)
     return array.take(pa.array(offsets))
 
 
-_PLAIN = frozenset((pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()))
+_PLAIN = frozenset(
+    kind.id for kind in (pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64())
+)
 
 
 def _copied_bytes(columns: Sequence[Column], picks: Sequence[_Pick]) -> int:
