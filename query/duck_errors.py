@@ -51,6 +51,7 @@ _COLUMN = re.compile(
     r'|column "([^"]+)" does not exist'
 )
 _UNEQUAL_BITS = re.compile(r"Cannot (?:XOR|AND|OR) bit strings of different sizes")
+_JSON_PARTS = re.compile(r"argument types '(@>|<@|&&)\([^)]*\bJSON\b")
 _ALIAS = re.compile(r'Referenced table "([^"]+)" not found')
 _FUNCTION = re.compile(r"(?:Function|Macro)s? with name (\w+) does not exist")
 _PARAMETER = re.compile(r"[Pp]arameter ([:$]\w+)")
@@ -93,6 +94,9 @@ def _named(text: str) -> NearQLError | None:
     if _UNEQUAL_BITS.search(text):
         detail = "The bit strings have different lengths."
         return InvalidValue(detail, code="different_dimensions")
+    if match := _JSON_PARTS.search(text):
+        detail = f"{match[1]} is for lists; json_contains(value, part) asks what JSON contains."
+        return Unsupported(detail)
     if match := _ALIAS.search(text):
         detail = f"Nothing in the FROM clause is named {match[1]!r}."
         return SqlError(detail, code="undefined_alias", sqlstate="42P01", name=match[1])

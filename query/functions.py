@@ -138,7 +138,35 @@ INSTEAD_OF_TABLES = {
 }
 
 # Asked for, and not there: the alternative.
+_FULL_TEXT = "Full text is bm25(column, 'words'), for ORDER BY ... DESC LIMIT k and in rrf()."
+_SIZES = "nearql.tables and nearql.segments tell bytes and rows."
+_WHO = "GET /v1/whoami names who asks."
 INSTEAD = {
+    **dict.fromkeys(
+        _names("""
+        plainto_tsquery phraseto_tsquery setweight to_tsquery to_tsvector ts_headline ts_rank
+        ts_rank_cd websearch_to_tsquery
+        """),
+        _FULL_TEXT,
+    ),
+    **dict.fromkeys(
+        _names(
+            "pg_column_size pg_indexes_size pg_relation_size pg_table_size pg_total_relation_size"
+        ),
+        _SIZES,
+    ),
+    **dict.fromkeys(_names("current_user session_user current_role user"), _WHO),
+    **dict.fromkeys(_names("json_build_object jsonb_build_object"), "Write json_object(...)."),
+    **dict.fromkeys(_names("json_build_array jsonb_build_array"), "Write json_array(...)."),
+    **dict.fromkeys(_names("json_agg jsonb_agg"), "Write json_group_array(...)."),
+    **dict.fromkeys(
+        _names("jsonb_array_elements json_array_elements jsonb_each"),
+        "FROM json_each(value) gives a row for each.",
+    ),
+    "to_char": "Write strftime(time, '%Y-%m-%d').",
+    "current_database": "A node has one database.",
+    "current_schema": "Tables have no schema.",
+    "pg_prewarm": "Vectors that are read stay in memory.",
     "version": "SHOW SETTINGS names the version.",
     "current_setting": "SHOW SETTINGS lists them.",
     "set_config": "Use SET.",

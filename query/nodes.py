@@ -154,7 +154,7 @@ REFUSED: dict[type[exp.Expr], str] = {
     exp.Insert: "A write inside a query is not offered; send it as a statement of its own.",
     exp.Update: "A write inside a query is not offered; send it as a statement of its own.",
     exp.Delete: "A write inside a query is not offered; send it as a statement of its own.",
-    exp.CurrentUser: "current_user is not offered: there are no users yet.",
+    exp.CurrentUser: "current_user is not offered: GET /v1/whoami names who asks.",
     exp.Describe: "DESCRIBE is a statement of its own.",
     exp.Show: "SHOW is a statement of its own.",
 }

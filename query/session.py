@@ -32,6 +32,7 @@ from nearql.query.result import Result, empty
 from nearql.query.running import Statements
 from nearql.query.settings import SessionSettings, Variables
 from nearql.query.settled import settled
+from nearql.query.statements import Transaction
 from nearql.query.watchdog import Stop
 from nearql.query.weight import Deferred, may_begin
 
@@ -133,8 +134,11 @@ class Session:
         for place, statement in enumerate(prepared.statements):
             try:
                 request.notices += result.notices
-                result = request.run(statement, place, prepared)
-                touched += result.stats.get("shards") or ()
+                answer = request.run(statement, place, prepared)
+                touched += answer.stats.get("shards") or ()
+                # BEGIN and COMMIT do nothing, so what was answered before them stands.
+                has_own = place == 0 or not isinstance(statement, Transaction)
+                result = answer if has_own else replace(result, notices=answer.notices)
             except RecursionError as error:  # found while planning, so nothing was done
                 raise SqlError(
                     "The statement can't be planned: it is nested too deeply or malformed.",

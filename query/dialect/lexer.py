@@ -19,6 +19,16 @@ from nearql.query.dialect.tokens import ends_operand, retyped
 _PARAMETER = re.compile(r"[A-Za-z_]\w*$")
 _LITERALS = (TokenType.NUMBER, TokenType.STRING)
 _POSTFIX = (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DOT)
+_PATHS = (TokenType.HASH_ARROW, TokenType.DHASH_ARROW)
+_FOREIGN = {  # operators of PostgreSQL that are other tokens here
+    (TokenType.PLACEHOLDER, TokenType.STRING): (
+        "The operator ? is not offered: json_exists(value, '$.key') asks whether JSON has a key. "
+        "A ? is a parameter."
+    ),
+    (TokenType.PARAMETER, TokenType.PARAMETER): (
+        "The operator @@ is not offered: full text is bm25(column, 'words')."
+    ),
+}
 _LIKES = (TokenType.LIKE, TokenType.ILIKE)
 
 
@@ -129,6 +139,13 @@ def _check_neighbours(text: str, tokens: list[Token]) -> None:
         if kinds == (TokenType.NUMBER, TokenType.VAR) and before.end + 1 == token.start:
             written = text[before.start : token.end + 1]
             raise SqlError(f"{written!r} is no number.", position=int(before.start) + 1)
+        if kinds in _FOREIGN:
+            raise Unsupported(_FOREIGN[kinds], position=int(before.start) + 1)
+        if token.token_type in _PATHS:
+            raise Unsupported(
+                f"{token.text} is not offered; write value -> 'a' ->> 'b', or '$.a.b' as the path.",
+                position=position,
+            )
         if kinds == (TokenType.STRING, TokenType.STRING):
             raise SqlError("Two strings in a row; join them with ||.", position=position)
         if before.token_type in _LIKES and str(token.text).upper() in ("ANY", "ALL", "SOME"):
