@@ -23,7 +23,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine.distance import Vectors, row_norms
+from nearql.engine.bit_rows import from_bytes, from_signs, word_count
+from nearql.engine.distance import row_norms
 
 _tokens = itertools.count(1)
 _HALF_MAX = 65_504  # the largest float16
@@ -31,9 +32,11 @@ _HALF_MAX = 65_504  # the largest float16
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """half: rounded to float16. part: `count` dimensions from `first`, 0-based, on."""
+    """half: rounded to float16. part: `count` dimensions from `first`, 0-based, on. signs: a one
+    for each element above zero, as words. stored: bits as a BIT column stores them, as words.
+    """
 
-    what: Literal["half", "part"]
+    what: Literal["half", "part", "signs", "stored"]
     first: int = 0
     count: int = 0
 
@@ -42,26 +45,43 @@ class Step:
         if self.what == "half":
             with np.errstate(over="ignore"):
                 return rows.astype(np.float16, copy=False)
+        if self.what == "signs":
+            return from_signs(rows)
+        if self.what == "stored":
+            return from_bytes(rows)
         return rows[:, self.first : self.first + self.count]
 
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """Steps, the first first; at least one. dimensions: of what they make."""
+    """Steps, the first first; at least one. dimensions: of what they make, or its bits."""
 
     steps: tuple[Step, ...]
     dimensions: int
 
     def of(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """The derived vectors of some rows: (n, d) -> float32 or float16 (n, dimensions),
-        C-contiguous."""
+        """The derived vectors of some rows: (n, d) -> float32 or float16 (n, dimensions), or words
+        of bits, C-contiguous. rows: uint8 (n, bytes) of a BIT column.
+        """
         for step in self.steps:
             rows = step.of(rows)
         return np.ascontiguousarray(rows)
 
     @property
+    def is_of_bits(self) -> bool:
+        """Whether they make bit strings."""
+        return self.steps[-1].what in ("signs", "stored")
+
+    @property
+    def width(self) -> int:
+        """Elements, or words, of what they make."""
+        return word_count(self.dimensions) if self.is_of_bits else self.dimensions
+
+    @property
     def element(self) -> str:
         """NumPy's name of what they make of float32."""
+        if self.is_of_bits:
+            return "uint64"
         return "float16" if any(step.what == "half" for step in self.steps) else "float32"
 
 
@@ -71,11 +91,12 @@ class DerivedRows:
     Stands where an array of vectors does as far as its shape and rows picked from it are concerned.
     """
 
-    def __init__(self, rows: Vectors, derivation: Derivation) -> None:
+    def __init__(self, rows: NDArray[Any], derivation: Derivation) -> None:
         self._rows = rows
         self._derivation = derivation
         self.token = -next(_tokens)  # keys it in the column cache, where views' tokens are positive
-        self.shape = (len(rows), derivation.dimensions)
+        self.is_of_bits = derivation.is_of_bits
+        self.shape = (len(rows), derivation.width)
         self.dtype = derivation.of(rows[:1]).dtype
 
     def __len__(self) -> int:
@@ -110,7 +131,9 @@ class DerivedRows:
 
     @cached_property
     def norms(self) -> NDArray[np.float32]:
-        """Euclidean lengths: float32, (n,); not finite where an element isn't."""
+        """Euclidean lengths: float32, (n,); not finite where an element isn't. One for bits."""
+        if self.is_of_bits:
+            return np.ones(len(self), np.float32)
         norms = row_norms(self)  # type: ignore[arg-type]  # it only picks ranges of rows
         doubtful = np.flatnonzero(~(norms < _HALF_MAX))  # there, infinity passes for 65,536
         norms[doubtful[~np.isfinite(self[doubtful]).all(axis=1)]] = np.inf

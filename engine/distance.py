@@ -21,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from nearql.engine import bit_rows
 from nearql.engine.types import Metric
 
 Vectors = NDArray[np.float32] | NDArray[np.float16]
@@ -95,8 +96,12 @@ def candidate_distances(
 ) -> NDArray[np.float32]:
     """Distance of row `positions[i]` of `vectors` to `queries[query_of[i]]`, shape (m,).
 
-    Rows are gathered block by block, so memory stays bounded whatever m is.
+    Rows are gathered block by block, so memory stays bounded whatever m is. By a metric of bit
+    strings, vectors are their words and queries zeros and ones, see `bit_rows`.
     """
+    if metric.is_of_bits:
+        words = bit_rows.from_queries(queries)
+        return bit_rows.candidate_distances(vectors, positions, words, query_of, metric)
     return _blockwise(
         (len(positions), vectors.shape[1]),
         metric,

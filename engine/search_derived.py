@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine import strategy
+from nearql.engine import bit_rows, strategy
 from nearql.engine.backends.base import Block
+from nearql.engine.bit_rows import from_queries
 from nearql.engine.derived import DerivedRows
 from nearql.engine.errors import InvalidValue
 from nearql.engine.ranking import KeysOf, Ranking
 from nearql.engine.search import Masks, Searcher, VectorSlice
 from nearql.engine.segment.cache import ColumnCache
-from nearql.engine.types import SearchHits, SearchRequest
+from nearql.engine.types import Metric, SearchHits, SearchRequest, SearchStats
 
 _PIECE_BYTES = 32 << 20  # of derived vectors that are made at once
 _FEW = 8  # rows singled out are made alone where they are this part of a segment, or fewer
@@ -50,6 +51,8 @@ class DerivedSearcher(Searcher):
             InvalidValue: a row that may match has an element that its type can't hold.
         """
         given = masks if masks is not None else [None] * len(slices)
+        if request.metric.is_of_bits:
+            return self._nearest_bits(slices, request, given, keys_of)
         pieces = [
             piece
             for one, mask in zip(slices, given, strict=True)
@@ -67,6 +70,49 @@ class DerivedSearcher(Searcher):
         live = sum(one.live for one in slices)
         share = _qualifying(slices, given) / live if live else 1.0
         return replace(hits, stats=replace(hits.stats, selectivity=share))
+
+    def _nearest_bits(
+        self, slices: Sequence[VectorSlice], request: SearchRequest, masks: Masks, keys_of: KeysOf
+    ) -> SearchHits:
+        """The k nearest bit strings to each query: every row's words are compared."""
+        queries, k = from_queries(request.queries), request.k
+        check = request.patience.check if request.patience is not None else None
+        work = [
+            (one, mask, at)
+            for one, mask in zip(slices, masks, strict=True)
+            for at in range(len(queries))
+        ]
+
+        def some(item: tuple[VectorSlice, NDArray[np.bool_] | None, int]) -> SearchHits:
+            one, mask, at = item
+            return _nearest_words(one, mask, self._words(one), (queries[at], request.metric, k))
+
+        found = self.team.checking(check).map(some, work)
+        ranking = Ranking.of(
+            np.concatenate([_NO_ROWS, *(np.full(h.rows.shape[1], item[2]) for item, h in
+                                        zip(work, found, strict=True))]),
+            np.concatenate([_NO_ROWS, *(hits.rows[0] for hits in found)]),
+            np.concatenate([np.empty(0, np.float32), *(hits.distances[0] for hits in found)]),
+            len(queries),
+        )  # fmt: skip
+        ranking.settle(k, keys_of)
+        live, qualifying = sum(one.live for one in slices), _qualifying(slices, masks)
+        stats = SearchStats(
+            strategy="exact" if all(mask is None for mask in masks) else "exact_filtered",
+            backend="bits",
+            candidates=qualifying * len(queries),
+            reranked=len(ranking.rows),
+            selectivity=qualifying / live if live else 1.0,
+            batch=len(queries),
+        )
+        return SearchHits(*ranking.top(k), stats)
+
+    def _words(self, one: VectorSlice) -> NDArray[np.uint64]:
+        """The words of a slice's rows; kept while they fit into the column cache."""
+        derived = one.vectors
+        assert isinstance(derived, DerivedRows)
+        words: NDArray[np.uint64] = self._cache.get((derived.token, 0), lambda: derived[:])
+        return words
 
     def _joined(
         self, hits: SearchHits, pieces: Sequence[_Piece], request: SearchRequest, keys_of: KeysOf
@@ -112,6 +158,35 @@ class _Piece:
     def keys_of(self, keys_of: KeysOf) -> KeysOf:
         numbers = self.numbers
         return keys_of if numbers is None else lambda rows: keys_of(numbers[rows])
+
+
+_NO_ROWS = np.empty(0, np.int64)
+
+
+def _nearest_words(
+    one: VectorSlice,
+    mask: NDArray[np.bool_] | None,
+    words: NDArray[np.uint64],
+    asked: tuple[NDArray[np.uint64], Metric, int],
+) -> SearchHits:
+    """The k nearest rows of a slice, and those that tie with the last: (1, m) in any order."""
+    query, metric, k = asked
+    allowed = one.valid if mask is None else _allowed(one, mask)
+    positions = None
+    if allowed is not None:
+        positions = np.flatnonzero(allowed)
+        words = words[positions]
+    distances = bit_rows.distances(words, query, metric)
+    if k < len(distances):
+        near = np.flatnonzero(distances <= np.partition(distances, k - 1)[k - 1])
+        distances = distances[near]
+        positions = near if positions is None else positions[near]
+    elif positions is None:
+        positions = np.arange(len(distances))
+    return SearchHits(positions[np.newaxis] + one.first_row, distances[np.newaxis], _NO_STATS)
+
+
+_NO_STATS = SearchStats("exact", "bits")
 
 
 def _qualifying(slices: Sequence[VectorSlice], masks: Masks) -> int:

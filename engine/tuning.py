@@ -21,6 +21,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from zlib import crc32
 
 import msgpack
@@ -221,14 +222,33 @@ def derived(
 ) -> list[Queries]:
     """Queries made of rows: float32 (count, d) each, between two rows, and off a row.
 
-    covered: positions of the rows that there are. The same for the same rows.
+    covered: positions of the rows that there are. The same for the same rows. Of words of bits:
+    zeros and ones.
     """
     random = np.random.default_rng(len(covered))
+    if metric.is_of_bits:
+        return _derived_bits(vectors, covered, count, random)
     first, second = (_drawn(vectors, covered, metric, count, random) for _ in range(2))
     between = (first + second) / 2
     noise = random.standard_normal(first.shape).astype(np.float32)
     noise *= (_lengths(first - second) * 0.75 / np.maximum(_lengths(noise), 1e-12))[:, np.newaxis]
     return [np.ascontiguousarray(made, np.float32) for made in (between, first + noise)]
+
+
+def _derived_bits(
+    words: Vectors, covered: NDArray[np.int64], count: int, random: np.random.Generator
+) -> list[Queries]:
+    """Each bit from one of two rows, and rows with some bits flipped, as for vectors."""
+    first, second = (_ones(words[np.sort(random.choice(covered, count))]) for _ in range(2))
+    second = random.permutation(second)
+    between = np.where(random.random(first.shape) < 0.5, first, second)
+    apart = np.mean(first != second, axis=1, keepdims=True)
+    off = np.where(random.random(first.shape) < 0.375 * apart, 1 - first, first)
+    return [np.ascontiguousarray(made, np.float32) for made in (between, off)]
+
+
+def _ones(words: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1)
 
 
 def _drawn(

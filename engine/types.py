@@ -24,13 +24,24 @@ class Metric(StrEnum):
     """How two vectors are compared; a smaller distance is nearer.
 
     l2: Euclidean distance. inner_product: the negative inner product. cosine: 1 - cosine
-    similarity, NaN where a vector is zero. l1: Manhattan distance.
+    similarity, NaN where a vector is zero. l1: Manhattan distance. hamming, jaccard: of bit
+    strings, see `bit_rows`.
     """
 
     L2 = "l2"
     INNER_PRODUCT = "inner_product"
     COSINE = "cosine"
     L1 = "l1"
+    HAMMING = "hamming"
+    JACCARD = "jaccard"
+
+    @property
+    def is_of_bits(self) -> bool:
+        """Whether it compares bit strings."""
+        return self in (Metric.HAMMING, Metric.JACCARD)
+
+
+VECTOR_METRICS = (Metric.L2, Metric.INNER_PRODUCT, Metric.COSINE, Metric.L1)
 
 
 class OnConflict(StrEnum):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nearql.engine import spans, strategy
 from nearql.engine.context import EngineContext
 from nearql.engine.defaults import literal_default
-from nearql.engine.derived import Derivation
+from nearql.engine.derived import Derivation, DerivedRows
 from nearql.engine.distance import canonical_distances
 from nearql.engine.errors import InternalError, InvalidValue
 from nearql.engine.index.catalog import TableIndexes
@@ -200,7 +200,9 @@ class TableView:
         )
 
     def _pays(self, metric: Metric, waiting: int) -> bool:
-        return strategy.shares(waiting) and self._context.searcher.backend.batches(metric, waiting)
+        if metric.is_of_bits or not strategy.shares(waiting):
+            return False
+        return self._context.searcher.backend.batches(metric, waiting)
 
     def _traced(self, request: SearchRequest) -> SearchHits:
         with spans.span("segments", k=request.k, queries=len(request.queries)) as span:
@@ -349,8 +351,25 @@ class TableView:
         if found is None:
             parts = [part for part in self._parts if part.segment.data.has(number)]
             slices = [_slice(part, number, derived) for part in parts]
+            if derived is not None and len(parts) < len(self._parts):
+                parts, slices = self._with_fills(number, derived, parts, slices)
             found = self._sliced[number, derived] = parts, slices
         return found
+
+    def _with_fills(
+        self, number: int, derived: Derivation, parts: list[_Part], slices: list[VectorSlice]
+    ) -> tuple[list[_Part], list[VectorSlice]]:
+        """With parts that were there before a column whose default is not NULL."""
+        column = next(one for one in self._schema.columns if one.number == number)
+        for part in self._parts:
+            data = part.segment.data
+            fill = None if data.has(number) else self._filled(column, part, 1)[0].as_py()
+            if isinstance(fill, bytes):
+                one = np.frombuffer(fill, np.uint8)
+                rows: Any = DerivedRows(np.broadcast_to(one, (data.rows, len(one))), derived)
+                slices.append(VectorSlice(rows, part.first_row, part.segment.live, rows.norms))
+                parts.append(part)
+        return parts, slices
 
     def _searched(self, column: Column) -> list[_Part]:
         return [part for part in self._parts if part.segment.data.has(column.number)]

@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types as t
 
+from nearql.engine.errors import InvalidValue
 from nearql.engine.schema import Column
+from nearql.query.plan import Value
 
 _SHOWN = 40  # characters of a value in a message
 _ZERO, _ONE = ord("0"), ord("1")
@@ -36,6 +38,35 @@ def stored_bits(name: str, bits: int) -> str:
     if bits % 8 == 0:
         return f"CAST({name} AS BIT)"
     return f"CAST(left(CAST(CAST({name} AS BIT) AS VARCHAR), {bits}) AS BIT)"
+
+
+def is_bit_text(given: object, bits: int) -> bool:
+    """Whether a value is text of so many zeros and ones."""
+    return isinstance(given, str) and len(given) == bits and not given.strip("01")
+
+
+def bits_of(text: str | None, bits: int) -> NDArray[np.float32] | None:
+    """A bit string as a query is given to the engine: float32 (bits,) of zeros and ones.
+
+    Raises:
+        InvalidValue: another length.
+    """
+    if text is None:
+        return None
+    if len(text) != bits:
+        raise InvalidValue(
+            f"The bit strings have different lengths: {bits} and {len(text)}.",
+            code="different_dimensions",
+        )
+    found: NDArray[np.float32] = (np.frombuffer(text.encode(), np.uint8) == _ONE).astype("f4")
+    return found
+
+
+def signs_of(vector: NDArray[np.float32] | None, value: Value) -> NDArray[np.float32] | None:
+    """The vector, or what `binary_quantize` makes of it where the value is meant to be bits."""
+    if vector is None or not value.signs:
+        return vector
+    return (vector > 0).astype(np.float32)
 
 
 def pack(given: pa.Array, column: Column) -> Packed | None:

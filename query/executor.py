@@ -32,6 +32,7 @@ from nearql.engine.types import (
 )
 from nearql.query import duck, patience
 from nearql.query.at_once import run_direct
+from nearql.query.bits import bits_of, is_bit_text, signs_of
 from nearql.query.duck import Answer, Cursor
 from nearql.query.duck_errors import nearest_name
 from nearql.query.filters import FilterCache
@@ -444,13 +445,24 @@ class Execution:
         return self._vectors[id(value)]
 
     def _vector(self, value: Value) -> Vector | None:
+        if value.query is not None and value.bits is not None:
+            return bits_of(self._bit_text(value, value.query), value.bits)
         if value.parameter is not None:
-            return self.parameters.vector(value.parameter, value.dimensions)
+            return signs_of(self.parameters.vector(value.parameter, value.dimensions), value)
         if value.query is None:
             assert isinstance(value.literal, np.ndarray)
-            return value.literal
+            return signs_of(value.literal, value)
         where = f"the vector compared with {value.where}"
         return vector(self._scalar(value.query), dimensions=value.dimensions, where=where)
+
+    def _bit_text(self, value: Value, query: Query) -> str | None:
+        """A bit string as text: as it was given where it was given so."""
+        if value.parameter is not None and value.bits is not None:
+            given = self.parameters.scalars([value.parameter])[value.parameter]
+            if is_bit_text(given, value.bits):
+                return str(given)
+        text: str | None = self._scalar(query)
+        return text
 
     def _scalar(self, query: Query) -> Any:
         table = self.query(query).table

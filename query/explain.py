@@ -40,7 +40,10 @@ from nearql.query.statements import CopyTo, Delete, Explain, Insert, Select, Sta
 from nearql.query.trace import Trace, measured_recalls
 from nearql.query.writes import Write
 
-_OPERATOR = {Metric.L2: "<->", Metric.INNER_PRODUCT: "<#>", Metric.COSINE: "<=>", Metric.L1: "<+>"}
+_OPERATOR = {
+    Metric.L2: "<->", Metric.INNER_PRODUCT: "<#>", Metric.COSINE: "<=>", Metric.L1: "<+>",
+    Metric.HAMMING: "<~>", Metric.JACCARD: "<%>",
+}  # fmt: skip
 _SHOWN = 200  # characters of SQL in a line
 
 
@@ -268,7 +271,8 @@ def _queries(step: Relation) -> list[Query]:
     values = [one.query for one in step.distances] + [one.words for one in step.texts]
     if isinstance(step.access, Made):
         values += step.access.values
-    return [value.query for value in values if value.query is not None]
+    asked = (value for value in values if value.parameter is None)
+    return [value.query for value in asked if value.query is not None]
 
 
 def _measured(stats: SearchStats, recall: float | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nearql.engine.derived import Derivation, Step
 from nearql.engine.schema import Column, TableSchema
 from nearql.query.binder import unwrapped
 from nearql.query.dialect import parse
+from nearql.query.dialect.render import bit_length
 from nearql.query.statements import Select
 from nearql.query.vector_types import vector_type
 
@@ -25,12 +26,16 @@ ColumnOf = Callable[[exp.Expr], "Column | None"]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What an expression makes of a vector column. steps: none where that is the column itself."""
+    """What an expression makes of a column. steps: none where that is the vector column itself.
+
+    dimensions: of it, or bits where it is bits.
+    """
 
     column: Column
     steps: tuple[Step, ...]
     dimensions: int
-    half: bool
+    half: bool = False
+    bits: bool = False
 
     @property
     def derivation(self) -> Derivation | None:
@@ -46,24 +51,38 @@ def made_of(node: exp.Expr, column_of: ColumnOf) -> Made | None:
     node = unwrapped(node)
     if isinstance(node, exp.Column):
         column = column_of(node)
+        if column is not None and column.type.bits is not None:
+            return Made(column, (Step("stored"),), column.type.bits, bits=True)
         if column is None or column.type.dimensions is None:
             return None
         return Made(column, (), column.type.dimensions, column.type.element == "float16")
     if type(node) is exp.Cast:
         return _cast(node, column_of)
-    if isinstance(node, exp.Anonymous) and str(node.this).lower() == "subvector":
-        return _part(node, column_of)
-    return None
+    if not isinstance(node, exp.Anonymous):
+        return None
+    name = str(node.this).lower()
+    return _CALLS[name](node, column_of) if name in _CALLS else None
 
 
 def _cast(node: exp.Cast, column_of: ColumnOf) -> Made | None:
+    bits = bit_length(node.to)
+    if bits is not None:
+        inner = made_of(node.this, column_of)
+        return inner if inner is not None and inner.bits and inner.dimensions == bits else None
     kind = vector_type(node.to)
     inner = made_of(node.this, column_of) if kind is not None else None
-    if kind is None or inner is None or kind[1] not in (None, inner.dimensions):
+    if kind is None or inner is None or inner.bits or kind[1] not in (None, inner.dimensions):
         return None
     if kind[0] != "HALFVEC" or inner.half:
         return inner
     return replace(inner, steps=(*inner.steps, Step("half")), half=True)
+
+
+def _signs(node: exp.Anonymous, column_of: ColumnOf) -> Made | None:
+    inner = made_of(node.expressions[0], column_of) if len(node.expressions) == 1 else None
+    if inner is None or inner.bits:
+        return None
+    return replace(inner, steps=(*inner.steps, Step("signs")), bits=True)
 
 
 def _part(node: exp.Anonymous, column_of: ColumnOf) -> Made | None:
@@ -71,7 +90,7 @@ def _part(node: exp.Anonymous, column_of: ColumnOf) -> Made | None:
         return None
     inner = made_of(node.expressions[0], column_of)
     first, count = (_whole(one) for one in node.expressions[1:])
-    if inner is None or first is None or count is None:
+    if inner is None or inner.bits or first is None or count is None:
         return None
     low, high = max(first, 1) - 1, min(first + count - 1, inner.dimensions)
     if high <= low:
@@ -80,6 +99,12 @@ def _part(node: exp.Anonymous, column_of: ColumnOf) -> Made | None:
         return inner
     step = Step("part", low, high - low)
     return replace(inner, steps=(*inner.steps, step), dimensions=high - low)
+
+
+_CALLS: dict[str, Callable[[exp.Anonymous, ColumnOf], Made | None]] = {
+    "subvector": _part,
+    "binary_quantize": _signs,
+}
 
 
 def _whole(node: exp.Expr) -> int | None:

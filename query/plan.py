@@ -45,6 +45,9 @@ class Value:
 
     where: what it is compared with, for messages. dimensions: of a vector, where the column says
         so. position: where it is written, 1-based in the request, where that is known.
+    bits: how many, of bit strings, which are as vectors of zeros and ones; signs: made of those of
+        a vector's elements. A parameter that is meant as bits has a query, too, which reads it
+        where it isn't given as text.
     """
 
     where: str
@@ -53,6 +56,8 @@ class Value:
     query: Query | None = None
     dimensions: int | None = None
     position: int | None = None
+    bits: int | None = None
+    signs: bool = False
 
 
 @dataclass(frozen=True, eq=False)

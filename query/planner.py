@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 
-import numpy as np
 from sqlglot import exp
 
-from nearql.engine.errors import InvalidValue
 from nearql.engine.schema import Column, TableDef
 from nearql.query import duck, patience
 from nearql.query.binder import (
@@ -33,12 +31,19 @@ from nearql.query.binder import (
     from_items,
     unwrapped,
 )
+from nearql.query.constants import (
+    bit_literal,
+    check_literal,
+    number_literal,
+    quantized,
+    vector_literal,
+)
 from nearql.query.dialect import bit_distance_of, distance_of, to_duckdb, to_nearql
 from nearql.query.dialect.bounds import is_bounded
 from nearql.query.dialect.render import bit_length
 from nearql.query.direct import direct_outputs
 from nearql.query.guard import placed, position_of
-from nearql.query.parameters import names_in, parameter_name, vector
+from nearql.query.parameters import names_in, parameter_name
 from nearql.query.plan import (
     INTERNAL,
     Access,
@@ -358,7 +363,7 @@ class Lowering:
         for cast in all_of(tree, exp.Cast):
             kind = vector_type(cast.to)
             if kind is not None:
-                _check_literal(unwrapped(cast.this), kind[1])
+                check_literal(unwrapped(cast.this), kind[1])
                 if isinstance(unwrapped(cast.this), exp.Placeholder):
                     self._bind_vector(unwrapped(cast.this), kind[1], vectors)
         for node in all_of(tree, exp.Placeholder):
@@ -456,6 +461,8 @@ class Lowering:
 
     def _value(self, pending: PendingValue, *, is_vector: bool = False) -> Value:
         """A parameter or a literal where the expression is one, else a query for one value."""
+        if pending.bits is not None:
+            return self._bits(pending, pending.bits)
         node = unwrapped(pending.select.expressions[0])
         dimensions = pending.dimensions
         if isinstance(node, exp.Cast) and (vector_type(node.to) or ("",))[0] == "VECTOR":
@@ -464,11 +471,27 @@ class Lowering:
         if (name := parameter_name(node)) is not None:
             return Value(pending.where, parameter=name, dimensions=dimensions, position=place)
         with placed(place):
-            literal = _literal(node, pending) if is_vector else _number(node)
+            literal = vector_literal(node, pending) if is_vector else number_literal(node)
         if literal is not None:
             return Value(pending.where, literal=literal, dimensions=dimensions, position=place)
         asked = self._asked(pending, duck_type(None) if is_vector else _duck("DOUBLE"))
         return replace(asked, position=place)
+
+    def _bits(self, pending: PendingValue, bits: int) -> Value:
+        """A bit string: quantized here where it is `binary_quantize` of a plain vector."""
+        node = unwrapped(pending.select.expressions[0])
+        if (vector := quantized(node, bits)) is not None:
+            inner = PendingValue(exp.Select(expressions=[vector]), pending.where, bits)
+            value = self._value(inner, is_vector=True)
+            if value.query is None:
+                return replace(value, bits=bits, signs=True)
+        if (literal := bit_literal(node, bits)) is not None:
+            return Value(pending.where, literal=literal, bits=bits)
+        item = pending.select.expressions[0]
+        as_bits = exp.Cast(this=exp.paren(copy_of(item), copy=False), to=_duck("BIT"))
+        pending.select.set("expressions", [as_bits])
+        asked = self._asked(pending, _duck("VARCHAR"))
+        return replace(asked, bits=bits, parameter=parameter_name(node))
 
     def _words(self, pending: PendingValue) -> Value:
         """A parameter or a text literal where the expression is one, else a query for one value."""
@@ -557,38 +580,3 @@ def _dimensions_beside(node: exp.Expr, binding: Binding) -> int | None:
     sides = list(below(parent)) if parent is not None else []
     found = [binding.column(side) for side in sides if side is not node]
     return found[0][1].type.dimensions if len(found) == 1 and found[0] else None
-
-
-def _check_literal(node: exp.Expr, dimensions: int | None) -> None:
-    """Vector text in a cast is read here already, for its message: DuckDB would show our types."""
-    if isinstance(node, exp.Literal) and node.is_string:
-        with placed(position_of(node)):
-            vector(node.name, dimensions=dimensions, where="the vector")
-
-
-def _literal(node: exp.Expr, pending: PendingValue) -> np.ndarray | None:
-    """A vector written as text or as an array of plain numbers."""
-    if isinstance(node, exp.Literal) and node.is_string:
-        return vector(
-            node.name,
-            dimensions=pending.dimensions,
-            where=f"the vector compared with {pending.where}",
-        )
-    if isinstance(node, exp.Array):
-        numbers = [_number(unwrapped(item)) for item in node.expressions]
-        if numbers and all(number is not None for number in numbers):
-            where = f"the vector compared with {pending.where}"
-            return vector(numbers, dimensions=pending.dimensions, where=where)
-    return None
-
-
-def _number(node: exp.Expr) -> float | None:
-    negative = isinstance(node, exp.Neg)
-    literal = unwrapped(node.this) if negative else node
-    if not isinstance(literal, exp.Literal) or literal.is_string:
-        return None
-    try:
-        number = float(literal.name.replace("_", ""))
-    except ValueError:
-        raise InvalidValue(f"{literal.name} is no number.") from None
-    return -number if negative else number

@@ -51,6 +51,10 @@ def _term(schema: TableSchema, definition: IndexDef) -> Term | None:
         made = made_of(tree_of(definition.expression), in_schema(schema))
         if made is None or made.column.name != schema.column(definition.column).name:
             return None
+    elif definition.bits is not None:
+        made = made_of(exp.column(definition.column), in_schema(schema))
+    if definition.bits is not None and (made is None or not made.bits):
+        return None
     reads: tuple[str, ...] = ()
     if definition.condition is not None:
         tree = tree_of(definition.condition)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nearql.engine.backends.base import Backend, Block
 from nearql.engine.distance import Vectors, canonical_distances, row_norms, score_limit
 from nearql.engine.team import Team
-from nearql.engine.types import Metric
+from nearql.engine.types import VECTOR_METRICS, Metric
 
 _ROWS = 193
 _QUERIES = 8
@@ -56,7 +56,7 @@ def _cases() -> Iterator[_Case]:
             queries[0] = vectors[90]
             mask = random.random(_ROWS) < 0.5
             for kind, block in _blocks(vectors, mask):
-                for metric in Metric:
+                for metric in VECTOR_METRICS:
                     name = f"{metric}, {dimensions} x {np.dtype(element).name}, {kind}"
                     yield _Case(name, block, queries, metric)
 

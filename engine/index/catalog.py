@@ -41,6 +41,7 @@ from nearql.engine.index.rows import coverable
 from nearql.engine.index.tuner import Tuning
 from nearql.engine.schema import IndexDef, TableSchema
 from nearql.engine.search import VectorSlice
+from nearql.engine.search_derived import DerivedSearcher
 from nearql.engine.segment.data import SegmentData
 from nearql.engine.segment.view import SegmentView
 from nearql.engine.shard.state import ShardView
@@ -338,7 +339,7 @@ class TableIndexes:
 
     def _source(self, task: Task) -> Source:
         declared = task.declared
-        source, valid = declared.source(task.data), task.data.vectors[declared.column].valid
+        source, valid = declared.source(task.data), declared.valid(task.data)
         view = self._view_of(task)
         if view is not None and view.live is not None and view.dead > _DEAD_SHARE * task.data.rows:
             valid = view.live if valid is None else valid & view.live
@@ -411,8 +412,11 @@ class TableIndexes:
         self, task: Task, index: VectorIndex, groups: Sequence[NDArray[np.float32]], *, live: bool
     ) -> Profile:
         declared, searcher = task.declared, self._context.searcher
-        vectors, norms = declared.vectors(task.data), declared.source(task.data).norms
-        rows = VectorSlice(vectors, 0, index.covered, norms)
+        source, vectors = declared.source(task.data), declared.vectors(task.data)
+        rows = VectorSlice(vectors, 0, index.covered, source.norms)
+        if index.metric.is_of_bits:
+            rows = VectorSlice(source.vectors, 0, index.covered, source.norms)
+            searcher = DerivedSearcher(searcher, self._context.column_cache)
 
         def truth(queries: NDArray[np.float32], k: int) -> NDArray[np.float32]:
             request = SearchRequest("", index.metric, queries, k)

@@ -9,7 +9,7 @@ codes are sized by rows and dimensions in the kinds' own files.
 from __future__ import annotations
 
 from nearql.engine.index.base import IndexKind
-from nearql.engine.index.registry import index_kinds
+from nearql.engine.index.registry import bit_kinds, index_kinds
 from nearql.engine.schema import IndexDef
 
 AUTO_KIND = "ivfpq"
@@ -27,7 +27,7 @@ def least_rows(definition: IndexDef, least: int, row_bytes: int) -> int | None:
 
     least: the setting: fewer rows are read as quickly. row_bytes: of a vector.
     """
-    kind = _kind(definition)
+    kind = kind_of(definition)
     if kind is None:
         return None
     enough = max(kind.least_rows, least)
@@ -39,12 +39,20 @@ def kind_for(definition: IndexDef, rows: int, least: int, row_bytes: int) -> Ind
     enough = least_rows(definition, least, row_bytes)
     if enough is None or rows < enough:
         return None
-    return _kind(definition)
+    return kind_of(definition)
 
 
-def _kind(definition: IndexDef) -> IndexKind | None:
+def kind_of(definition: IndexDef) -> IndexKind | None:
+    """The kind of a definition; None where rows are always read, or FAISS is not there."""
+    if definition.bits is not None:
+        return _bit_kind(definition)
     kinds = index_kinds()
     kind = kinds.get(AUTO_KIND if definition.kind == "auto" else definition.kind)
     if kind is not None and definition.metric not in kind.metrics:
         return kinds["hnsw"] if definition.kind == "auto" else None
     return kind
+
+
+def _bit_kind(definition: IndexDef) -> IndexKind | None:
+    kind = bit_kinds().get("hnsw" if definition.kind == "auto" else definition.kind)
+    return kind if kind is not None and definition.bits in kind.metrics else None

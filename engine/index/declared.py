@@ -66,7 +66,8 @@ class Declared:
     @property
     def metric(self) -> Metric:
         """What it compares by."""
-        return self.definition.metric
+        bits = self.definition.bits
+        return self.definition.metric if bits is None else Metric(bits)
 
     @property
     def subject(self) -> Subject:
@@ -88,20 +89,25 @@ class Declared:
 
     def lacks(self, data: SegmentData) -> bool:
         """Whether a segment has nothing that it could be over."""
-        return self.column not in data.vectors or is_lost(data, self.column)
+        return is_lost(data, self.column) or not data.has(self.column)
 
     def source(self, data: SegmentData) -> Source:
         """Every row of a segment; derived vectors are made when they are looked at."""
-        block, derived = data.vectors[self.column], self.term.derived
+        derived = self.term.derived
         if derived is None:
+            block = data.vectors[self.column]
             return Source(block.data, block.norms)
         rows: Any = data.derived(self.column, derived)
         return Source(rows, rows.norms, lasting=False)
 
     def vectors(self, data: SegmentData) -> NDArray[Any]:
         """The vectors of every row of a segment, in memory."""
-        block, derived = data.vectors[self.column], self.term.derived
-        return block.data if derived is None else derived.of(block.data)
+        rows, derived = data.raw(self.column)[0], self.term.derived
+        return rows if derived is None else derived.of(rows)
+
+    def valid(self, data: SegmentData) -> NDArray[np.bool_] | None:
+        """Which rows of a segment are not NULL, bool (n,); None = all."""
+        return data.raw(self.column)[1]
 
     def made_bytes(self, data: SegmentData) -> int:
         """What `vectors` takes."""
@@ -112,19 +118,18 @@ def declared_as(
     schema: TableSchema, definition: IndexDef, terms: IndexTerms | None
 ) -> Declared | None:
     """The index as it is built; None where nothing is."""
-    if definition.bits is not None:
-        return None
     term: Term | None = Term()
-    if definition.expression is not None or definition.condition is not None:
+    given = (definition.expression, definition.condition, definition.bits)
+    if any(one is not None for one in given):
         term = None if terms is None else terms.of(schema, definition)
     if term is None:
         return None
     column = schema.column(definition.column)
-    dimensions, element = column.type.dimensions or 0, column.type.element
+    width, element = column.type.dimensions or 0, str(column.type.element)
     if (derived := term.derived) is not None:
-        dimensions = derived.dimensions
-        element = "float16" if derived.element == "float16" else element
-    return Declared(definition, column.number, dimensions * np.dtype(element).itemsize, term)
+        width = derived.width
+        element = element if derived.element == "float32" else derived.element
+    return Declared(definition, column.number, width * np.dtype(element).itemsize, term)
 
 
 Usable = Mapping[Subject, tuple[Declared, ...]]

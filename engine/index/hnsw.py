@@ -36,7 +36,7 @@ EF_CONSTRUCTION = 64
 _STEP_ELEMENTS = 24 << 20
 _STEP_ROWS = 65_536
 UNIT_TOLERANCE = 2e-3  # how far from 1 the length of rows may be that pass as unit length
-_LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
+LADDER = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 _QUANTIZER = {
     "float16": faiss.ScalarQuantizer.QT_fp16,
     "sq8": faiss.ScalarQuantizer.QT_8bit,
@@ -101,7 +101,7 @@ def _index(
     return NativeIndex.over(
         source, "hnsw", metric, native,
         width=_width(source, storage), row_bytes=links + own, parameters=_parameters,
-        ladder=_LADDER, slack=_SLACK[storage], at_least_count=True, alone=True,
+        ladder=LADDER, slack=_SLACK[storage], at_least_count=True, alone=True,
         holds=(storage, borrow, held),
     )  # fmt: skip
 

@@ -11,6 +11,14 @@ _MODULES = ("hnsw", "ivfflat", "ivfpq", "ivfrabitq")
 
 
 @cache
+def bit_kinds() -> dict[str, IndexKind]:
+    """The kinds that indexes over bit strings can have; none where FAISS can't be imported."""
+    if not index_kinds():
+        return {}
+    return dict(importlib.import_module("nearql.engine.index.binary").KINDS)
+
+
+@cache
 def index_kinds() -> dict[str, IndexKind]:
     """The kinds that can be built on this machine; none where FAISS can't be imported."""
     try:

@@ -120,6 +120,8 @@ def ready(
 def _ready(
     searcher: Searcher, segments: Sequence[Segment], request: SearchRequest, masks: Masks | None
 ) -> Ready | None:
+    if request.metric.is_of_bits:
+        return None
     asked = [segment for segment in segments if segment.qualifying]
     named, reads = [], []
     for segment in asked:

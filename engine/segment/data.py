@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,9 +91,23 @@ class SegmentData:
         """What an expression makes of a vector column; kept, as it learns the rows' lengths."""
         found = self.made.get((number, derivation))
         if found is None:
-            found = DerivedRows(self.vectors[number].data, derivation)
+            found = DerivedRows(self.raw(number)[0], derivation)
             self.made[number, derivation] = found
         return found
+
+    def raw(self, number: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """What expressions over a column are made of: a vector column's rows, or the bytes of a BIT
+        column, (n, bytes); and which are not NULL, None = all.
+        """
+        if number in self.vectors:
+            block = self.vectors[number]
+            return block.data, block.valid
+        chunks = self.column(number).chunks
+        valid = None
+        if any(chunk.null_count for chunk in chunks):
+            valid = np.concatenate([c.is_valid().to_numpy(zero_copy_only=False) for c in chunks])
+        rows = [_bytes_of(chunk) for chunk in chunks]
+        return (rows[0] if len(rows) == 1 else np.concatenate(rows)), valid
 
     def column(self, number: int) -> pa.ChunkedArray:
         """A scalar column of every row; no copy."""
@@ -114,6 +129,13 @@ class SegmentData:
             assert block.data.shape[0] == block.norms.shape[0] == self.rows
             assert block.data.flags.c_contiguous
             assert block.valid is None or block.valid.shape == (self.rows,)
+
+
+def _bytes_of(array: pa.Array) -> NDArray[np.uint8]:
+    """Fixed-size binaries as bytes, (n, size), whatever where they are NULL; no copy."""
+    size = array.type.byte_width
+    flat = np.frombuffer(array.buffers()[1], np.uint8)
+    return flat[array.offset * size : (array.offset + len(array)) * size].reshape(-1, size)
 
 
 _NONE: NDArray[np.int64] = np.empty(0, np.int64)

@@ -83,10 +83,13 @@ class SegmentView:
         return found
 
     def _sliced(self, number: int, first_row: int, derivation: Derivation | None) -> VectorSlice:
-        block, valid = self.data.vectors[number], self.searchable(number)
         if derivation is None:
+            block, valid = self.data.vectors[number], self.searchable(number)
             return VectorSlice(block.data, first_row, valid, block.norms, block.codes)
         rows: Any = self.data.derived(number, derivation)
+        valid = self.data.raw(number)[1]
+        if self.live is not None:
+            valid = self.live if valid is None else self.live & valid
         return VectorSlice(rows, first_row, valid, rows.norms)
 
     def forget_plans(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlglot import exp
 
 from nearql.engine.errors import SqlError, Unsupported
+from nearql.engine.index.choice import kind_of
 from nearql.engine.index.registry import index_kinds
 from nearql.engine.schema import Column, IndexDef, TableDef
 from nearql.engine.types import Metric
@@ -37,8 +38,8 @@ _OF_EXPRESSION = (
     "exactly for every row that qualifies. Index the column itself to permit approximate answers."
 )
 _OF_BITS = (
-    "Index {name!r} is recorded and nothing is built: searches of bit strings, as in {column!r}, "
-    "are always exact."
+    "Index {name!r} holds nothing: searches that it is for compare the bits of every row, exactly. "
+    "Kinds hnsw and ivfflat with bit_hamming_ops are built."
 )
 
 
@@ -179,8 +180,17 @@ def _expression(recording: _Recording, tree: exp.Expr) -> Result:
         "", "", column, statement.kind, statement.metric, options,
         expression=to_nearql(tree), bits=_compared(statement),
     )  # fmt: skip
-    understood = SqlTerms().of(table.schema, index) is not None and index.bits is None
-    return recording.done(index, _told(index.kind) if understood else _OF_EXPRESSION)
+    understood = SqlTerms().of(table.schema, index) is not None
+    return recording.done(index, _told_of(index) if understood else _OF_EXPRESSION)
+
+
+def _told_of(index: IndexDef) -> str:
+    """What becomes of an index, of bit strings too."""
+    if index.bits is None:
+        return _told(index.kind)
+    if not index_kinds():
+        return _NO_FAISS
+    return _BUILT if kind_of(index) is not None else _OF_BITS
 
 
 def _check_stable(tree: exp.Expr, what: str) -> None:
@@ -198,7 +208,7 @@ def _bits(recording: _Recording, column: Column) -> Result:
         raise _wrong_class(statement, f"Column {column.name!r}", column.type.display)
     bits = _compared(statement) or "hamming"
     index = IndexDef("", "", column.name, kind, statement.metric, options, bits=bits)
-    return recording.done(index, _OF_BITS)
+    return recording.done(index, _told_of(index))
 
 
 def _compared(statement: CreateIndex) -> str | None:

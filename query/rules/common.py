@@ -133,6 +133,14 @@ def nearest_first(select: exp.Select) -> exp.Expr | None:
     return negated if distance_of(negated) else None
 
 
+def bits_first(select: exp.Select) -> exp.Expr | None:
+    """The distance of bit strings by which ORDER BY sorts the nearest rows first, or None."""
+    key = sort_key(select)
+    if key is None or nulls_first(select) or key[1]:
+        return None
+    return key[0] if bit_distance_of(key[0]) else None
+
+
 def distance_in(node: exp.Expr) -> exp.Expr | None:
     """The distance that a sort key is made of: itself, or a sum, difference or multiple of it."""
     node = unwrapped(node)
@@ -284,7 +292,7 @@ def identity_of(found: Found, binding: Binding) -> str:
 
 def expression_of(found: Found) -> str:
     """The side of a distance that is made of a column, as text."""
-    parts = distance_of(found.node)
+    parts = distance_of(found.node) or bit_distance_of(found.node)
     assert parts is not None
     return shown_text(parts[1] if parts[2] is found.other else parts[2])
 
@@ -293,8 +301,11 @@ def pending_vector(found: Found, binding: Binding) -> PendingValue:
     """The constant side of a distance as a value to be had when the statement runs."""
     where = f"{found.source.table.name}.{found.column.name}"
     derived = found.derived
-    dimensions = found.column.type.dimensions if derived is None else derived.dimensions
-    return pending_value(found.other, where, dimensions)
+    if derived is None:
+        return pending_value(found.other, where, found.column.type.dimensions)
+    value = pending_value(found.other, where, derived.dimensions)
+    value.bits = derived.dimensions if derived.is_of_bits else None
+    return value
 
 
 def pending_value(expression: exp.Expr, where: str, dimensions: int | None = None) -> PendingValue:

@@ -17,8 +17,9 @@ from sqlglot import exp
 from nearql.engine.derived import Derivation
 from nearql.engine.errors import NearQLError
 from nearql.engine.schema import Column, IndexDef, TableSchema
+from nearql.engine.types import Metric
 from nearql.query.binder import Binding, PendingDistance, Source, unwrapped
-from nearql.query.dialect import distance_of
+from nearql.query.dialect import bit_distance_of, distance_of
 from nearql.query.implied import Form, PartialIndex, holds, normal, parameters_in
 from nearql.query.index_terms import Made, in_schema, made_of, tree_of
 from nearql.query.rules.common import Found, identity_of, put_column
@@ -65,7 +66,8 @@ def replace_expressions(
 ) -> None:
     """Put the source's distance column where these nodes are that distance."""
     for node in list(nodes):
-        found = _expression_in(node, binding) if distance_of(node) else None
+        is_distance = distance_of(node) or bit_distance_of(node)
+        found = _expression_in(node, binding) if is_distance else None
         if found is not None and identity_of(found, binding) == distance.identity:
             put_column(node, found.source.refer(distance.name))
 
@@ -73,7 +75,7 @@ def replace_expressions(
 def note_unindexed(node: exp.Expr, binding: Binding) -> None:
     """Say that no index is over an expression that one could be over."""
     found = _expression_in(node, binding)
-    if found is not None and found.source.is_free:
+    if found is not None and found.source.is_free and not found.metric.is_of_bits:
         binding.note(
             f"{found.text}: no index is over this expression and compares by {found.metric}, so it "
             "is computed exactly for every row"
@@ -82,7 +84,7 @@ def note_unindexed(node: exp.Expr, binding: Binding) -> None:
 
 def _expression_in(node: exp.Expr, binding: Binding) -> Found | None:
     """A distance between what an expression makes of a column and a constant."""
-    parts = distance_of(unwrapped(node))
+    parts = distance_of(unwrapped(node)) or _bit_distance(unwrapped(node))
     if parts is None:
         return None
     metric, left, right = parts
@@ -90,7 +92,7 @@ def _expression_in(node: exp.Expr, binding: Binding) -> Found | None:
         made, source = _made(mine, binding)
         if made is None or source is None or source.opaque or not binding.is_constant(other):
             continue
-        if made.derivation is not None:
+        if made.derivation is not None and made.bits is metric.is_of_bits:
             derived = made.derivation
             return Found(unwrapped(node), metric, source, made.column, other, derived=derived)
     return None
@@ -98,9 +100,6 @@ def _expression_in(node: exp.Expr, binding: Binding) -> Found | None:
 
 def _made(node: exp.Expr, binding: Binding) -> tuple[Made | None, Source | None]:
     """What an expression makes of a base table's column, and whose that is."""
-    node = unwrapped(node)
-    if isinstance(node, exp.Column):
-        return None, None
     owners: list[Source] = []
 
     def column_of(one: exp.Expr) -> Column | None:
@@ -117,14 +116,23 @@ def _over(found: Found) -> Iterable[IndexDef]:
     """The indexes that compare the same by the same metric, partial ones among them."""
     table = found.source.table
     for index in table.indexes:
-        if index.bits is not None or index.metric is not found.metric:
+        metric = index.metric if index.bits is None else Metric(index.bits)
+        if metric is not found.metric or index.column.lower() != found.column.name.lower():
             continue
-        if index.expression is None and index.condition is None:
+        if index.expression is None and index.condition is None and index.bits is None:
             continue
-        if index.column.lower() != found.column.name.lower():
-            continue
-        if _derivation_of(index.expression, table.schema) == found.derived:
+        of = index.expression
+        if of is None and index.bits is not None:
+            of = exp.column(exp.to_identifier(index.column, quoted=True)).sql()
+        if _derivation_of(of, table.schema) == found.derived:
             yield index
+
+
+def _bit_distance(node: exp.Expr) -> tuple[Metric, exp.Expr, exp.Expr] | None:
+    parts = bit_distance_of(node)
+    if parts is None:
+        return None
+    return Metric(parts[0].removeprefix("nq_")), parts[1], parts[2]
 
 
 _UNKNOWN = Derivation((), -1)

@@ -17,6 +17,7 @@ from sqlglot import exp
 from nearql.query.binder import Binding, PendingNearest, Source, from_items, own_nodes
 from nearql.query.rules.common import (
     Found,
+    bits_first,
     conjuncts,
     detachable,
     distance_column,
@@ -50,7 +51,7 @@ from nearql.query.trees import all_of, copy_of
 
 def nearest(select: exp.Select, binding: Binding) -> None:
     """Restrict the table to the nearest rows, or note why not."""
-    key = nearest_first(select)
+    key = nearest_first(select) or bits_first(select)
     if key is None or not select.args.get("limit"):
         _note_unsearched(select, binding)
         return

@@ -23,9 +23,9 @@ from nearql.engine.distance import (
     score_limit,
     widen,
 )
-from nearql.engine.types import Metric
+from nearql.engine.types import VECTOR_METRICS, Metric
 
-METRICS = list(Metric)
+METRICS = list(VECTOR_METRICS)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 

@@ -7,14 +7,14 @@ import pytest
 
 from nearql.engine.distance import canonical_distances
 from nearql.engine.diversity import diversified
-from nearql.engine.types import Metric
+from nearql.engine.types import VECTOR_METRICS, Metric
 
 
 def nothing() -> None:
     """Never over."""
 
 
-@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("metric", list(VECTOR_METRICS))
 @pytest.mark.parametrize("balance", [0.0, 0.3, 0.5, 1.0])
 def test_it_is_its_definition(metric: Metric, balance: float) -> None:
     random = np.random.default_rng(2)

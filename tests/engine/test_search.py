@@ -16,7 +16,7 @@ from nearql.engine import strategy
 from nearql.engine.backends import numpy, scan
 from nearql.engine.distance import row_squares
 from nearql.engine.search import Searcher, VectorSlice
-from nearql.engine.types import Metric, SearchRequest
+from nearql.engine.types import VECTOR_METRICS, Metric, SearchRequest
 from support.search_cases import (
     BACKENDS,
     Case,
@@ -28,7 +28,7 @@ from support.search_cases import (
     project_always,
 )
 
-METRICS = list(Metric)
+METRICS = list(VECTOR_METRICS)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -13,7 +13,7 @@ from nearql.engine import tuning
 from nearql.engine.costs import Rung
 from nearql.engine.distance import canonical_distances
 from nearql.engine.tuning import Profile, derived, measure, recalls
-from nearql.engine.types import Metric
+from nearql.engine.types import VECTOR_METRICS, Metric
 
 NAN = np.nan
 
@@ -222,7 +222,7 @@ def test_a_measurement_is_called_off() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("metric", list(VECTOR_METRICS))
 def test_derived_queries_are_near_no_row_but_among_them(metric: Metric) -> None:
     """Not copies of rows, which any index finds; and not off the data's own scale and offset."""
     vectors = make() * np.float32(1e-3) + np.float32(5)

@@ -19,6 +19,7 @@ from support.term_indexes import DIMENSIONS, answer, documents, opened, put, sha
 QUERIES = halfway(debian_vectors(), 40)
 SLACK = 0.01
 HALF = f"vec::halfvec({DIMENSIONS})"
+SIGNS = f"binary_quantize(vec)::bit({DIMENSIONS})"
 PART = "subvector(vec, 5, 24)::vector(24)"
 
 
@@ -49,6 +50,15 @@ CASES = {
     "partial, more asked": Case(
         "ivfflat (vec vector_l2_ops) WHERE size > 2", "vec <-> :q", "size IN (4, 5, 6) AND id > 99"
     ),
+    "signs": Case(f"hnsw (({SIGNS}) bit_hamming_ops)", f"{SIGNS} <~> binary_quantize(:q)"),
+    "signs in lists": Case(
+        f"ivfflat (({SIGNS}) bit_hamming_ops)", f"{SIGNS} <~> binary_quantize(:q)"
+    ),
+    "signs of a part": Case(
+        "hnsw ((binary_quantize(subvector(vec, 1, 40))::bit(40)) bit_hamming_ops) WHERE size > 1",
+        "binary_quantize(subvector(vec, 1, 40)) <~> binary_quantize(subvector(:q, 1, 40))",
+        "size > 1",
+    ),
     "partial half": Case(
         f"hnsw (({HALF}) halfvec_l2_ops) WHERE lang IS NOT NULL", f"{HALF} <-> :q", "lang = 'en'"
     ),
@@ -62,7 +72,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield made
 
 
-QUICK = ("half", "partial")  # the others are for the slow tests
+QUICK = ("half", "partial", "signs")  # the others are for the slow tests
 EACH = [
     pytest.param(case, id=name, marks=() if name in QUICK else pytest.mark.slow)
     for name, case in CASES.items()
@@ -86,6 +96,90 @@ def test_recall_is_kept_and_distances_are_those_of_the_expression(node: Node, ca
     exactly = "SET target_recall = 1; " + case.search()
     assert [answer(node, exactly, q=query)[0] for query in queries[:9]] == exact[:9]
     node.session().execute("DROP INDEX it")
+
+
+FLAGS = 20
+BITS = [f"{at * 7919 % (1 << FLAGS):0{FLAGS}b}" for at in range(1, 4_000)]
+
+
+def flagged(node: Node) -> None:
+    """Give most rows bits, the others none."""
+    cases = f"CAST(list_extract(:bits, id % {len(BITS)} + 1) AS BIT)"
+    text = f"UPDATE docs SET flags = {cases} WHERE id % 9 > 0"
+    node.session().execute(text, {"bits": BITS})
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfflat"])
+def test_bit_columns(tmp_path: Path, kind: str) -> None:
+    query = f"{0b1011_0110_0101_1100_0011:0{FLAGS}b}"
+    near = "SELECT id, flags <~> :q AS d FROM docs ORDER BY flags <~> :q LIMIT 30"
+    alike = "SELECT id, flags <%> :q AS d FROM docs WHERE size > 2 ORDER BY flags <%> :q LIMIT 30"
+    with documents(tmp_path / "data", f", flags BIT({FLAGS})") as node:
+        flagged(node)
+        exact = [answer(node, text, q=query) for text in (near, alike)]
+        assert [strategy for _, strategy in exact] == ["scan", "scan"]
+        run = node.session().execute
+        run(f"CREATE INDEX hamming ON docs USING {kind} (flags bit_hamming_ops)")
+        [notice] = run("CREATE INDEX jaccard ON docs USING hnsw (flags bit_jaccard_ops)").notices
+        assert "compare the bits of every row, exactly" in notice
+        rows, strategy = answer(node, near, q=query)
+        assert strategy == f"index/{kind}"
+        assert shared(rows, exact[0][0]) >= 0.9
+        assert answer(node, "SET target_recall = 1; " + near, q=query)[0] == exact[0][0]
+        assert answer(node, alike, q=query) == (exact[1][0], "exact_filtered/bits")
+        found = [
+            int(at)
+            for at in run("SELECT id FROM docs WHERE flags IS NULL").table.column(0).to_pylist()
+        ]
+        assert not set(found) & {row[0] for row in rows}
+        run(f"INSERT INTO docs (id, flags) VALUES (70000, B'{query}'), (70001, NULL)")
+        assert answer(node, near, q=query)[0][0] == (70_000, 0.0)
+        for wrong in ("101", "abc", 5):
+            with pytest.raises(NearQLError) as told:
+                answer(node, near, q=wrong)
+            assert told.value.code in ("different_dimensions", "invalid_value")
+        assert answer(node, near, q=None)[0] == []
+        before = answer(node, near, q=query)
+    node = opened(tmp_path / "data")
+    try:
+        assert answer(node, near, q=query) == before
+        node.session().execute("DELETE FROM docs WHERE id % 2 = 0")
+        rows, _ = answer(node, near, q=query)
+        assert len(rows) == 30
+        assert all(key % 2 for key, _ in rows)
+    finally:
+        node.close()
+
+
+def test_bits_of_a_column_that_was_added_with_a_default(tmp_path: Path) -> None:
+    with documents(tmp_path / "data") as node:
+        run = node.session().execute
+        run("ALTER TABLE docs ADD COLUMN flags BIT(5) DEFAULT B'10110'")
+        text = "SELECT id, flags <~> B'10111' AS d FROM docs ORDER BY flags <~> B'10111' LIMIT 3"
+        exact = answer(node, text)[0]
+        run("CREATE INDEX hamming ON docs USING hnsw (flags bit_hamming_ops)")
+        assert answer(node, text)[0] == exact == [(0, 1.0), (1, 1.0), (2, 1.0)]
+        run("UPDATE docs SET flags = B'10111' WHERE id = 77")
+        assert answer(node, text)[0][0] == (77, 0.0)
+
+
+def test_the_two_steps_of_pgvectors_manual(tmp_path: Path) -> None:
+    """Candidates by bits, sorted by the vectors themselves."""
+    text = (
+        f"SELECT id, vec <=> :q AS d FROM (SELECT * FROM docs ORDER BY {SIGNS} <~> "
+        "binary_quantize(:q) LIMIT 200) ORDER BY vec <=> :q LIMIT 10"
+    )
+    whole = "SELECT id, vec <=> :q AS d FROM docs ORDER BY vec <=> :q LIMIT 10"
+    with documents(tmp_path / "data") as node:
+        queries = [query.tolist() for query in QUERIES]
+        exact = [answer(node, text, q=query)[0] for query in queries]
+        node.session().execute(f"CREATE INDEX bits ON docs USING {CASES['signs'].ddl}")
+        found = [answer(node, text, q=query) for query in queries]
+        assert {strategy for _, strategy in found} == {"index/hnsw"}
+        nearest = [answer(node, whole, q=query)[0] for query in queries]
+        recall = [shared(rows, best) for (rows, _), best in zip(found, nearest, strict=True)]
+        of_exact = [shared(rows, best) for rows, best in zip(exact, nearest, strict=True)]
+        assert sum(recall) >= sum(of_exact) - 0.05 * len(queries)
 
 
 def test_what_implies_no_condition_is_exact(node: Node) -> None:

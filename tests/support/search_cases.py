@@ -21,7 +21,7 @@ from nearql.engine.codes import Codes
 from nearql.engine.distance import canonical_distances
 from nearql.engine.search import Searcher, VectorSlice, row_norms
 from nearql.engine.settings import EngineSettings
-from nearql.engine.types import Metric, SearchHits, SearchRequest
+from nearql.engine.types import VECTOR_METRICS, Metric, SearchHits, SearchRequest
 
 BACKENDS = ["numpy", "faiss_cpu", "cupy"]
 DATA = [
@@ -251,7 +251,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         vectors,
         np.ascontiguousarray(queries),
-        draw(st.sampled_from(list(Metric))),
+        draw(st.sampled_from(list(VECTOR_METRICS))),
         draw(st.integers(1, 130)),
         keys,
         valid=random.random(count) < 0.8 if draw(st.booleans()) else None,

@@ -19,10 +19,10 @@ from nearql.engine.backends.selftest import self_test
 from nearql.engine.codes import Tiling
 from nearql.engine.search import Searcher, VectorSlice
 from nearql.engine.settings import EngineSettings
-from nearql.engine.types import Metric
+from nearql.engine.types import VECTOR_METRICS, Metric
 from support.search_cases import Case, code_at_once, make_vectors, numpy_as_device
 
-METRICS = list(Metric)
+METRICS = list(VECTOR_METRICS)
 
 
 class Arrays:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("faiss", reason="FAISS isn't installed")
 
-from nearql.engine.types import ROW_COLUMN, Metric, SearchRequest
+from nearql.engine.types import ROW_COLUMN, VECTOR_METRICS, Metric, SearchRequest
 from nearql.engine.view import TableView
 from support.disks import SimulatedDisk
 from support.indexes import HARD, SETTINGS, filled, found, index_def, inline, packages, put
@@ -41,7 +41,7 @@ def test_alone_and_among_others(metric: Metric, kind: str, element: str) -> None
                 np.testing.assert_array_equal(alone.distances[0], together.distances[at])
 
 
-@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("metric", list(VECTOR_METRICS))
 @pytest.mark.parametrize("element", ["VECTOR", "HALFVEC"])
 def test_few_rows_that_qualify_alone_and_among_others(metric: Metric, element: str) -> None:
     """Fewer than LIMIT, a handful, hundreds; equal ones, zero vectors, NULLs; with dead rows."""

@@ -117,3 +117,32 @@ SELECT id FROM docs ORDER BY subvector(vec, 2, 1) <-> '[1]' LIMIT 5
 Project (id) without DuckDB
   VectorSearch subvector(vec, 2, 1) <-> a vector of 1 dimensions (l2, k = 5)
 Note: index second is not used: WHERE doesn't imply its condition cat = 'x'
+
+SELECT * FROM (SELECT * FROM docs ORDER BY binary_quantize(vec)::bit(2) <~> binary_quantize('[1,-2]') LIMIT 20) ORDER BY vec <=> '[1,-2]' LIMIT 5
+----
+DuckDB SELECT * FROM (SELECT * FROM docs ORDER BY CAST(binary_quantize(vec) AS BIT(2)) <~> binary_quantize('[1,-2]') LIMIT 20) ORDER BY vec <=> '[1,-2]' LIMIT 5
+  VectorSearch CAST(binary_quantize(vec) AS BIT(2)) <~> a vector of 2 dimensions (hamming, k = 20) by index bits
+
+SELECT id, binary_quantize(vec) <~> B'10' AS d FROM docs ORDER BY d LIMIT 5
+----
+Project (id, d) without DuckDB
+  VectorSearch binary_quantize(vec) <~> a vector of 2 dimensions (hamming, k = 5) by index bits
+
+SELECT id FROM docs WHERE price < 3 ORDER BY hamming_distance(:q, binary_quantize(vec)) LIMIT 5
+----
+Project (id) without DuckDB
+  VectorSearch binary_quantize(vec) <~> :q (hamming, k = 5) by index bits
+    Filter price < 3
+      Scan docs (price)
+
+SELECT id FROM docs ORDER BY binary_quantize(vec) <%> '10' LIMIT 5
+----
+DuckDB SELECT id FROM docs ORDER BY binary_quantize(vec) <%> '10' LIMIT 5
+  Scan docs (id, vec)
+Note: binary_quantize(vec) <%> '10': bit strings, computed exactly for every row
+
+SELECT id FROM docs ORDER BY binary_quantize(vec)::bit(3) <~> B'101' LIMIT 5
+----
+DuckDB SELECT id FROM docs ORDER BY CAST(binary_quantize(vec) AS BIT(3)) <~> (CAST('101' AS BIT)) LIMIT 5
+  Scan docs (id, vec)
+Note: CAST(binary_quantize(vec) AS BIT(3)) <~> (CAST('101' AS BIT)): bit strings, computed exactly for every row
