@@ -103,8 +103,8 @@ def test_one_pod_at_a_time_may_be_taken_away() -> None:
     objects = render(ON)
     budget = objects["PodDisruptionBudget", "demo-nearql"]["spec"]
     assert budget["maxUnavailable"] == 1
-    labels = objects["StatefulSet", "demo-nearql"]["spec"]["selector"]["matchLabels"]
-    assert budget["selector"]["matchLabels"] == labels
+    everybody = objects["Service", "demo-nearql-headless"]["spec"]["selector"]
+    assert budget["selector"]["matchLabels"] == everybody
     without = render(ON, "cluster.podDisruptionBudget=false")
     assert ("PodDisruptionBudget", "demo-nearql") not in without
 

@@ -2,8 +2,6 @@
 {{- define "nearql.cluster" -}}
 - name: NEARQL_CLUSTER_ENABLED
   value: "true"
-- name: NEARQL_CLUSTER_BOOTSTRAP
-  value: "true"
 - name: NEARQL_CLUSTER_WRITE_ROUTING
   value: {{ .Values.cluster.writeRouting }}
 - name: NEARQL_CLUSTER_VOTERS
