@@ -9,10 +9,17 @@ answer, on sampled queries. An index without a profile is not used: rows are rea
        40          0.81        0.90     0.94     0.97        31 wanted (a filter): effort 48
       160          ...
 
-Queries are live ones where enough were seen, else derived from the rows: between two rows, and off
-a row by about the distance of two. Real queries are easier than one or the other of these, so each
-kind is judged for itself and the worse counts; and so does the luck of a small sample: what is
-noted is the mean less its standard error.
+Queries are live ones where enough were seen, else derived: off a row by half the distance of two
+rows, in the direction from one row to another, and in any direction. Real queries need the effort
+that the worse of these needs, or a little less, whether they are like the rows (words) or not
+(questions beside texts); the middle between two rows, which this took once, needs up to sixteen
+times as much. Each kind is judged for itself and the worse counts; and so does the luck of a small
+sample: what is noted is the mean less its standard error.
+
+    effort at which 0.95 is reached     real   along   any   middle     (commit a93211c, 150 to 200
+    texts, questions; hnsw                64      96    32      256     queries of each kind)
+    texts, questions; ivfpq               48      32    32       24
+    words, other words; hnsw             192     256   256      512
 """
 
 from __future__ import annotations
@@ -31,22 +38,27 @@ from numpy.typing import NDArray
 from nearql.engine.costs import Rung
 from nearql.engine.distance import Vectors, candidate_distances
 from nearql.engine.index.base import VectorIndex
+from nearql.engine.team import Team
 from nearql.engine.types import Metric
 
 NEAREST = (10, 40, 160, 640)  # sizes of answer that are measured; beyond the last rows are read
 SAMPLE = 80  # queries of each kind
-LARGE, LARGE_SAMPLE = 160, 32  # from this size of answer on fewer tell as much
-ENOUGH = 0.995  # recall at which no more effort is tried
+LARGE, LARGE_SAMPLE = 40, 40  # from this size of answer on fewer tell as much
+ENOUGH = 0.995  # recall at which no more effort is tried ...
+LEVEL, GAIN = 0.98, 0.002  # ... nor beyond this one, where the last step brought less
 SHORT = 0.95  # recall of the greatest effort below which more candidates are asked for
 HOPELESS = 0.8  # recall below which the next effort is left out, and not tried for larger answers
+_PART = 40  # queries that one thread asks in a row
 _TIMED = 8  # queries asked one by one, for the time that one takes
 _FORMAT = 1
+_OFF = 0.5  # of the distance of two rows: how far derived queries are from a row
 _KNOWN = 1024  # answers that a profile remembers
 
 Queries = NDArray[np.float32]
 #: the canonical distances of the k nearest covered rows, float32 (nq, k), NaN where there are fewer
 Truth = Callable[[Queries, int], NDArray[np.float32]]
 _Kind = tuple[Queries, "NDArray[np.float32]"]  # queries of one kind, and their truth
+_Recalls = list["NDArray[np.float64]"]  # by kind, of each query
 
 
 @dataclass(frozen=True)
@@ -103,15 +115,27 @@ def measure(
     most_us: float,
     live: bool = False,
     check: Callable[[], None] = lambda: None,
+    team: Team | None = None,
 ) -> Profile:
     """Climb the index's efforts for each size of answer.
 
     groups: kinds of queries, float32 (nq, d) each; the one that is answered worst counts.
     most_us: what reading all rows costs a query: dearer efforts are of no use.
     check: called before each step; what it raises ends the measurement.
+    team: threads that share the work; None = the caller's alone.
     """
-    every = _Asked(index, vectors, [(group, truth(group, NEAREST[-1])) for group in groups])
-    some = _Asked(index, vectors, [(q[:LARGE_SAMPLE], t[:LARGE_SAMPLE]) for q, t in every.kinds])
+    team = team or Team(1)
+    first = [group[:LARGE_SAMPLE] for group in groups]
+    deep = team.map(lambda group: truth(group, NEAREST[-1]), first)
+    shallow = [near[:, : NEAREST[0]] for near in deep]
+    if more := [group[LARGE_SAMPLE:] for group in groups if len(group) > LARGE_SAMPLE]:
+        rest = iter(team.map(lambda group: truth(group, NEAREST[0]), more))
+        shallow = [
+            np.concatenate([near, next(rest)]) if len(group) > LARGE_SAMPLE else near
+            for near, group in zip(shallow, groups, strict=True)
+        ]
+    every = _Asked(index, vectors, list(zip(groups, shallow, strict=True)), team)
+    some = _Asked(index, vectors, list(zip(first, deep, strict=True)), team)
     rungs: list[Rung] = []
     least = 0  # effort: a larger answer needs no less than a smaller one
     for size in NEAREST:
@@ -119,14 +143,21 @@ def measure(
         for count in _counts(index, size):
             for rung in _climbed(asked, size, count, least):
                 check()
+                before = rungs[-1] if rungs else rung
                 rungs.append(rung)
                 if rung.recall < HOPELESS and count == index.candidates(size):
                     least = rung.effort + 1
-                if rung.recall >= ENOUGH or rung.us > most_us:
+                if rung.recall >= ENOUGH or rung.us > most_us or _is_level(before, rung):
                     break
             if rungs[-1].recall >= SHORT or rungs[-1].us > most_us:
                 break
     return Profile(tuple(rungs), live)
+
+
+def _is_level(before: Rung, rung: Rung) -> bool:
+    """Whether more effort brings hardly more."""
+    alike = (before.k, before.count) == (rung.k, rung.count) and before.effort < rung.effort
+    return alike and before.recall >= LEVEL and rung.recall < before.recall + GAIN
 
 
 def _counts(index: VectorIndex, size: int) -> tuple[int, ...]:
@@ -142,27 +173,54 @@ class _Asked:
     index: VectorIndex
     vectors: Vectors
     kinds: Sequence[_Kind]
+    team: Team
+
+    def recalls(
+        self, size: int, asked: tuple[int, int], before: _Recalls | None
+    ) -> list[NDArray[np.float64]]:
+        """Per kind and query the part of so many nearest rows that is found with this (count,
+        effort). before: with less effort: whoever found all then is not asked again.
+        """
+        found = before or [np.zeros(len(queries)) for queries, _ in self.kinds]
+        found = [mine.copy() for mine in found]
+        parts = [
+            (kind, part)
+            for kind, mine in enumerate(found)
+            for part in _cut(np.flatnonzero(mine < 1))
+        ]
+        for (kind, part), new in zip(parts, self._asked(parts, size, asked), strict=True):
+            found[kind][part] = new
+        return found
+
+    def _asked(
+        self, parts: Sequence[tuple[int, NDArray[np.int64]]], size: int, asked: tuple[int, int]
+    ) -> list[NDArray[np.float64]]:
+        def ask(item: tuple[int, NDArray[np.int64]]) -> NDArray[np.float64]:
+            queries, nearest = self.kinds[item[0]]
+            mine = np.ascontiguousarray(queries[item[1]])
+            return _recalls(self.index, self.vectors, mine, nearest[item[1], :size], asked)
+
+        return self.team.map(ask, parts)
+
+
+def _cut(queries: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """In parts that one thread asks."""
+    return [queries[low : low + _PART] for low in range(0, len(queries), _PART)]
 
 
 def _climbed(asked: _Asked, size: int, count: int, least: int) -> Iterator[Rung]:
     """Efforts from `least` on, cheap to dear; after a hopeless one the next is left out."""
     efforts = asked.index.efforts(count)
     at = min(bisect_left(efforts, least), len(efforts) - 1)
+    found: _Recalls | None = None
     while at < len(efforts):
-        rung = _measured(asked, size, count, efforts[at])
+        way = count, efforts[at]
+        found = asked.recalls(size, way, found)
+        us = _time_us(asked.index, asked.vectors, asked.kinds[0][0], way)
+        rung = Rung(size, *way, min(map(_low_mean, found)), us)
         yield rung
         last = len(efforts) - 1
         at = min(at + 2, last) if rung.recall < HOPELESS and at < last else at + 1
-
-
-def _measured(asked: _Asked, size: int, count: int, effort: int) -> Rung:
-    index, vectors = asked.index, asked.vectors
-    recall = min(
-        _low_mean(_recalls(index, vectors, queries, nearest[:, :size], (count, effort)))
-        for queries, nearest in asked.kinds
-    )
-    us = _time_us(index, vectors, asked.kinds[0][0], (count, effort))
-    return Rung(size, count, effort, recall, us)
 
 
 def _recalls(
@@ -220,7 +278,7 @@ def _time_us(
 def derived(
     vectors: Vectors, covered: NDArray[np.int64], metric: Metric, count: int = SAMPLE
 ) -> list[Queries]:
-    """Queries made of rows: float32 (count, d) each, between two rows, and off a row.
+    """Queries made of rows: float32 (count, d) each, off a row along two others, and in any way.
 
     covered: positions of the rows that there are. The same for the same rows. Of words of bits:
     zeros and ones.
@@ -228,11 +286,16 @@ def derived(
     random = np.random.default_rng(len(covered))
     if metric.is_of_bits:
         return _derived_bits(vectors, covered, count, random)
-    first, second = (_drawn(vectors, covered, metric, count, random) for _ in range(2))
-    between = (first + second) / 2
-    noise = random.standard_normal(first.shape).astype(np.float32)
-    noise *= (_lengths(first - second) * 0.75 / np.maximum(_lengths(noise), 1e-12))[:, np.newaxis]
-    return [np.ascontiguousarray(made, np.float32) for made in (between, first + noise)]
+    first, second, third, fourth = (_drawn(vectors, covered, metric, count, random) for _ in "1234")
+    far = _OFF * _lengths(first - second)[:, np.newaxis]
+    noise: Queries = random.standard_normal(first.shape, np.float32)
+    kinds: list[Queries] = [third - fourth, noise]
+    return [np.ascontiguousarray(first + far * _directions(off), np.float32) for off in kinds]
+
+
+def _directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each at length 1, or 0."""
+    return (rows / np.maximum(_lengths(rows), 1e-12)[:, np.newaxis]).astype(np.float32)
 
 
 def _derived_bits(

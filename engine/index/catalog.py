@@ -427,7 +427,7 @@ class TableIndexes:
         )
         row_bytes = CODE_COST * vectors.shape[1] if coded else vectors.strides[0]
         return measure(
-            index, vectors, truth, groups, live=live, check=self._check_open,
+            index, vectors, truth, groups, live=live, check=self._check_open, team=searcher.team,
             most_us=searcher.machine.scan_us(len(vectors), row_bytes),
         )  # fmt: skip
 
