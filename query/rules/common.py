@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 from sqlglot import exp
 
@@ -162,8 +163,17 @@ def conjuncts(where: exp.Expr | None) -> list[exp.Expr]:
 
 
 def conjunction(conditions: list[exp.Expr]) -> exp.Expr | None:
-    """All of them connected by AND; None for none."""
-    return exp.and_(*conditions, copy=False) if conditions else None
+    """All of them connected by AND; None for none.
+
+    sqlglot's own and_() takes no sub-query in its compiled build.
+    """
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    return reduce(lambda a, b: exp.And(this=a, expression=b), map(_as_operand, conditions))
+
+
+def _as_operand(node: exp.Expr) -> exp.Expr:
+    return exp.Paren(this=node) if isinstance(node, exp.Connector) else node
 
 
 def set_where(select: exp.Select, conditions: list[exp.Expr]) -> None:

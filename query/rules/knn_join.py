@@ -34,6 +34,7 @@ from nearql.query.plan import INTERNAL
 from nearql.query.rules.common import (
     Found,
     aggregates,
+    conjunction,
     conjuncts,
     detachable,
     distance_to,
@@ -300,7 +301,7 @@ def _survivors(join: _Join, left: Source, equality: exp.Expr, binding: Binding) 
     query = exp.select(left.row_reference(), exp.Anonymous(this="count", expressions=[exp.Star()]))
     query.set("from_", exp.From(this=_tied(left)))
     conditions = [copy_of(equality), *(copy_of(one) for one in join.kept)]
-    query.append("joins", exp.Join(this=_tied(source), on=exp.and_(*conditions, copy=False)))
+    query.append("joins", exp.Join(this=_tied(source), on=conjunction(conditions)))
     query.set("group", exp.Group(expressions=[left.row_reference()]))
     return query
 

@@ -11,6 +11,7 @@ from nearql.query.binder import Binding, PendingKnnJoin, PendingNearest, Source,
 from nearql.query.dialect import bit_distance_of, to_nearql
 from nearql.query.rules.common import (
     aggregates,
+    conjunction,
     conjuncts,
     distance_in,
     distance_to,
@@ -59,7 +60,7 @@ def _leave_out_nulls(select: exp.Select, distance: exp.Expr) -> None:
     )
     if any(isinstance(node, exp.Window) for node in own_nodes(select)):
         qualify = select.args.get("qualify")
-        condition = exp.and_(qualify.this, present, copy=False) if qualify else present
+        condition = conjunction([qualify.this, present] if qualify else [present])
         select.set("qualify", exp.Qualify(this=condition))
         return
     where = select.args.get("where")

@@ -139,3 +139,6 @@ SELECT id FROM docs WHERE {l2:vec|:q} = {l2:vec|:q2} ORDER BY id
 SELECT id FROM docs WHERE {l2:vec|:q} < {l2:vec|:q2} AND {present:vec} ORDER BY {l2:vec|:q2}, id LIMIT 4
 SELECT id FROM docs WHERE {l2:vec|:q} IS NULL ORDER BY id
 SELECT id FROM docs WHERE isnan({cos:vec|:q}) ORDER BY id
+SELECT id FROM docs WHERE {present:vec} AND (SELECT true FROM asked q WHERE q.id = docs.id % 3) ORDER BY {l2:vec|:q}, id LIMIT 3
+SELECT id FROM docs WHERE {present:vec} AND (SELECT count(*) > 0 FROM asked) AND (cat = 'a' OR id > 4) ORDER BY {l2:vec|:q}, id LIMIT 3
+SELECT id FROM docs WHERE vec IS NOT NULL QUALIFY (SELECT true) AND row_number() OVER (ORDER BY {l2:vec|:q}, id) < 4 ORDER BY {l2:vec|:q}, id
