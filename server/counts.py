@@ -68,5 +68,7 @@ def _archive_counts(found: ArchiveStatus) -> Iterator[Count]:
     yield Count("nearql_archive_gaps", text, found.gaps)
     text = "Rounds that the archive's repository, or a log, did not let end."
     yield Count("nearql_archive_failures", text, found.failures)
+    text = "Nodes that live and archive elsewhere, or not at all."
+    yield Count("nearql_archive_missing_nodes", text, found.elsewhere, total=False)
     text = "Shards whose archive is of another history, so that nothing more is shipped."
     yield Count("nearql_archive_stopped_shards", text, found.stopped, total=False)

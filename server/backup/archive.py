@@ -194,6 +194,11 @@ class Archive:
                 found.setdefault(key.partition("@")[0], []).append(reached)
         return found
 
+    def nodes(self) -> set[str]:
+        """Ids of the nodes that archive here, or did."""
+        found = self.repository.store.list(f"{self._root}/nodes")
+        return {stored.name.rpartition("/")[2].removesuffix(".json") for stored in found}
+
     def noted_by(self, node: str) -> dict[str, Reached]:
         """What this node noted; nothing where it never did."""
         name = f"{self._root}/nodes/{node}.json"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("nearql.backup")
 
 FINISH_S = 5.0  # for what is left of a table that is dropped
+ABSENT_MS = 60_000  # that a node which lives may have nothing in the archive
 CLOSE_S = 10.0  # for what is left when the node ends
 _CHANGES = 256  # of metadata that are remembered until somebody ships them
 
@@ -52,6 +53,7 @@ class ArchiveStatus:
     gaps: int = 0
     failures: int = 0
     stopped: int = 0
+    elsewhere: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Archiver:
         self._archive: Archive | None = None
         self._noted: dict[str, Reached] = {}
         self._gaps: dict[int, int] = {}  # by identity of the shipper: as many are noted
+        self._absent: dict[str, int] = {}  # nodes that live and have no notes -> since when, ms
+        self._elsewhere: list[str] = []  # those for too long
         self._dropped: dict[str, set[int]] = {}  # tables -> shards that this node ordered
         self._told = ""  # the last reason for waiting that was logged
         self._failures = 0
@@ -286,11 +290,28 @@ class Archiver:
             self._noted[shipper.key] = reached
 
     def _put_noted(self, archive: Archive) -> None:
-        if self._noted:
+        if self._noted or self._node.member is not None:
             archive.put_reached(self._node.node_id, now_ms(), self._noted)
+
+    def _look_for_nodes(self, archive: Archive) -> None:
+        """Every node that lives must write its notes here, too: else it archives elsewhere, or not
+        at all, and what it would ship as a primary is missing.
+        """
+        member = self._node.member
+        if member is None:
+            return
+        alive, now = member.cluster.alive(), now_ms()
+        absent = alive - archive.nodes()
+        self._absent = {node: self._absent.get(node, now) for node in absent}
+        elsewhere = sorted(n for n, since in self._absent.items() if now - since > ABSENT_MS)
+        if elsewhere and elsewhere != self._elsewhere:
+            names = [self._node.metadata.state.nodes[node].name for node in elsewhere]
+            log.error("archive_elsewhere", nodes=names, place=archive.repository.location)
+        self._elsewhere = elsewhere
 
     def _learn(self, archive: Archive) -> None:
         """What other nodes have shipped of shards that this one has copies of."""
+        self._look_for_nodes(archive)
         following = [shipper for shipper in self._all() if not shipper.leads]
         if not following:
             return
@@ -356,6 +377,7 @@ class Archiver:
             gaps=self._gone[2] + sum(shipper.gaps for shipper in found),
             failures=self._failures,
             stopped=sum(bool(shipper.stopped) for shipper in led),
+            elsewhere=len(self._elsewhere),
         )
 
 

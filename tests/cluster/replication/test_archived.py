@@ -151,7 +151,7 @@ def test_what_a_failover_took_back_was_never_shipped(archived: Archived) -> None
     archived.check()
 
 
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_killed_in_any_write_of_the_archive(archived: Archived, before: bool) -> None:
     store = archived.archive.repository.store
     for nth in range(1, 6):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
 from nearql.engine.errors import Conflict, Corruption, InvalidRequest, InvalidValue, NotFound
+from nearql.server.backup import archiver as archiver_module
 from nearql.server.backup.archive import Archive, clusters
+from nearql.server.backup.archiver import Archiver
 from nearql.server.backup.care import Quiet, error_of, prune, verify
 from nearql.server.backup.care_archive import reaches
 from nearql.server.backup.moment import lsns, milliseconds, moment_text
@@ -19,7 +24,19 @@ from nearql.server.backup.restore import Wish, wish_to
 from nearql.server.backup.shipping import now_ms
 from nearql.server.node import Node
 from support.archives import archiving, moment, shipped
-from support.backups import DOCS, backup, fill, hashes, repository, restore, run, running, seal
+from support.backups import (
+    DOCS,
+    Killed,
+    KilledStore,
+    backup,
+    fill,
+    hashes,
+    repository,
+    restore,
+    run,
+    running,
+    seal,
+)
 
 ROW = "SELECT id, title FROM {} ORDER BY id"
 
@@ -126,7 +143,7 @@ def test_a_statement_on_several_shards_is_there_as_a_whole(tmp_path: Path) -> No
             for piece in pieces
             for record in archive.read(piece)[1]
         }
-        for number, at in enumerate(sorted(times)[:12]):
+        for number, at in enumerate(sorted(times)[5:11]):
             done = restore(node, place, to_ms=at, rename={"docs": f"d{number}"}, tables=("docs",))
             assert done.rows[f"d{number}"] % 16 == 0
 
@@ -411,3 +428,76 @@ def test_metrics_tell_how_far_the_archive_is(tmp_path: Path) -> None:
         assert found["nearql_archive_lag_records"] > 0
         assert found["nearql_archive_lag_seconds"] > 0
         assert found["nearql_archive_failures"] > 0
+
+
+@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_killed_in_any_write_of_the_archive_a_node_goes_on(tmp_path: Path, before: bool) -> None:
+    place, copies = repository(tmp_path / "copies"), tmp_path / "copies"
+    told: list[tuple[int, Any]] = []
+    ids = itertools.count(0, 100)
+    with archiving(tmp_path / "a", copies) as node:
+        run(node, DOCS)
+        backup(node, place)
+    for nth in range(1, 6):
+        with archiving(tmp_path / "a", copies, backup__archive_interval_ms=3_600_000) as node:
+            archiver = node.backups.archiver
+            shipped(node)
+            fill(node, next(ids), 20)
+            run(node, f"CREATE TABLE t{nth} (id BIGINT PRIMARY KEY)")
+            told.append((moment(), hashes(node)))
+            with archiver._working:  # its own thread does nothing now
+                archive = archiver._opened()
+                whole = archive.repository.store
+                archive.repository.store = KilledStore(whole, nth, before=before)
+                with contextlib.suppress(Killed):
+                    archiver._round(lambda: False)
+                archive.repository.store = whole
+            archiver._archive = None  # a new process knows nothing
+            archiver._catalog = None
+            for shipper in archiver._all():
+                shipper.forget()
+    with running(tmp_path / "b") as node:
+        for number, (at, wanted) in enumerate(told):
+            restore(node, place, to_ms=at, tables=("docs",), rename={"docs": f"d{number}"})
+            assert hashes(node, f"d{number}") == wanted
+            assert f"t{number + 1}" not in node.catalog().tables
+        done = restore(node, place, to_ms=told[-1][0], rename={"docs": "all"})
+        assert set(done.rows) == {"all", *(f"t{number}" for number in range(1, 6))}
+
+
+class Elsewhere:
+    """A member of a cluster of three, one of which never wrote into the archive."""
+
+    def __init__(self) -> None:
+        self.cluster = self
+
+    def alive(self) -> set[str]:
+        return {"n1", "n2", "n3"}
+
+
+def test_nodes_that_archive_elsewhere_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = repository(tmp_path / "copies")
+    now = [1_000_000]
+    monkeypatch.setattr(archiver_module, "now_ms", lambda: now[0])
+    with running(tmp_path / "a") as node:
+        names = {name: SimpleNamespace(name=name.upper()) for name in ("n1", "n2", "n3")}
+        fake = SimpleNamespace(
+            member=Elsewhere(), config=node.config,
+            metadata=SimpleNamespace(state=SimpleNamespace(nodes=names)),
+        )  # fmt: skip
+        archiver = Archiver(cast("Node", fake), node.backups.pins)
+        archiver._on = True
+        archive = Archive(place, node.metadata.state.cluster_id)
+        for name in ("n1", "n2"):
+            archive.put_reached(name, now[0], {})
+        with capture_logs() as lines:
+            for step_ms in (0, 30_000, 31_000, 10_000):
+                now[0] += step_ms
+                archiver._look_for_nodes(archive)
+        assert archiver.status().elsewhere == 1
+        archive.put_reached("n3", now[0], {})
+        archiver._look_for_nodes(archive)
+        assert archiver.status().elsewhere == 0
+    assert [line["nodes"] for line in lines] == [["N3"]]
