@@ -44,7 +44,8 @@ from nearql.engine.shard.copy import ShardCopy
 
 logger = logging.getLogger(__name__)
 
-TELL_S = 0.01  # until copies are told what is committed, if no record tells them before
+TELL_S = 0.01  # between two times that copies are told what is committed, if no record tells them
+SOON_S = 0.001  # until they are told where that is longer ago
 NEVER_MS = -(1 << 62)
 RETRY_S = 1.0  # until an effect is tried again for which there was no room
 WAITING_EVENTS = 10_000  # beyond that, messages are lost, as they may be
@@ -128,7 +129,8 @@ class CopyRunner:
         self._slow = False  # the disk takes too long: see `disks`
         self.ages = Ages()  # of the records of this primary
         self._logged_ms: int | None = None  # when the first one was logged that is not noted yet
-        self._telling = False  # the others are told soon what is committed
+        self._telling = False  # the others are told soon what is committed,
+        self._told_s = 0.0  # and were last by the loop's time
         self._told_commit: dict[str, int] = {}  # what each of them was told last
         copy.listen(self)
 
@@ -390,13 +392,14 @@ class CopyRunner:
         self.copy.advance(effect.lsn)
         if not self._telling and isinstance(self.core.role, Primary):
             self._telling = True
-            self._around.thread.loop.call_later(TELL_S, self._tell_commit)
+            loop = self._around.thread.loop
+            loop.call_at(max(loop.time() + SOON_S, self._told_s + TELL_S), self._tell_commit)
 
     def _tell_commit(self) -> None:
         """Bring heartbeats forward for copies that no record has told what is committed: whoever
         reads there waits for it. The core makes and sends them, as it would a little later.
         """
-        self._telling = False
+        self._telling, self._told_s = False, self._around.thread.loop.time()
         role = self.core.role
         if self._ended or not isinstance(role, Primary):
             return
