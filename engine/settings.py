@@ -39,4 +39,6 @@ class EngineSettings:
     scrub_rate_bytes: int = 16 * MIB  # read per second when sealed files are verified; 0 = never
     scrub_interval_s: int = 7 * 86_400  # between two rounds
     index_seal_rows: int = 32_768  # rows in memory at which an indexed table's are sealed
+    join_rows: int = 1 << 20  # segments that wait for an index become one up to so many rows ...
+    join_bytes: int = 2 * GIB  # ... and bytes: one graph is searched sooner than several
     column_cache_bytes: int = 256 * MIB  # filtered columns of segments with dead rows

@@ -173,6 +173,12 @@ class EngineSection:
     index_seal_rows: int = _key(
         32_768, "Rows in memory at which those of an indexed table are sealed.", low=64
     )
+    join_rows: int = _key(
+        1 << 20, "Rows up to which sealed segments become one before they are indexed.", low=16
+    )
+    join_bytes: int = _key(
+        2 << 30, "Bytes up to which they do; at most an eighth of the memory.", size=True
+    )
     seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
     seal_bytes: int = _key(
         256 << 20, "Vector bytes at which a growing segment is sealed.", size=True
@@ -323,6 +329,8 @@ class Config:
             text_words=self.limits.text_words,
             index_min_rows=e.index_min_rows,
             index_seal_rows=e.index_seal_rows,
+            join_rows=e.join_rows,
+            join_bytes=self.share_of_memory(e.join_bytes, 8),
             tune_quiet_ms=e.tune_quiet_ms,
             seal_rows=e.seal_rows,
             seal_bytes=self.share_of_memory(e.seal_bytes, 16),

@@ -67,8 +67,12 @@ class IndexedShard(Protocol):
     def sealed_files(self) -> list[tuple[SegmentData, str]]:
         """Segments of the last checkpoint with the names of their files."""
 
-    def checkpoint(self) -> None:
-        """Seal the growing segment, among others."""
+    def checkpoint(self, *, join: bool) -> None:
+        """Seal the growing segment, among others. join: those that wait for an index as one."""
+
+    @property
+    def joinable(self) -> bool:
+        """Whether there are several that wait for an index and that would be one."""
 
 
 class _TurnGiven(Exception):
@@ -447,14 +451,14 @@ class TableIndexes:
             return
         enough = [rows for rows in map(self._least, self._declared) if rows is not None]
         for shard in self._shards:
-            if enough and _growing(shard.read_view()) >= min(enough):
+            if enough and (_growing(shard.read_view()) >= min(enough) or shard.joinable):
                 self._checkpoint(shard)
         with self._lock:
             self._seals_done = wanted
 
     def _checkpoint(self, shard: IndexedShard) -> None:
         try:
-            shard.checkpoint()
+            shard.checkpoint(join=True)
             self._seal_at_rows = self._context.settings.index_seal_rows
         except StorageFull as error:
             logger.warning("rows of table %s stay un-indexed: %s", self._table, error.detail)

@@ -11,8 +11,9 @@ Steps of a checkpoint at LSN S, each safe to crash after:
     5. drop log and files that the manifest no longer needs
 
 Writers run on during 2, 3 and 5: rows and tombstones newer than S are in the log. Small neighbours
-are joined on the way, so that many small checkpoints don't leave many small segments, and segments
-with many dead rows are written anew without them. That moves rows to lower positions within the
+are joined on the way, so that many small checkpoints don't leave many small segments; those that
+are about to get an index, larger ones too. Segments with many dead rows are written anew without
+them. That moves rows to lower positions within the
 range of their segments, which is this copy's own affair: the log knows keys, not positions.
 
     positions    0 ...... 99 | 100 ..... 199 |        0 .... 69 |     | 100 ..... 199 |
@@ -32,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.errors import Corruption, StorageFull
+from nearql.engine.index.carried import CarriedIndex
 from nearql.engine.index.files import INDEX_DIRECTORY
 from nearql.engine.segment.damage import Damage, SetAside, damage_of
 from nearql.engine.segment.data import SegmentData
@@ -62,6 +64,7 @@ from nearql.engine.storage.manifest import (
 
 WAL_DIRECTORIES = ("wal", "wal-b")  # taking a snapshot begins a new log in the other one
 INCOMING_DIRECTORY = "incoming"  # a snapshot that is being taken
+_WORTH_JOINING = 8  # times as many rows as the next brings are copied once more before a build
 _OPENERS = 4  # threads that verify files at open: two keep the processor busy, four a disk
 
 
@@ -137,24 +140,24 @@ class CheckpointStore:
         self.bytes = 0  # of segment files
         self.pinned: dict[str, frozenset[str]] = {}  # files that a snapshot keeps, by its id
 
-    def write(self, image: Image) -> Flushed:
-        """Steps 2 and 3.
+    def write(self, image: Image, *, join: bool = False) -> Flushed:
+        """Steps 2 and 3. join: see `groups`.
 
         Raises:
             StorageFull: the last checkpoint still stands, the log keeps everything.
             FoundDamage: likewise.
         """
         try:
-            return self._write(image)
+            return self._write(image, join)
         except (StorageFull, FoundDamage):
             self.remove_orphans()
             raise
 
-    def _write(self, image: Image) -> Flushed:
+    def _write(self, image: Image, join: bool) -> Flushed:
         flushed = Flushed()
         entries: list[SegmentEntry] = []
         known: dict[int, tuple[SegmentData, SegmentEntry]] = {}
-        for group in self._groups(image.segments):
+        for group in self.groups(image.segments, join=join):
             written = self._segment(group, flushed)
             if written is None:
                 continue
@@ -223,11 +226,16 @@ class CheckpointStore:
         named = {entry.tombstones for entry in manifest.segments}
         self._masks = {name: mask for name, mask in self._masks.items() if name in named}
 
-    def _groups(self, segments: tuple[SegmentView, ...]) -> Iterator[list[SegmentView]]:
-        """Segments as they'll be files: small neighbours together, the rest alone."""
+    def groups(
+        self, segments: tuple[SegmentView, ...], *, join: bool
+    ) -> Iterator[list[SegmentView]]:
+        """Segments as they'll be files: small neighbours together, the rest alone.
+
+        join: those that wait for an index together as far as it pays, to be one graph.
+        """
         group: list[SegmentView] = []
         for segment in segments:
-            if group and not self._fits(group, segment):
+            if group and not (self._fits(group, segment) or join and self._waits(group, segment)):
                 yield group
                 group = []
             group.append(segment)
@@ -251,6 +259,19 @@ class CheckpointStore:
         size = sum(map(_kept_bytes, (*group, segment)))
         fits = worth and size <= self._settings.seal_bytes * 3 // 2
         return fits and joinable(group[-1].data, segment.data)
+
+    def _waits(self, group: list[SegmentView], segment: SegmentView) -> bool:
+        """Whether all of them will get an index anyway, and one for all of them is better.
+
+        So a row is copied a few times at most for each time that the rows before it double.
+        """
+        views = (*group, segment)
+        if any(not _kept_rows(v) or damage_of(v.data) or _is_indexed(v.data) for v in views):
+            return False
+        before, more = sum(map(_kept_rows, group)), _kept_rows(segment)
+        fits = before + more <= self._settings.join_rows and more * _WORTH_JOINING >= before
+        size = sum(map(_kept_bytes, views))
+        return fits and size <= self._settings.join_bytes and joinable(group[-1].data, segment.data)
 
     def _segment(
         self, group: list[SegmentView], flushed: Flushed
@@ -322,6 +343,11 @@ class CheckpointStore:
         live = np.unpackbits(bits, count=entry.rows, bitorder="little") == 0
         self._masks[entry.tombstones] = live
         return live, entry.rows - int(np.count_nonzero(live))
+
+
+def _is_indexed(data: SegmentData) -> bool:
+    """Whether an index was built over these very rows."""
+    return any(not isinstance(index, CarriedIndex) for index in data.indexes.values())
 
 
 def _kept_rows(view: SegmentView) -> int:

@@ -424,8 +424,10 @@ class Shard:
         due = any(not segment.sealed or is_sparse(segment) for segment in self._state.closed)
         return due or self.unflushed_bytes > self._settings.checkpoint_wal_bytes
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, *, join: bool = False) -> None:
         """Write the state to files and drop the log behind it. Readers never wait, writers briefly.
+
+        join: make one segment of those that wait for an index; see `joinable`.
 
         A shard with keys that nobody knows is left as it is: when its file is put back, the log
         behind the last checkpoint still knows what happened to its rows.
@@ -434,16 +436,22 @@ class Shard:
             StorageFull: the last checkpoint still stands.
         """
         with self.checkpoint_lock:
-            while not self._checkpointed():
+            while not self._checkpointed(join):
                 pass
         if self.watcher is not None:
             self.watcher.refresh()
+
+    @property
+    def joinable(self) -> bool:
+        """Whether several segments that wait for an index would be one."""
+        closed = tuple(segment for segment in self.read_view().segments if segment.sealed)
+        return any(len(group) > 1 for group in self.store.groups(closed, join=True))
 
     def sealed_files(self) -> list[tuple[SegmentData, str]]:
         """Segments of the last checkpoint with the names of their files."""
         return [(data, entry.file) for data, entry in self.store.segments()]
 
-    def _checkpointed(self) -> bool:
+    def _checkpointed(self, join: bool) -> bool:
         """One try; False where it found damage, which is set aside now. Needs the lock of it."""
         with self.lock:
             if self._state.lost is not None:
@@ -452,7 +460,7 @@ class Shard:
             self._view = self._state.view()
             covered = self.unflushed_bytes
         try:
-            flushed = self.store.write(image)
+            flushed = self.store.write(image, join=join)
         except FoundDamage as found:
             self.found(found)
             return False

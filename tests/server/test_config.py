@@ -167,7 +167,7 @@ def test_parts_of_the_engine_fit_a_small_node() -> None:
     engine, session = small.engine_settings(), small.session_settings()
     assert engine.memory_limit_bytes == 512 << 20
     assert engine.seal_bytes == engine.column_cache_bytes == 32 << 20
-    assert engine.scan_codes_bytes == 64 << 20
+    assert engine.scan_codes_bytes == engine.join_bytes == 64 << 20
     assert session.duck_memory_bytes <= (512 << 20) // 3
     assert session.result_bytes == 128 << 20
     large = load_config(environment={"NEARQL_ENGINE_MEMORY_LIMIT": "64GiB"}).engine_settings()

@@ -28,7 +28,7 @@ UUID = "22222222-3333-4444-5555-666666666666"
 TABLE_UUID = "11111111-2222-3333-4444-555555555555"
 #: enough for an index over a few hundred rows
 SETTINGS = EngineSettings(
-    seal_rows=400, index_min_rows=100, search_threads=1, disk_reserve_bytes=0,
+    seal_rows=400, join_rows=400, index_min_rows=100, search_threads=1, disk_reserve_bytes=0,
     wal_record_bytes=1 << 20,
 )  # fmt: skip
 HARD = Tuning(ef_search=1000, probes=1000)  # as good as an index gets

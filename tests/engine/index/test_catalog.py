@@ -106,6 +106,37 @@ def test_every_row_that_was_there_is_indexed(
     check_complete(table.read_view(), vectors[::90])
 
 
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({"join_rows": 900}, [900]),
+        ({"join_rows": 899}, [600, 300]),  # as they are sealed without an index
+        ({"join_rows": 900, "join_bytes": 900 * 27 * 4}, [900]),  # with id and norm
+        ({"join_rows": 900, "join_bytes": 900 * 27 * 4 - 1}, [600, 300]),
+    ],
+)
+def test_segments_that_wait_for_an_index_become_one(
+    disk: SimulatedDisk, vectors: NDArray[np.float32], changes: Any, sizes: list[int]
+) -> None:
+    """Loaded first and indexed then, rows are in one graph; not beyond the limits."""
+    table = made(disk, vectors, **changes)
+    assert [data.rows for data in segments(table)] == sizes
+    assert all(UUID in data.indexes for data in segments(table))
+    check_complete(table.read_view(), vectors[::90])
+
+
+def test_segments_that_are_indexed_stay_as_they_are(
+    disk: SimulatedDisk, vectors: NDArray[np.float32]
+) -> None:
+    """What was built is not thrown away for rows that came later."""
+    table = made(disk, vectors[:800], join_rows=800)
+    before = segments(table)
+    put(table, np.arange(800, 900), list(vectors[800:]))
+    table._indexes.refresh(seal=True)
+    assert segments(table)[0] is before[0]
+    assert [data.rows for data in segments(table)] == [800, 100]
+
+
 def test_a_build_waits_for_memory_and_says_so(
     disk: SimulatedDisk, vectors: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
