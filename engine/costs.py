@@ -30,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 CODE_COST = 1.25  # bytes read from vectors in the time that a code of one byte takes
+BITS_COST = 8  # the same of a byte of bit strings, which NumPy counts
 SURE = 2.5  # standard deviations of luck that a count allows for
 WIDENED = 4  # how many times more are asked for when too few qualified
 LOCAL = 0.5  # of the share of qualifying rows, that a bitmap relies on near each query

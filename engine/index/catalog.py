@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearql.engine.context import EngineContext
-from nearql.engine.costs import CODE_COST
+from nearql.engine.costs import BITS_COST, CODE_COST
 from nearql.engine.errors import Corruption, NearQLError, StorageFull
 from nearql.engine.index.base import BuildCancelled, IndexKind, Source, VectorIndex
 from nearql.engine.index.carried import CarriedIndex, Part
@@ -430,6 +430,8 @@ class TableIndexes:
             index.metric, NEAREST[0], 1
         )
         row_bytes = CODE_COST * vectors.shape[1] if coded else vectors.strides[0]
+        if index.metric.is_of_bits:
+            row_bytes *= BITS_COST
         return measure(
             index, vectors, truth, groups, live=live, check=self._check_open, team=searcher.team,
             most_us=searcher.machine.scan_us(len(vectors), row_bytes),

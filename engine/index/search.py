@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nearql.engine.backends.base import is_tame as are_tame
 from nearql.engine.backends.base import lengths
-from nearql.engine.costs import CODE_COST, LOCAL, Best, SearchPlan, Sizes, choose, widen
+from nearql.engine.costs import BITS_COST, CODE_COST, LOCAL, Best, SearchPlan, Sizes, choose, widen
 from nearql.engine.distance import candidate_distances
 from nearql.engine.index.base import VectorIndex
 from nearql.engine.index.plan import Indexed, best_of
@@ -193,6 +193,8 @@ def _planned(
     count = len(request.queries)
     coded = one.codes is not None and searcher.backend.codes(request.metric, request.k, count)
     scanned = CODE_COST * dimensions if coded else row_bytes
+    if request.metric.is_of_bits:
+        scanned = BITS_COST * row_bytes
     sizes = Sizes(rows, qualifying, request.k, row_bytes, scanned)
     if found is None:
         return Segment(one, mask, qualifying, sizes)
