@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nearql.__main__ import main
+from nearql.server.backup.moment import moment_text
+from nearql.server.backup.settings import BackupSection
 from nearql.server.node import Node
+from support.archives import moment, shipped
 from support.http_node import Served, make_config, serve
 from support.secured import ROOT_KEY, secured
 
@@ -74,6 +78,53 @@ def test_from_the_first_backup_to_a_restored_table(
     assert "'docs' exists already" in refused
     gone = json.loads(nearql("backup", "prune", place, "--keep", "1", "--json"))
     assert gone["removed"] == [listed[0]["backup"]]
+
+
+def test_a_moment_between_two_backups(nearql: Command, tmp_path: Path) -> None:
+    place = tmp_path / "copy"
+    nearql("backup", "init", place)
+    section = BackupSection(repository=str(place), archive=True, archive_interval_ms=50)
+    config = replace(make_config(tmp_path / "data"), backup=section)
+    opened = Node.open(config)
+    try:
+        with serve(opened, config) as node:
+            url = ["--url", node.url]
+            rows(node, "CREATE TABLE docs (id BIGINT PRIMARY KEY)")
+            nearql("backup", place, *url)
+            rows(node, "INSERT INTO docs VALUES (1), (2)")
+            at = moment()
+            rows(node, "DELETE FROM docs WHERE id = 1")
+            shipped(opened)
+            to = ("--to-time", moment_text(at), "--table", "docs", "--as")
+            told = nearql("restore", place, *to, "past", *url)
+            assert f"as of {moment_text(at)}:" in told
+            assert "table past: 2 rows" in told
+            assert rows(node, "SELECT id FROM past ORDER BY id") == [[1], [2]]
+            lsn = str(rows(node, "SELECT lsn FROM nearql.shards WHERE \"table\" = 'docs'")[0][0])
+            done = json.loads(
+                nearql("restore", "--to-lsn", lsn, "--table", "docs", "--as", "l", "--json", *url)
+            )
+            assert (done["to"], done["tables"]) == (f"LSN {lsn}", [{"name": "l", "rows": 1}])
+            late = nearql("restore", place, "--to-time", "2100-01-01", *to[2:], "no", *url, code=1)
+            assert "ends with LSN" in late
+            for wrong in (
+                {"to_time": "soon"}, {"to_lsn": "5"}, {"to_time": "latest", "to_lsn": "5"},
+                {"to_time": 5}, {"to_lsn": "x", "tables": ["docs"]},
+            ):  # fmt: skip
+                assert node.client.post("/v1/restore", json=wrong).status_code == 400
+            shipped(opened)
+            (log_of,) = json.loads(nearql("backup", "list", place, "--json"))["logs"]
+            assert log_of["cluster_id"] == opened.metadata.state.cluster_id
+            assert log_of["gaps"] == 0
+            assert log_of["to"] > moment_text(at)
+            assert f"Log of {log_of['cluster_id']}: " in nearql("backup", "list", place)
+            assert f"log of {log_of['cluster_id']} is whole" in nearql(
+                "backup", "verify", place, "--all"
+            )
+    finally:
+        opened.close()
+    again = nearql("restore", place, "--to-time", "latest", "--data-dir", tmp_path / "new")
+    assert "table docs: 1 rows" in again
 
 
 def test_a_new_data_directory_appears_when_it_is_complete(
