@@ -1,9 +1,16 @@
-"""When a table is checkpointed in the background, and what happens when that fails."""
+"""When a table is checkpointed in the background, and what happens when that fails.
+
+After a checkpoint the next one of the table waits `checkpoint_pause` times as long as that took,
+half a second at most: rows that are upserted without an end make dead rows without an end, and
+each checkpoint that cleans up after them takes Python and the disk from statements. It does not
+wait where memory is short, or the table is closed.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from math import inf
 
@@ -14,6 +21,7 @@ from nearql.engine.shard.shard import Shard
 logger = logging.getLogger(__name__)
 
 RELIEF_BYTES = 1 << 20  # logged since a checkpoint: worth one when memory is short
+LONGEST_PAUSE_S = 0.5
 RETRY_BYTES = 16 << 20  # logged after a checkpoint found the disk full, before the next is tried
 
 
@@ -27,6 +35,8 @@ class Maintenance:
         self._busy = threading.Lock()  # held while a checkpoint is queued or runs
         self._retry_at_bytes = 0
         self._closed = False
+        self._hurry = threading.Event()  # ends the pause before a checkpoint
+        self._next_at = 0.0  # by time.monotonic
 
     def after_write(self, shards: Iterable[Shard]) -> None:
         """Have a checkpoint made where one of these shards needs it; also to be asked after open,
@@ -47,6 +57,7 @@ class Maintenance:
         """Memory is short: have rows that are in memory only made into files, which are not, and
         keep no record of the log in it that the disk has.
         """
+        self._hurry.set()
         for shard in self._shards:
             shard.wal.forget_durable()
         if self._closed or not any(s.unflushed_bytes >= RELIEF_BYTES for s in self._shards):
@@ -56,6 +67,7 @@ class Maintenance:
     def close(self) -> None:
         """Let no checkpoint begin any more, and wait for the one that runs."""
         self._closed = True
+        self._hurry.set()
         with self._busy:
             pass
 
@@ -66,10 +78,17 @@ class Maintenance:
         """above_bytes: a shard with so much in memory only has one made although none is due."""
         again = False
         try:
+            if above_bytes == inf:  # nobody waits for it: let statements have the processor
+                self._hurry.wait(max(0.0, self._next_at - time.monotonic()))
+            self._hurry.clear()
+            began = time.monotonic()
             for shard in self._shards:
                 due = shard.wants_checkpoint or shard.unflushed_bytes >= above_bytes
                 if due and not self._closed:
                     shard.checkpoint()
+            ended = time.monotonic()
+            pause_s = self._context.settings.checkpoint_pause * (ended - began)
+            self._next_at = ended + min(LONGEST_PAUSE_S, pause_s)
             self._retry_at_bytes = 0
             again = True
         except StorageFull as error:

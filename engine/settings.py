@@ -21,6 +21,7 @@ class EngineSettings:
     seal_rows: int = 131_072  # a growing segment is sealed at this many row versions ...
     seal_bytes: int = 256 * MIB  # ... or at this many bytes of vectors
     checkpoint_wal_bytes: int = 256 * MIB  # log kept behind the last checkpoint before a new one
+    checkpoint_pause: int = 0  # times the length of a table's last one before its next; <= 0.5 s
     wal_file_bytes: int = 64 * MIB
     wal_record_bytes: int = 16 * MIB  # largest payload of one record
     wal_group_bytes: int = 4 * MIB  # what one group commit gathers at most

@@ -186,6 +186,11 @@ class EngineSection:
     checkpoint_wal: int = _key(
         256 << 20, "Log behind the last checkpoint that starts a new one.", size=True
     )
+    checkpoint_pause: int = _key(
+        4,
+        "How many times as long as its last checkpoint a table waits for the next, 0.5 s at most.",
+        low=0, high=1_000,
+    )  # fmt: skip
     scrub_rate: int = _key(
         16 << 20, "Bytes a second at which sealed files are verified again; 0 = never.", size=True
     )
@@ -335,6 +340,7 @@ class Config:
             seal_rows=e.seal_rows,
             seal_bytes=self.share_of_memory(e.seal_bytes, 16),
             checkpoint_wal_bytes=e.checkpoint_wal,
+            checkpoint_pause=e.checkpoint_pause,
             scrub_rate_bytes=e.scrub_rate,
             scrub_interval_s=e.scrub_interval_hours * 3600,
             wal_file_bytes=e.wal_file,

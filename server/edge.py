@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -26,6 +27,7 @@ from nearql.server.tls import Certificates
 from nearql.server.workers import Workers
 
 T = TypeVar("T")
+LET_BY_S = 0.02  # a load or a join waits no longer for short statements
 WATCH_AFTER_S = 0.05  # shorter statements are not worth a task that listens for a client going away
 
 
@@ -57,6 +59,7 @@ class Edge:
     loop: asyncio.AbstractEventLoop | None = None
     inline: Inline = field(init=False)
     jobs: Jobs = field(default_factory=Jobs)
+    short: Short = field(default_factory=lambda: Short())
 
     def __post_init__(self) -> None:
         limits = self.config.limits
@@ -91,13 +94,31 @@ class Edge:
         bulk, heavy, remote: among the loads, the heavy statements, or what waits for another node;
         each has threads and a queue of its own, so that searches never wait for them.
         """
-        workers = self.heavy_workers if heavy else self.bulk_workers if bulk else self.workers
-        if remote:
-            workers = self.remote_workers
+        if bulk or heavy or remote:
+            workers = self.bulk_workers if bulk else self.heavy_workers
+            workers = self.remote_workers if remote else workers
+            turn = work if remote else partial(self._later, work)
+            return await self._run(workers, turn, request, cancel)
+        self.short.begin()
+        try:
+            return await self._run(self.workers, work, request, cancel)
+        finally:
+            self.short.end()
+
+    @staticmethod
+    async def _run(
+        workers: Workers, work: Callable[[], T], request: Request | None,
+        cancel: Callable[[], None] | None,
+    ) -> T:  # fmt: skip
         if request is None or cancel is None:
             return await workers.run(work)
         async with _Watch(request, cancel):
             return await workers.run(work)
+
+    def _later(self, work: Callable[[], T]) -> T:
+        """In a thread: `work()` once the short ones are done, or have let it wait long enough."""
+        self.short.wait()
+        return work()
 
     def run_heavy(self, work: Callable[[], T]) -> T:
         """`work()` among the heavy statements, from a thread that waits for it: for what another
@@ -126,6 +147,35 @@ def principal_of(request: Request) -> Principal:
     found: Principal | None = request.scope.get("principal")
     assert found is not None, "a route without a rule"
     return found
+
+
+class Short:
+    """Searches and other short statements under way in threads. What takes longer begins when there
+    is none, for each thread that wants Python meanwhile makes them wait for it; but soon in any
+    case. `begin` and `end` belong to the event loop.
+    """
+
+    def __init__(self, patience_s: float = LET_BY_S) -> None:
+        self._patience_s = patience_s
+        self._running = 0
+        self._none = threading.Event()
+        self._none.set()
+
+    def begin(self) -> None:
+        """One more is under way."""
+        if not self._running:
+            self._none.clear()
+        self._running += 1
+
+    def end(self) -> None:
+        """One less."""
+        self._running -= 1
+        if not self._running:
+            self._none.set()
+
+    def wait(self) -> None:
+        """Until none is under way, or patience ends; in a thread."""
+        self._none.wait(self._patience_s)
 
 
 class _Watch:

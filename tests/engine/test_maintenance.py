@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from support.tables import (
     keys,
     one_thread,
 )
+from support.waiting import wait_for
 
 DIRECTORY = Path("/data/table")
 FOLDER = DIRECTORY / "shard-0000"
@@ -124,6 +126,32 @@ def test_closing_without_room_keeps_everything_in_the_log(
     assert keys(table) == set(range(10))
     table.close()
     assert Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk)).stats().wal_bytes == 0
+
+
+@pytest.mark.parametrize("ends", ["memory is short", "the table is closed"])
+def test_the_next_checkpoint_waits_unless_somebody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr("nearql.engine.maintenance.LONGEST_PAUSE_S", 3600.0)
+    disk = SimulatedDisk()
+    settings = replace(SETTINGS, checkpoint_pause=10**12)
+    table = create(DIRECTORY, context=one_thread(settings, disk))
+    insert(table, range(15))
+    insert(table, range(15, 30))
+    assert [s.sealed for s in table.stats().segments] == [True]
+    insert(table, range(30, 45))
+    writer = threading.Thread(target=insert, args=(table, range(45, 60)))  # one_thread: it waits
+    writer.start()
+    wait_for(table._maintenance._busy.locked, "the next one is due")
+    assert not all(s.sealed for s in table.stats().segments)
+    if ends == "memory is short":
+        table._maintenance.relieve()
+        writer.join()
+        assert all(s.sealed for s in table.stats().segments)
+        table._maintenance._next_at = 0.0
+    table.close()
+    writer.join()
+    assert keys(Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk))) == set(range(60))
 
 
 # ---- Dead rows ----------------------------------------------------------------------------------

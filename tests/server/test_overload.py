@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,8 +16,9 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from nearql.engine.errors import Overloaded, StatementTimeout
+from nearql.engine.errors import InvalidValue, Overloaded, StatementTimeout
 from nearql.query.watchdog import Stop
+from nearql.server.edge import Short
 from nearql.server.routes import rows
 from support.http_node import (
     FakeNode,
@@ -223,3 +226,67 @@ def test_what_nobody_waits_for_any_more_is_not_begun(served: Served) -> None:
     with pytest.raises(StatementTimeout, match="went away"):
         route.answer(edge, question)
     assert served.session.calls == []
+
+
+def test_loads_let_short_statements_by_but_not_for_long() -> None:
+    short, begun, went_on = Short(patience_s=3600), threading.Event(), threading.Event()
+
+    def load() -> None:
+        begun.set()
+        short.wait()
+        went_on.set()
+
+    short.wait()  # nobody is under way
+    short.begin()
+    short.begin()
+    loader = threading.Thread(target=load)
+    loader.start()
+    begun.wait(60)
+    short.end()
+    assert not went_on.is_set()
+    short.end()
+    loader.join()
+    assert went_on.is_set()
+    short.begin()
+    Short(patience_s=0).wait()
+
+
+def test_every_way_out_of_a_short_statement_lets_loads_begin(served: Served) -> None:
+    edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+
+    def fail(call: Any) -> Any:
+        raise StatementTimeout("no")
+
+    served.session.answers["SELECT 1"] = fail
+    assert served.sql("SELECT 1").status_code == 504
+    edge.short._patience_s = 3600
+    assert load(served).is_success
+
+
+def test_what_an_error_held_is_free_once_it_is_answered(served: Served) -> None:
+    kept: list[weakref.ref[Held]] = []
+
+    def fail(call: Any) -> Any:
+        held = Held()
+        kept.append(weakref.ref(held))
+        try:
+            raise KeyError("the reason")
+        except KeyError as reason:
+            wrong = InvalidValue("wrong")
+            held.error = wrong  # error -> traceback -> this frame -> held -> error
+            raise wrong from reason
+
+    served.session.answers["SELECT 1"] = fail
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert served.sql("SELECT 1").status_code == 400
+        wait_for(lambda: [one() for one in kept] == [None] * 3, "nothing holds them", 60)
+    finally:
+        gc.enable()
+
+
+class Held:
+    """What a frame holds."""
+
+    error: Exception | None = None
