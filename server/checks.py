@@ -23,6 +23,7 @@ from nearql.cluster.migration import HandOver
 from nearql.cluster.repair import CORRUPT, DIVERGED, OK, UNKNOWN, Verdict
 from nearql.engine.errors import NearQLError, Unavailable
 from nearql.engine.table import Table
+from nearql.query import patience
 from nearql.server.gateway.placement import name_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _REBUILT = "taken out; it is made anew from the others"
 
 def check_alone(table: Table, node: str) -> pa.Table:
     """The rows for a table of a node alone: its files are verified again."""
-    damages, stats = damages_of(table, lambda size: None), table.stats()
+    damages, stats = damages_of(table, lambda size: patience.check()), table.stats()
     found: list[tuple[object, ...]] = []
     for at in stats.positions:
         rows = sum(s.rows - s.dead for s in stats.segments if s.shard == at.shard)
@@ -74,6 +75,7 @@ class Checks:
         state = self._cluster.metadata.state
         damaged = self._damages(row)
         for number, shard in enumerate(row.shards):
+            patience.check()
             verdicts = {v.node: v for v in self._verdicts(row, number, damaged)}
             if shard.adding is None:
                 self._repair(row, number, verdicts)
@@ -90,6 +92,7 @@ class Checks:
         found: dict[str, Mapping[int, str]] = {}
         alive = self._cluster.alive()
         for node in sorted({node for shard in row.shards for node in shard.replicas} & alive):
+            patience.check()
             try:
                 found[node] = self._steps.scrub(node, row.table.uuid)
             except NearQLError as error:

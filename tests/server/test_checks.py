@@ -18,9 +18,17 @@ from nearql.cluster.metadata.shards import ShardRow
 from nearql.cluster.metadata.state import Metadata, TableRow
 from nearql.cluster.migration import HandOver
 from nearql.cluster.repair import DIVERGED, OK, Verdict
-from nearql.engine.errors import Conflict, InvalidValue, NotFound, Unavailable, Unsupported
+from nearql.engine.errors import (
+    Conflict,
+    InvalidValue,
+    NotFound,
+    StatementTimeout,
+    Unavailable,
+    Unsupported,
+)
 from nearql.engine.schema import Column, ColumnType, TableDef, TableSchema
-from nearql.server.checks import Checks
+from nearql.query import patience
+from nearql.server.checks import Checks, check_alone
 from nearql.server.config import Config, NodeSection
 from nearql.server.node import Node
 from nearql.server.steps import Steps
@@ -39,6 +47,18 @@ def test_a_node_alone_verifies_its_files(tmp_path: Path) -> None:
             session.execute("CHECK TABLE nowhere")
         with pytest.raises(Conflict, match="alone"):
             session.execute("ALTER TABLE docs SET (replicas = 2)")
+
+
+def test_it_ends_with_its_statement_between_blocks_of_files(tmp_path: Path) -> None:
+    with closing(Node.open(Config(node=NodeSection(data_dir=tmp_path)))) as node:
+        node.session().execute("CREATE TABLE docs (id BIGINT PRIMARY KEY, v VECTOR(2))")
+        node.session().execute("INSERT INTO docs SELECT range, [range, 1] FROM range(10)")
+        table = node.table(node.catalog().tables["docs"].uuid)
+        table.checkpoint()
+        assert check_alone(table, "n").num_rows == 1
+        with patience.until(lambda: 0.0), pytest.raises(StatementTimeout):
+            check_alone(table, "n")
+        assert check_alone(table, "n")["state"].to_pylist() == ["ok"]
 
 
 @dataclass
@@ -89,6 +109,14 @@ def test_the_odd_copy_is_taken_out() -> None:
     assert steps.asked == [("condemn", "c", "s0"), ("condemn", "c", "s1")]
     told = [line["detail"] for line in found if line["node"] == "C"]
     assert all("made anew" in detail for detail in told)
+
+
+def test_nothing_is_compared_once_nobody_waits() -> None:
+    steps = FakeSteps({"a": OK, "b": OK, "c": DIVERGED})
+    made, row = checks(steps)
+    with patience.until(lambda: 0.0), pytest.raises(StatementTimeout):
+        made.check(row)
+    assert steps.asked == []
 
 
 def test_an_odd_primary_gives_all_of_its_table_away_first() -> None:
