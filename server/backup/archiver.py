@@ -144,7 +144,11 @@ class Archiver:
         be done soon.
         """
         mine = self._ordered(table_uuid)
-        if not mine or not self._working.acquire(timeout=FINISH_S):
+        if not mine:
+            return
+        if not self._working.acquire(timeout=FINISH_S):
+            reason = "A round took too long: the end of a dropped table's log was not shipped."
+            log.warning("archive_waits", code="busy", reason=reason, table=table_uuid)
             return
         try:
             until, archive = time.monotonic() + FINISH_S, self._opened()
@@ -327,8 +331,8 @@ class Archiver:
         seen, self._seen = self._seen, state
         if seen is not None:
             for uuid, row in seen.tables.items():
-                if uuid not in state.tables:
-                    self._dropped[uuid] = self._mine(row)
+                if uuid not in state.tables and (mine := self._mine(row)):
+                    self._dropped[uuid] = mine
             if seen.version == state.version and seen.access.users == state.access.users:
                 return
         self._changes.append(_Change(now_ms(), state))

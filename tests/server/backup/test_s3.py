@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from nearql.server.backup.places import repository_for
 from nearql.server.backup.repository import Repository, object_name
 from nearql.server.backup.s3 import S3Options, S3Store
 from nearql.server.backup.settings import BackupSection
+from support.archives import moment, shipped
 from support.backups import DOCS, backup, fill, hashes, restore, run, running, seal
 from support.server_process import free_port
 from support.waiting import wait_for
@@ -58,6 +59,27 @@ def section(endpoint: str, tmp_path: Path) -> BackupSection:
     keys.write_text(f"AKIAIOSFODNN7EXAMPLE\n{SECRET}\n")
     prefix = f"s3://copies/{tmp_path.name.replace('_', '-').lower()}"
     return BackupSection(prefix, endpoint, "us-east-1", str(keys))
+
+
+def test_the_log_goes_to_a_bucket(section: BackupSection, tmp_path: Path) -> None:
+    place = repository_for("", section)
+    reached = {f"backup__{f.name}": getattr(section, f.name) for f in fields(section)}
+    with running(tmp_path / "a", **{**reached, "backup__archive": True}) as node:
+        run(node, DOCS)
+        fill(node, 0, 30)
+        backup(node, place)
+        fill(node, 100, 30)
+        at, wanted = moment(), hashes(node)
+        run(node, "TRUNCATE docs")
+        shipped(node)
+        moved = {"tables": ("docs",), "rename": {"docs": "past"}}
+        assert dict(restore(node, place, to_ms=at, **moved).rows) == {"past": 60}
+        assert hashes(node, "past") == wanted
+    assert [found.problem for found in verify(place, "all", Quiet())] == ["", ""]
+    assert prune(place, keep=1, days=None, dry_run=False, progress=Quiet()).removed == ()
+    with running(tmp_path / "b") as node:
+        restore(node, place, to_ms=at)
+        assert hashes(node) == wanted
 
 
 def test_a_backup_lives_in_a_bucket(section: BackupSection, tmp_path: Path) -> None:
