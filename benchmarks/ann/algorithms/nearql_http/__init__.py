@@ -30,9 +30,9 @@ class System(Embedded):
         self._server = subprocess.Popen(
             [*command, "--data-dir", str(folder)], stderr=subprocess.DEVNULL, env=os.environ
         )
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         while True:
-            db = nearql.connect(self._url)
+            db = nearql.connect(self.url)
             try:
                 db.execute("SELECT 1")
                 return db
@@ -44,7 +44,7 @@ class System(Embedded):
     def asker(self, effort: Any, condition: Condition) -> Ask:
         """Over a connection of its own."""
         mine = System()
-        mine.db = nearql.connect(self._url)
+        mine.db = nearql.connect(self.url)
         return Embedded.asker(mine, effort, condition)
 
     def close(self) -> None:

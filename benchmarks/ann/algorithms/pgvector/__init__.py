@@ -80,6 +80,20 @@ class System:
 
         return ask
 
+    @property
+    def uri(self) -> str:
+        """Where the server listens."""
+        found: str = self._server.get_uri()
+        return found
+
+    def ask_from_table(self, queries: NDArray[np.float32]) -> None:
+        """Keep these as rows of `asked`, for clients that can't send vectors."""
+        width = queries.shape[1]
+        self._db.execute(f"CREATE TABLE asked (n int PRIMARY KEY, vec vector({width}))")
+        for number, query in enumerate(queries):
+            self._db.execute("INSERT INTO asked VALUES (%s, %s)", (number, query))
+        self._db.execute("VACUUM ANALYZE asked")
+
     def upsert(self, rows: NDArray[np.int64]) -> None:
         """INSERT ... ON CONFLICT DO UPDATE, one transaction."""
         table = self._data.columns.take(rows)
