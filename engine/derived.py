@@ -28,6 +28,7 @@ from nearql.engine.distance import row_norms
 
 _tokens = itertools.count(1)
 _HALF_MAX = 65_504  # the largest float16
+_PIECE_ROWS = 4_096  # whose vectors are made at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ class DerivedRows:
         """Euclidean lengths: float32, (n,); not finite where an element isn't. One for bits."""
         if self.is_of_bits:
             return np.ones(len(self), np.float32)
-        norms = row_norms(self)  # type: ignore[arg-type]  # it only picks ranges of rows
+        lows = range(0, len(self), _PIECE_ROWS)
+        norms = np.concatenate([row_norms(self[low : low + _PIECE_ROWS]) for low in lows])
         doubtful = np.flatnonzero(~(norms < _HALF_MAX))  # there, infinity passes for 65,536
         norms[doubtful[~np.isfinite(self[doubtful]).all(axis=1)]] = np.inf
         return norms

@@ -70,6 +70,8 @@ def shared_key(prepared: Prepared, params: Any) -> Hashable | None:
     if kept is None or prepared.strategy.startswith("exact"):
         return None
     access = _search_of(kept[1])[1]
+    if access.distance.query.bits is not None:
+        return None  # a bit string isn't read as a vector
     name = access.distance.query.parameter
     if access.filter is not None and name in access.filter.parameters:
         return None

@@ -134,6 +134,7 @@ def test_bit_columns(tmp_path: Path, kind: str) -> None:
         assert not set(found) & {row[0] for row in rows}
         run(f"INSERT INTO docs (id, flags) VALUES (70000, B'{query}'), (70001, NULL)")
         assert answer(node, near, q=query)[0][0] == (70_000, 0.0)
+        assert node.session().known_search(near) is None, "no bit string is read as a vector"
         for wrong in ("101", "abc", 5):
             with pytest.raises(NearQLError) as told:
                 answer(node, near, q=wrong)
