@@ -16,6 +16,11 @@ FORMATS = ("parquet", "csv", "arrow")
 _SUFFIXES = {
     ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow", ".ipc": "arrow", ".feather": "arrow",
 }  # fmt: skip
+_JSON = ("json", "jsonl", "ndjson")
+_LINES = (
+    " JSON lines are sent to POST /v1/tables/{table}/rows, or with `nearql load`, and come from "
+    "`nearql sql --format json`."
+)
 _NO_STREAM = (
     "COPY ... {words} is not offered; to load, send rows to POST /v1/tables/{{table}}/rows or run "
     "`nearql load`; to export, SELECT as an Arrow stream or `nearql sql --format csv`."
@@ -82,7 +87,10 @@ def _format(cursor: Cursor, path: str) -> CopyFormat:
     if cursor.word() == "WHERE":
         raise cursor.refuse("COPY ... WHERE is not offered: INSERT INTO ... SELECT filters.")
     cursor.expect_end()
-    name = given.pop("format", None) or _SUFFIXES.get(PurePosixPath(path).suffix.lower())
+    suffix = PurePosixPath(path).suffix.lower()
+    name = given.pop("format", None) or _SUFFIXES.get(suffix)
+    if name is None and suffix[1:] in _JSON:
+        raise _no_format(suffix[1:], place)
     if name is None:
         raise SqlError(
             f"What kind of file {path[:80]!r} is can't be told by its name; write (FORMAT "
@@ -149,7 +157,8 @@ def _truth(cursor: Cursor, position: int) -> bool:
 
 
 def _no_format(name: str, position: int) -> Unsupported:
+    hint = _LINES if name in _JSON else did_you_mean(name, FORMATS)
     return Unsupported(
-        f"COPY has no FORMAT {name}; it has {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}",
+        f"COPY has no FORMAT {name}; it has {', '.join(FORMATS)}.{hint}",
         position=position,
     )

@@ -13,7 +13,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from nearql.engine.errors import SqlError, TooLarge, Unsupported
 from nearql.query import patience
-from nearql.query.dialect.grammar import BROKEN, DIALECT, mark_functions, unmark
+from nearql.query.dialect.grammar import BROKEN, mark_functions, parsed, unmark
 from nearql.query.dialect.lexer import Source
 from nearql.query.dialect.stack import with_room
 
@@ -268,7 +268,7 @@ def parse_tokens(source: Source, tokens: Sequence[Token]) -> exp.Expr:
     patience.check()
     try:
         marked = mark_functions(list(tokens))
-        trees = with_room(len(marked), lambda: DIALECT.parser().parse(marked, source.request))
+        trees = with_room(len(marked), lambda: parsed(marked, source.request))
         if len(trees) == 1 and trees[0] is not None:
             return unmark(trees[0])
     except ParseError as error:

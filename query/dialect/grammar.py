@@ -20,6 +20,8 @@ process, but only to text that contains those tokens, which no other dialect's t
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -122,6 +124,27 @@ class NearQL(DuckDB):
 
 
 DIALECT = NearQL()
+_PARSING: set[int] = set()  # threads
+
+
+def _is_others(_record: logging.LogRecord) -> bool:
+    """sqlglot logs statements that it can't parse, values and all; ours are answered instead."""
+    return threading.get_ident() not in _PARSING
+
+
+logging.getLogger("sqlglot").addFilter(_is_others)
+
+
+def parsed(tokens: list[Token], text: str) -> list[exp.Expr | None]:
+    """sqlglot's trees of marked tokens, and nothing in logs."""
+    thread = threading.get_ident()
+    _PARSING.add(thread)
+    try:
+        return DIALECT.parser().parse(tokens, text)
+    finally:
+        _PARSING.discard(thread)
+
+
 _FUNCTION_TOKENS = frozenset(DuckDBParser.FUNC_TOKENS) - frozenset(DuckDBParser.TYPE_TOKENS)
 _TEMPORAL = frozenset(
     {

@@ -238,6 +238,8 @@ def test_explain_writes_nothing(sql: Sql, below: Path) -> None:
         ("COPY docs FROM PROGRAM 'ls'", "unsupported", 16),
         ("COPY docs FROM 'x'", "invalid_option", 19),
         ("COPY docs FROM 'x.csv' (FORMAT xml)", "unsupported", 25),
+        ("COPY docs FROM 'x.csv' (FORMAT jsonl)", "unsupported", 25),
+        ("COPY docs TO 'x.jsonl'", "unsupported", 23),
         ("COPY docs FROM 'x.csv' (FORMAT binary)", "unsupported", 25),
         ("COPY docs FROM 'x.csv' BINARY", "unsupported", 24),
         ("COPY docs FROM 'x.csv' (QUOTE 'x')", "unsupported", 25),

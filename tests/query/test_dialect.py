@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlglot
 from sqlglot import exp
 
 from nearql.engine.errors import InvalidValue, NearQLError, SqlError, TooLarge, Unsupported
@@ -549,6 +550,17 @@ def test_plain_duckdb_dialect_is_unaffected() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_text_that_is_no_statement_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """sqlglot warns of what it takes for another's command, with its values."""
+    for text in ("(SET VALUES (1)) UNION SELECT 1", "WITH a AS (SELECT 1) SET x VALUES ('secret')",
+                 "(CREATE SELECT 'secret')"):  # fmt: skip
+        with pytest.raises(SqlError):
+            parse(text)
+    assert not caplog.records
+    sqlglot.parse_one("SET VALUES (1)", dialect="duckdb")
+    assert "Falling back" in caplog.text  # that of others in the process is
 
 
 def test_nothing_compiled_is_subclassed() -> None:
