@@ -259,6 +259,24 @@ BUNDLE = [
 ]  # fmt: skip
 
 
+def job_containers(_args: list[str]) -> None:
+    """Build the image, run it, and three of it behind a balancer: needs root, buildah, podman."""
+    missing = [name for name in CONTAINER_TOOLS if shutil.which(name) is None]
+    if missing:
+        sys.exit(f"dev.py containers needs {', '.join(missing)} on PATH: {CONTAINER_PACKAGES}")
+    for script in ("docker/test.sh", "docker/test-ha.sh"):
+        say(script)
+        if subprocess.run([script], cwd=ROOT).returncode:
+            sys.exit(f"dev.py: failed: {script}")
+
+
+CONTAINER_TOOLS = ["buildah", "podman", "podman-compose", "runc", "mmdebstrap", "curl"]
+CONTAINER_PACKAGES = (
+    "apt-get install buildah podman runc mmdebstrap curl containernetworking-plugins "
+    "golang-github-containernetworking-plugin-dnsname; pip install podman-compose"
+)
+
+
 def job_python(args: list[str]) -> None:
     """Run the environment's Python."""
     become("python", *args)
@@ -306,6 +324,9 @@ LOCKS = {
     ],
     "source.lock": ["--group", "source"],
     "docker/requirements.lock": [*SERVER, *WHEELS],
+    "docker/requirements-gpu.lock": [
+        "pyproject.toml", "--extra", "gpu", *WHEELS, "--constraint", "docker/requirements.lock",
+    ],
     "docker/build.lock": ["--group", "build"],
     ".ci/requirements.lock": ["--group", "ci"],
     ".ci/langchain.lock": ["--group", "langchain", "--constraint", "requirements.lock"],
@@ -319,6 +340,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     "demo": job_demo,
     "bench": job_bench,
     "chaos": job_chaos,
+    "containers": job_containers,
     "fuzz": job_fuzz,
     "fuzz-text": job_fuzz_text,
     "simulate": job_simulate,

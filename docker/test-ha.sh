@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs compose.ha.yaml as people would, and asks it from outside, by its one published URL and
 # without following redirects: before and after the leader's container is killed.
-# Needs root, podman, podman-compose, curl, an image of NearQL and one with HAProxy (from an image
-# registry, or a stand-in made of Debian packages):
+# Needs root, buildah, podman, podman-compose, mmdebstrap and curl. The images: those that are named, or the one
+# that docker/test.sh builds, and HAProxy in a stand-in made of Debian packages. `python3 dev.py containers` runs both.
 #
-#   docker/test-ha.sh localhost/nearql:test localhost/haproxy:test
+#   docker/test-ha.sh [IMAGE OF NEARQL [IMAGE OF HAPROXY]]
 set -euo pipefail
 cd "$(dirname "$0")"
-export NEARQL_IMAGE=${1:?the image of NearQL} HAPROXY_IMAGE=${2:?the image with HAProxy}
+export NEARQL_IMAGE=${1:-localhost/nearql:test} HAPROXY_IMAGE=${2:-localhost/nearql-haproxy:test}
 NEARQL_ADMIN_KEY=$(od -An -tx1 -N32 /dev/urandom | tr -d ' \n')
 export NEARQL_ADMIN_KEY
 
@@ -23,6 +23,17 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 CONF
 export CONTAINERS_CONF="$work/containers.conf"
+
+make_haproxy() {
+    buildah inspect --type image "$HAPROXY_IMAGE" >/dev/null 2>&1 && return
+    mmdebstrap --quiet --variant=minbase --include=haproxy bookworm "$work/haproxy.tar"
+    local container
+    container=$(buildah from scratch)
+    buildah add -q "$container" "$work/haproxy.tar" / >/dev/null
+    buildah config --cmd '["haproxy", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]' "$container"
+    buildah commit -q "$container" "$HAPROXY_IMAGE" >/dev/null
+    buildah rm "$container" >/dev/null
+}
 
 compose() {
     podman-compose -p "$project" -f compose.ha.yaml "$@" >>"$work/compose.log" 2>&1
@@ -57,6 +68,8 @@ leader() {
         python3 -c 'import json, sys; print(json.load(sys.stdin)["leader"])'
 }
 
+echo "== images"
+make_haproxy
 echo "== up"
 compose up -d
 within 120 curl -sS --fail --max-time 5 "$url/leaderz"

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Builds the image and runs it as production would: no root, read-only, no capabilities, no network.
 # Needs root, buildah, podman, runc and mmdebstrap, but neither a Docker daemon nor an image registry:
-# the base image is a stand-in made of Debian packages.
+# the base image is a stand-in made of Debian packages. `docker/test.sh gpu` does so with the image for GPUs,
+# which serves without one, too, unless it is told engine.device: gpu.
 set -euo pipefail
+device=${1:-cpu}
 cd "$(dirname "$0")/.."
 
 work=$(mktemp -d)
 base=localhost/nearql-base:test
 image=localhost/nearql:test
+[ "$device" = cpu ] || image=localhost/nearql-$device:test
 volume=nearql-test-$$
 name=nearql-test-$$
 
@@ -42,7 +45,7 @@ make_base() {
 
 build() {
     # The host's certificates: its network may have an authority of its own.
-    buildah bud --quiet --format docker --isolation chroot --pull-never --build-arg BASE="$base" \
+    buildah bud --quiet --format docker --isolation chroot --pull-never --build-arg BASE="$base" --build-arg DEVICE="$device" \
         -v /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro \
         -t "$image" -f docker/Dockerfile .
 }
@@ -80,6 +83,19 @@ if podman run --rm --no-healthcheck --network none --read-only --tmpfs /tmp "$im
     exit 1
 fi
 grep -q -- --insecure "$work/refusal" || { cat "$work/refusal"; exit 1; }
+
+if [ "$device" = gpu ]; then
+    echo "== does not start without the device that it is told to use"
+    if podman run --rm --no-healthcheck --network none --read-only --tmpfs /tmp -e NEARQL_ENGINE_DEVICE=gpu \
+        "$image" --insecure 2>"$work/refusal"; then
+        echo "it started" >&2
+        exit 1
+    fi
+    grep -q "engine.device" "$work/refusal" || { cat "$work/refusal"; exit 1; }
+    echo "== has FAISS-GPU and CuPy"
+    podman run --rm --no-healthcheck --network none --entrypoint python3 "$image" -c \
+        'import cupy, faiss; assert hasattr(faiss, "StandardGpuResources"); print(cupy.__version__)'
+fi
 
 echo "== serves, is healthy, stops cleanly"
 start --insecure

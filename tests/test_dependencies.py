@@ -46,10 +46,30 @@ def test_locks_hold_every_dependency(lock: str) -> None:
     assert {name.lower().replace("_", "-") for name in needed} <= pinned
 
 
+def test_the_image_for_gpus_differs_by_what_a_gpu_takes() -> None:
+    cpu, gpu = (
+        dict(
+            re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "docker" / lock).read_text(), re.MULTILINE)
+        )
+        for lock in ("requirements.lock", "requirements-gpu.lock")
+    )
+    assert {name.lower() for name in names(EXTRAS["gpu"])} <= gpu.keys() | {"nearql"}
+    assert cpu.keys() - gpu.keys() == {"faiss-cpu"}
+    added = gpu.keys() - cpu.keys()
+    assert {"faiss-gpu", "cupy-cuda12x", "nvidia-cuda-runtime-cu12"} <= added
+    assert all(name.split("-")[0] in ("cuda", "cupy", "faiss", "nvidia") for name in added)
+    assert all(gpu[name] == version for name, version in cpu.items() if name in gpu)
+
+
 def test_what_has_no_wheel_is_locked_in_one_place_only() -> None:
     """pip takes wheels alone for the other locks: a source package there would fail to install."""
     source = names(PROJECT["dependency-groups"]["source"])
-    for lock in ("requirements.lock", "docker/requirements.lock", "docker/build.lock"):
+    for lock in (
+        "requirements.lock",
+        "docker/requirements.lock",
+        "docker/build.lock",
+        "docker/requirements-gpu.lock",
+    ):
         pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
         assert not source & pinned
     assert all(f"{name}==" in (ROOT / "source.lock").read_text() for name in source)
