@@ -110,7 +110,13 @@ class Archiver:
 
     def finish_round(self) -> None:
         """Do a round now, in this thread, with its failure told as ever."""
-        self._try(self._closed.is_set)
+        if self._on:
+            self._try(self._closed.is_set)
+
+    @property
+    def patience_s(self) -> float:
+        """How long it takes at most until what is written now is shipped, if nothing fails."""
+        return 5.0 + 2 * self._node.config.backup.archive_interval_ms / 1000 if self._on else 0.0
 
     def _run(self) -> None:
         interval_s = self._node.config.backup.archive_interval_ms / 1000

@@ -16,6 +16,8 @@ overwrites.
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -66,6 +68,7 @@ from nearql.server.backup.rebuild import (
     replay,
 )
 from nearql.server.backup.repository import Alive, Repository
+from nearql.server.backup.shipping import now_ms
 from nearql.server.backup.take import Progress
 
 if TYPE_CHECKING:
@@ -74,6 +77,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("nearql.backup")
 
 SCRATCH = "restoring"  # folder of the data directory; emptied at start
+_LOOK_S = 0.2  # between two looks for what other nodes ship
+_PAUSE = threading.Event()  # never set
 _ASKS = 5  # for the outcome of the last step
 _LEVEL = 1  # the feature level that brought what a restore writes into metadata
 
@@ -240,12 +245,31 @@ class Restore:
         wish = self.wish
         if wish.to_ms is None and not wish.newest and not wish.to_lsns:
             return None, self._of_backup()
-        own = self.node.metadata.state.cluster_id
+        archiver = self.node.backups.archiver
+        archiver.finish_round()  # what was written a moment ago may be what is wanted
+        until = time.monotonic() + archiver.patience_s
+        while True:
+            try:
+                return self._found()
+            except NotFound as error:
+                is_past = wish.to_ms is not None and wish.to_ms < now_ms()
+                late = time.monotonic() > until
+                if error.code != "archive_ends" or not is_past or late or not self._is_own():
+                    raise
+            self.progress.advance(0)
+            _PAUSE.wait(_LOOK_S)  # other nodes ship, too
+
+    def _found(self) -> tuple[Moment, Found]:
+        wish, own = self.wish, self.node.metadata.state.cluster_id
         finder = Finder(self.repository, own, wish.backup, wish.cluster)
         if wish.to_lsns:
             assert wish.tables is not None, "LSNs are one table's"
             return finder.at_lsns(wish.to_lsns, wish.tables[0])
         return finder.at(wish.to_ms, wish.tables)
+
+    def _is_own(self) -> bool:
+        """Whether the archive may be that of this cluster, which lives."""
+        return self.wish.cluster in ("", self.node.metadata.state.cluster_id)
 
     def _of_backup(self) -> Found:
         """A backup as it is."""

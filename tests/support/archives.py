@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,16 @@ def archiving(directory: Path, copies: Path, **flags: Any) -> Iterator[Node]:
     flags.setdefault("backup__archive_interval_ms", 50)
     with running(directory, backup__archive=True, backup__repository=str(copies), **flags) as node:
         yield node
+
+
+class Told:
+    """In a logger's place: what was logged. (`capture_logs` would change logging for good.)"""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return lambda event, **members: self.lines.append({"event": event, **members})
 
 
 def moment() -> int:

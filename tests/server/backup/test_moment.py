@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from structlog.testing import capture_logs
 
 from nearql.engine.errors import Conflict, Corruption, InvalidRequest, InvalidValue, NotFound
 from nearql.server.backup import archiver as archiver_module
+from nearql.server.backup import shipping as shipping_module
 from nearql.server.backup.archive import Archive, clusters
 from nearql.server.backup.archiver import Archiver
 from nearql.server.backup.care import Quiet, error_of, prune, verify
@@ -23,7 +23,7 @@ from nearql.server.backup.moment import lsns, milliseconds, moment_text
 from nearql.server.backup.restore import Wish, wish_to
 from nearql.server.backup.shipping import now_ms
 from nearql.server.node import Node
-from support.archives import archiving, moment, shipped
+from support.archives import Told, archiving, moment, shipped
 from support.backups import (
     DOCS,
     Killed,
@@ -129,6 +129,18 @@ def test_a_table_that_was_dropped_comes_back_as_it_was_just_before(tmp_path: Pat
         assert hashes(node) == wanted
 
 
+def test_a_restore_ships_what_it_needs_first(tmp_path: Path) -> None:
+    place, hour = repository(tmp_path / "copies"), 3_600_000
+    with archiving(tmp_path / "a", tmp_path / "copies", backup__archive_interval_ms=hour) as node:
+        run(node, DOCS)
+        shipped(node)
+        fill(node, 0, 20)
+        wanted, at = hashes(node), moment()
+        run(node, "TRUNCATE docs")
+        restore(node, place, to_ms=at, tables=("docs",), rename={"docs": "past"})
+        assert hashes(node, "past") == wanted
+
+
 def test_a_statement_on_several_shards_is_there_as_a_whole(tmp_path: Path) -> None:
     place = repository(tmp_path / "copies")
     with archiving(tmp_path / "a", tmp_path / "copies") as node:
@@ -201,7 +213,11 @@ def test_a_moment_that_is_not_reached_is_refused_by_name(tmp_path: Path) -> None
         assert "no" not in node.catalog().tables
 
 
-def test_the_log_is_kept_while_the_repository_is_away(tmp_path: Path) -> None:
+def test_the_log_is_kept_while_the_repository_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_of = Told()
+    monkeypatch.setattr(shipping_module, "log", told_of)
     place, copies = repository(tmp_path / "copies"), tmp_path / "copies"
     with archiving(tmp_path / "a", copies, engine__wal_file="64KiB") as node:
         run(node, DOCS)
@@ -209,17 +225,16 @@ def test_the_log_is_kept_while_the_repository_is_away(tmp_path: Path) -> None:
         shipped(node)
         copies.rename(tmp_path / "away")
         told = []
-        with capture_logs() as lines:
-            for step in range(4):
-                fill(node, 1000 * step, 500)
-                seal(node)
-                told.append((moment(), hashes(node)))
-            node.backups.archiver.finish_round()
-        assert not [line for line in lines if line["event"] == "archive_gap"]
+        for step in range(4):
+            fill(node, 1000 * step, 500)
+            seal(node)
+            told.append((moment(), hashes(node)))
+        node.backups.archiver.finish_round()
         assert node.backups.archiver.status().behind > 0
         (tmp_path / "away").rename(copies)
         shipped(node)
         assert node.backups.archiver.status().gaps == 0
+        assert "archive_gap" not in [line["event"] for line in told_of.lines]
         for number, (at, wanted) in enumerate(told):
             restore(node, place, to_ms=at, tables=("docs",), rename={"docs": f"d{number}"})
             assert hashes(node, f"d{number}") == wanted
@@ -263,7 +278,9 @@ def test_a_gap_is_told_and_never_crossed(tmp_path: Path) -> None:
         assert told.gaps == 2
 
 
-def test_a_data_directory_put_back_from_a_copy_ships_nothing(tmp_path: Path) -> None:
+def test_a_data_directory_put_back_from_a_copy_ships_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place, copies = repository(tmp_path / "copies"), tmp_path / "copies"
     with archiving(tmp_path / "a", copies) as node:
         run(node, DOCS)
@@ -274,7 +291,9 @@ def test_a_data_directory_put_back_from_a_copy_ships_nothing(tmp_path: Path) -> 
         at, wanted = moment(), hashes(node)
         shipped(node)
     before = {stored.name for stored in place.store.list("archive")}
-    with capture_logs() as lines, archiving(tmp_path / "kept", copies) as node:
+    told_of = Told()
+    monkeypatch.setattr(shipping_module, "log", told_of)
+    with archiving(tmp_path / "kept", copies) as node:
         for step in range(20):
             fill(node, 1000 + step, 1)
         archiver = node.backups.archiver
@@ -282,9 +301,8 @@ def test_a_data_directory_put_back_from_a_copy_ships_nothing(tmp_path: Path) -> 
         assert archiver.status().stopped == 2
         fill(node, 5000, 50)
         archiver.finish_round()
-    assert [line["event"] for line in lines if line["event"] == "archive_forked"] == [
-        "archive_forked", "archive_forked",
-    ]  # fmt: skip
+    forked = [line for line in told_of.lines if line["event"] == "archive_forked"]
+    assert sorted(line["shard"] for line in forked) == [0, 1]
     after = {stored.name for stored in place.store.list("archive") if stored.name.endswith("log")}
     assert after <= before
     with running(tmp_path / "b") as node:
@@ -480,7 +498,9 @@ def test_nodes_that_archive_elsewhere_are_told(
 ) -> None:
     place = repository(tmp_path / "copies")
     now = [1_000_000]
+    told_of = Told()
     monkeypatch.setattr(archiver_module, "now_ms", lambda: now[0])
+    monkeypatch.setattr(archiver_module, "log", told_of)
     with running(tmp_path / "a") as node:
         names = {name: SimpleNamespace(name=name.upper()) for name in ("n1", "n2", "n3")}
         fake = SimpleNamespace(
@@ -492,12 +512,11 @@ def test_nodes_that_archive_elsewhere_are_told(
         archive = Archive(place, node.metadata.state.cluster_id)
         for name in ("n1", "n2"):
             archive.put_reached(name, now[0], {})
-        with capture_logs() as lines:
-            for step_ms in (0, 30_000, 31_000, 10_000):
-                now[0] += step_ms
-                archiver._look_for_nodes(archive)
+        for step_ms in (0, 30_000, 31_000, 10_000):
+            now[0] += step_ms
+            archiver._look_for_nodes(archive)
         assert archiver.status().elsewhere == 1
         archive.put_reached("n3", now[0], {})
         archiver._look_for_nodes(archive)
         assert archiver.status().elsewhere == 0
-    assert [line["nodes"] for line in lines] == [["N3"]]
+    assert [line["nodes"] for line in told_of.lines] == [["N3"]]
