@@ -173,12 +173,8 @@ class EngineSection:
     index_seal_rows: int = _key(
         32_768, "Rows in memory at which those of an indexed table are sealed.", low=64
     )
-    join_rows: int = _key(
-        1 << 20, "Rows up to which sealed segments become one before they are indexed.", low=16
-    )
-    join_bytes: int = _key(
-        2 << 30, "Bytes up to which they do; at most an eighth of the memory.", size=True
-    )
+    join_rows: int = _key(1 << 20, "Rows up to which segments are joined to be indexed.", low=16)
+    join_bytes: int = _key(2 << 30, "Bytes, likewise; at most an eighth of memory.", size=True)
     seal_rows: int = _key(131_072, "Row versions at which a growing segment is sealed.", low=16)
     seal_bytes: int = _key(
         256 << 20, "Vector bytes at which a growing segment is sealed.", size=True
