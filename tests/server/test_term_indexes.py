@@ -72,7 +72,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield made
 
 
-QUICK = ("half", "partial", "signs")  # the others are for the slow tests
+QUICK = ("half", "partial")  # the others are for the slow tests
 EACH = [
     pytest.param(case, id=name, marks=() if name in QUICK else pytest.mark.slow)
     for name, case in CASES.items()
@@ -109,7 +109,7 @@ def flagged(node: Node) -> None:
     node.session().execute(text, {"bits": BITS})
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivfflat"])
+@pytest.mark.parametrize("kind", ["hnsw", pytest.param("ivfflat", marks=pytest.mark.slow)])
 def test_bit_columns(tmp_path: Path, kind: str) -> None:
     query = f"{0b1011_0110_0101_1100_0011:0{FLAGS}b}"
     near = "SELECT id, flags <~> :q AS d FROM docs ORDER BY flags <~> :q LIMIT 30"
@@ -164,6 +164,7 @@ def test_bits_of_a_column_that_was_added_with_a_default(tmp_path: Path) -> None:
         assert answer(node, text)[0][0] == (77, 0.0)
 
 
+@pytest.mark.slow
 def test_the_two_steps_of_pgvectors_manual(tmp_path: Path) -> None:
     """Candidates by bits, sorted by the vectors themselves."""
     text = (
@@ -241,6 +242,7 @@ def test_rows_that_change_and_a_restart(tmp_path: Path) -> None:
         node.close()
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_built_again(tmp_path: Path) -> None:
     case, query = CASES["part"], QUERIES[2].tolist()
     with documents(tmp_path / "data") as node:
