@@ -154,7 +154,7 @@ class Archiver:
             return
         if not self._working.acquire(timeout=FINISH_S):
             reason = "A round took too long: the end of a dropped table's log was not shipped."
-            log.warning("archive_waits", code="busy", reason=reason, table=table_uuid)
+            log.warning("archive_waits", reason=reason, table=table_uuid)
             return
         try:
             until, archive = time.monotonic() + FINISH_S, self._opened()
