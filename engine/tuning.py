@@ -12,14 +12,14 @@ answer, on sampled queries. An index without a profile is not used: rows are rea
 Queries are live ones where enough were seen, else derived: off a row by half the distance of two
 rows, in the direction from one row to another, and in any direction. Real queries need the effort
 that the worse of these needs, or a little less, whether they are like the rows (words) or not
-(questions beside texts); the middle between two rows, which this took once, needs up to sixteen
+(questions beside texts); the middle between two rows, which this took once, needs up to four
 times as much. Each kind is judged for itself and the worse counts; and so does the luck of a small
 sample: what is noted is the mean less its standard error.
 
     effort at which 0.95 is reached     real   along   any   middle     (commit a93211c, 150 to 200
     texts, questions; hnsw                64      96    32      256     queries of each kind)
     texts, questions; ivfpq               48      32    32       24
-    words, other words; hnsw             192     256   256      512
+    65,536 words, other words; hnsw      192     256   256      512
 """
 
 from __future__ import annotations
