@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
@@ -97,8 +96,7 @@ def let_go(error: BaseException | None) -> None:
     Some of them hold the error, or a future with it. So the tokens of a long text with a mistake
     would wait for the garbage collector, and some hundred such texts make it stop all for 30 ms.
     """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
+    while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
