@@ -25,7 +25,14 @@ from nearql.engine.errors import Conflict
 from nearql.engine.schema import Column, ColumnType, TableSchema
 from nearql.engine.settings import EngineSettings
 from nearql.engine.table import Table
-from nearql.engine.types import ROW_COLUMN, Change, Metric, OnConflict, SearchRequest
+from nearql.engine.types import (
+    ROW_COLUMN,
+    VECTOR_METRICS,
+    Change,
+    Metric,
+    OnConflict,
+    SearchRequest,
+)
 from nearql.engine.view import TableView
 from support.disks import SimulatedDisk
 from support.tables import (
@@ -235,7 +242,7 @@ class TableMachine(RuleBasedStateMachine):
         assert view.row_count == len(self.model)
         assert contents(view) == self.model
 
-    @rule(data=st.data(), metric=st.sampled_from(Metric), k=st.integers(1, 8))
+    @rule(data=st.data(), metric=st.sampled_from(VECTOR_METRICS), k=st.integers(1, 8))
     def search(self, data: st.DataObject, metric: Metric, k: int) -> None:
         view = self.table.read_view()
         query = np.array([data.draw(st.lists(ELEMENTS, min_size=3, max_size=3))], np.float32)
