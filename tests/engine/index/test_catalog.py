@@ -18,8 +18,8 @@ pytest.importorskip("faiss", reason="FAISS isn't installed")
 
 from nearql.engine.index import catalog as catalog_module
 from nearql.engine.index.carried import CarriedIndex
-from nearql.engine.index.progress import IndexProgress
 from nearql.engine.index.files import DAMAGED_SUFFIX, INDEX_DIRECTORY
+from nearql.engine.index.progress import IndexProgress
 from nearql.engine.memory import MemoryBudget
 from nearql.engine.table import Table
 from nearql.engine.tuning import measure
