@@ -115,7 +115,7 @@ class Rough:
 
     def search(
         self, queries: NDArray[np.float32], count: int, *, effort: int,
-        mask: NDArray[np.bool_] | None,
+        mask: NDArray[np.bool_] | None, threads: int = 1,
     ) -> NDArray[np.int64]:  # fmt: skip
         assert mask is None
         self.asked.append((count, effort))
