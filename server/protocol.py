@@ -157,7 +157,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """As uvicorn's; a request that may take the shortcut waits for its body first."""
         if (
-            self._in_head  # else it waited for the one before it, and its body may be here
+            self._in_head
+            and cycle.more_body  # else it waited for the one before it, and is whole already
+            and self._held is None
             and self.shortcut is not None
             and self.shortcut.may_take(cycle.scope)
         ):

@@ -157,6 +157,7 @@ class Shortcut:
     ) -> None:
         scope: Any = cycle.scope
         if cycle.disconnected:
+            _let_go(cycle)
             return
         piece = outcome.pieces[0] if isinstance(outcome, Made) and outcome.is_short else None
         if piece is None:
@@ -191,6 +192,15 @@ class Shortcut:
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
+        _let_go(cycle)
+
+
+def _let_go(cycle: RequestResponseCycle) -> None:
+    """An idle connection keeps its last request: nothing of what that held."""
+    scope: Any = cycle.scope
+    scope.pop("nearql.tried", None)
+    cycle.body = bytearray()
+    cycle.on_response = lambda: None  # as uvicorn: no circle of connection and request
 
 
 def _lines(headers: Any) -> list[bytes]:

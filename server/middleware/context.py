@@ -74,6 +74,7 @@ class RequestContext:
         except Exception as error:  # noqa: BLE001 - the last place where an error can be answered
             await exchange.fail(error, receive)
         finally:
+            scope.pop("nearql.tried", None)  # an idle connection keeps its last request
             self._finish(exchange)
             structlog.contextvars.reset_contextvars(**tokens)
 
@@ -108,7 +109,8 @@ class _Exchange:
         self.headers = headers
         self.scope = scope
         self.started = time.perf_counter()
-        self.id = scope["request_id"] = request_id(scope)
+        known: str | None = scope.get("request_id")  # a search that was tried before has one
+        self.id = scope["request_id"] = known or request_id(scope)
         self.status = 0
         self._send = send
 

@@ -126,7 +126,7 @@ async def _answered(request: Request, edge: Edge, body: bytes, started: float) -
 
 async def _first_tried(request: Request, edge: Edge, question: Question) -> Made | Later:
     """The answer, unless it is found to be a matter for other threads."""
-    tried: Tried | None = request.scope.get("nearql.tried")
+    tried: Tried | None = request.scope.pop("nearql.tried", None)
     if tried is not None and isinstance(tried.outcome, Exception):
         raise tried.outcome
     if tried is not None and isinstance(tried.outcome, Made):
