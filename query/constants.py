@@ -26,10 +26,14 @@ def quantized(node: exp.Expr, bits: int) -> exp.Expr | None:
 
 def bit_literal(node: exp.Expr, bits: int) -> NDArray[np.float32] | None:
     """A bit string of this length that is written as text or as B'101', as zeros and ones."""
-    plain = unwrapped(node.this) if isinstance(node, exp.Cast) else node
-    if not isinstance(plain, exp.Literal) or not is_bit_text(plain.name, bits):
+    plain = node
+    if isinstance(node, exp.Cast):
+        if bit_length(node.to) != bits and node.to.sql().upper() != "BIT":
+            return None  # it makes something else of the text
+        plain = unwrapped(node.this)
+    if not isinstance(plain, exp.Literal) or not plain.is_string:
         return None
-    return bits_of(plain.name, bits)
+    return bits_of(plain.name, bits) if is_bit_text(plain.name, bits) else None
 
 
 def check_literal(node: exp.Expr, dimensions: int | None) -> None:
