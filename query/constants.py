@@ -26,7 +26,7 @@ def quantized(node: exp.Expr, bits: int) -> exp.Expr | None:
 
 def bit_literal(node: exp.Expr, bits: int) -> NDArray[np.float32] | None:
     """A bit string of this length that is written as text or as B'101', as zeros and ones."""
-    plain = node
+    plain = node = unwrapped(node)
     if isinstance(node, exp.Cast):
         if bit_length(node.to) != bits and node.to.sql().upper() != "BIT":
             return None  # it makes something else of the text
