@@ -250,6 +250,7 @@ class Archiver:
     def _look_for_tables(self) -> None:
         """Shippers for every table that is open here; those of others go."""
         tables = list(self._node.copies.tables.values())
+        self._pins.keep(tables)
         living = {id(table) for table in tables}
         for key in [key for key in self._shippers if key not in living]:
             _, shippers = self._shippers.pop(key)
