@@ -7,6 +7,7 @@ what is meant. The same queries, written again from their tree, give the same an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -250,12 +251,17 @@ ACCEPTED = [
 ]
 
 
+HAS_FAISS = find_spec("faiss") is not None
+
+
 @pytest.mark.parametrize(("text", "value", "says"), ACCEPTED, ids=[one[0] for one in ACCEPTED])
 def test_what_is_accepted(items: Sql, text: str, value: str | None, says: str | None) -> None:
     """Where it changes nothing, a notice says so and why."""
     result = items.run(text)
     if result.table.num_columns:
         assert result.table.column(0).to_pylist() == [value]
+    if text.startswith("CREATE INDEX") and "built" in (says or "") and not HAS_FAISS:
+        says = "FAISS is not installed here, so searches are exact"
     assert (says or "") in " ".join(result.notices)
     assert bool(result.notices) == (says is not None)
 

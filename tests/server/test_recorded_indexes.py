@@ -39,6 +39,7 @@ def shown(node: Node) -> list[dict[str, Any]]:
 
 
 def test_they_are_recorded_until_they_are_dropped(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="FAISS isn't installed")
     node = opened(tmp_path / "data")
     run = node.session().execute
     run(
