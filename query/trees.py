@@ -30,24 +30,18 @@ def below(node: exp.Expr) -> list[exp.Expr]:
 
 def nodes_of(tree: exp.Expr) -> list[exp.Expr]:
     """Every node of a tree, the tree itself first."""
-    found = [tree]
-    for node in found:  # which grows
-        for value in node.args.values():
-            kind = value.__class__
-            if kind is str or kind is bool:
-                continue
-            if kind is list:
-                found += [one for one in value if isinstance(one, exp.Expr)]
-            elif isinstance(value, exp.Expr):
-                found.append(value)
-    return found
+    return _followed([tree])
 
 
 def nodes_below(tree: exp.Expr, closed: type[exp.Expr]) -> list[exp.Expr]:
     """Every node below a tree's own, without what is inside nodes of a kind."""
-    found = below(tree)
+    return _followed(below(tree), closed)
+
+
+def _followed(found: list[exp.Expr], closed: type[exp.Expr] | None = None) -> list[exp.Expr]:
+    """These nodes and all below them, but for what is inside nodes of a kind."""
     for node in found:  # which grows
-        if isinstance(node, closed):
+        if closed is not None and isinstance(node, closed):
             continue
         for value in node.args.values():
             kind = value.__class__

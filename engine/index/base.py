@@ -122,6 +122,25 @@ class VectorIndex(Protocol):
         """
 
 
+class Unlisted:
+    """What a `VectorIndex` says that has no lists, or whose lists take no filter."""
+
+    @property
+    def listed(self) -> bool:
+        """See `VectorIndex.listed`."""
+        return False
+
+    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Never asked."""
+        raise AssertionError("not listed")
+
+    def shares(
+        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Never asked."""
+        raise AssertionError("not listed")
+
+
 Options = Mapping[str, Any]
 Build = Callable[[Source, Metric, Options, BuildWatch], VectorIndex]
 BuildBytes = Callable[[Source, Metric, Options], int]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nearql.engine.bit_rows import WORD, from_queries
 from nearql.engine.costs import wanted
 from nearql.engine.index import ivf
-from nearql.engine.index.base import BuildWatch, IndexKind, Options, Source, VectorIndex
+from nearql.engine.index.base import BuildWatch, IndexKind, Options, Source, Unlisted, VectorIndex
 from nearql.engine.index.hnsw import EF_CONSTRUCTION, LADDER, M
 from nearql.engine.index.native import faiss
 from nearql.engine.index.native import threads as omp_threads
@@ -29,7 +29,7 @@ _TRAIN_PER_LIST = 64
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryIndex:
+class BinaryIndex(Unlisted):
     """A FAISS index over the covered rows of a segment, as words. Implements `VectorIndex`.
 
     labels: int64, (m,): the position of each of its rows. holds: what its memory lies in.
@@ -41,7 +41,6 @@ class BinaryIndex:
     native: Any
     holds: Any = None
     metric: Metric = Metric.HAMMING
-    listed: bool = False  # its lists take no filter, so that nobody asks for a filter's rows
     _kept: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -94,16 +93,6 @@ class BinaryIndex:
                 made = faiss.SearchParametersIVF(nprobe=effort)
             self._kept[effort] = made
         return made
-
-    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """See `VectorIndex.tally`."""
-        raise AssertionError("not listed")
-
-    def shares(
-        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """See `VectorIndex.shares`."""
-        raise AssertionError("not listed")
 
     def candidates(self, k: int) -> int:
         """See `VectorIndex.candidates`; a few more, among which ties are broken."""

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from nearql.engine.index.base import VectorIndex
+from nearql.engine.index.base import Unlisted, VectorIndex
 from nearql.engine.types import Metric
 
 
@@ -72,7 +72,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class CarriedIndex:
+class CarriedIndex(Unlisted):
     """Implements `VectorIndex` over the parts of a new segment; at least one has an index."""
 
     parts: Sequence[Part]
@@ -125,21 +125,6 @@ class CarriedIndex:
         """See `VectorIndex.search`; `count` of each part."""
         found = [part.search(queries, count, effort, mask, threads) for part in self._indexed]
         return np.concatenate(found, axis=1)
-
-    @property
-    def listed(self) -> bool:
-        """See `VectorIndex`; its parts have lists of their own."""
-        return False
-
-    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """See `VectorIndex.tally`."""
-        raise AssertionError("not listed")
-
-    def shares(
-        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """See `VectorIndex.shares`."""
-        raise AssertionError("not listed")
 
     def candidates(self, k: int) -> int:
         """See `VectorIndex.candidates`."""

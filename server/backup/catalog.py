@@ -7,13 +7,13 @@ at. Who is restored gets new keys. Nodes, placement and epochs belong to a clust
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nearql.cluster.metadata.access import UserRow
 from nearql.cluster.metadata.codec import from_plain, pack, to_plain, unpack
 from nearql.cluster.metadata.state import Metadata
-from nearql.engine.errors import Corruption
+from nearql.engine.errors import Corruption, NotFound
 from nearql.engine.named_query import ViewDef
 from nearql.engine.schema import TableDef
 from nearql.server.backup.cut import visible
@@ -39,6 +39,27 @@ class Catalog:
     def named(self, name: str) -> CatalogTable | None:
         """The table of this name, whatever its case."""
         return next((t for t in self.tables if t.table.name.lower() == name.lower()), None)
+
+    def chosen(self, names: Sequence[str] | None, lacks: str) -> tuple[CatalogTable, ...]:
+        """The tables of these names, each once; None = all.
+
+        Args:
+            lacks: how the error begins, with {name} and {known} to be filled in.
+
+        Raises:
+            NotFound: code `undefined_table`; one of them is not there.
+        """
+        if names is None:
+            return self.tables
+        found = []
+        for name in dict.fromkeys(names):
+            table = self.named(name)
+            if table is None:
+                known = ", ".join(one.table.name for one in self.tables) or "none"
+                told = lacks.format(name=repr(name[:200]), known=known)
+                raise NotFound(told, code="undefined_table")
+            found.append(table)
+        return tuple(found)
 
     def pack(self) -> bytes:
         """As an object holds it."""

@@ -165,7 +165,9 @@ class Finder:
         base = self._base(at_ms)
         history = self._history(base)
         catalog = self._catalog_at(history, at_ms)
-        chosen = _chosen(catalog, tables, f"At {moment_text(at_ms)}")
+        chosen = catalog.chosen(
+            tables, f"At {moment_text(at_ms)} there was no table {{name}}; there were: {{known}}."
+        )
         moment = Moment(at_ms)
         return moment, self._found(moment, base, replace(catalog, tables=chosen), history)
 
@@ -177,7 +179,9 @@ class Finder:
         now = self._catalogs[-1].at_ms
         base = self._base(None)
         reaches = []
-        for table in _chosen(newest, tables, "In the newest metadata"):
+        for table in newest.chosen(
+            tables, "In the newest metadata there was no table {name}; there were: {known}."
+        ):
             for number in range(table.table.shards):
                 source = self._source(table.table, number, base, None)
                 reaches.append(self._reach(table.table, source, base) or now)
@@ -363,22 +367,6 @@ class Finder:
             "more soon.",
             code="archive_ends", sqlstate="58P01", shard=source.number, lsn=end,
         )  # fmt: skip
-
-
-def _chosen(catalog: Catalog, names: Sequence[str] | None, when: str) -> tuple[CatalogTable, ...]:
-    if names is None:
-        return catalog.tables
-    found = []
-    for name in dict.fromkeys(names):
-        table = catalog.named(name)
-        if table is None:
-            known = ", ".join(t.table.name for t in catalog.tables) or "none"
-            raise NotFound(
-                f"{when} there was no table {name[:200]!r}; there were: {known}.",
-                code="undefined_table",
-            )
-        found.append(table)
-    return tuple(found)
 
 
 def _up_to(parts: Sequence[Part], stop: Stop | None) -> Iterator[Part]:

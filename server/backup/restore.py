@@ -280,7 +280,9 @@ class Restore:
             table.uuid: tuple(ShardSource(shard.number, shard) for shard in table.shards)
             for table in manifest.tables
         }
-        tables = tuple(self._tables(catalog, manifest.id))
+        tables = catalog.chosen(
+            self.wish.tables, f"Backup {manifest.id} has no table {{name}}; it has: {{known}}."
+        )
         return Found(manifest, replace(catalog, tables=tables), shards)
 
     def _plans(self, found: Found) -> Iterator[_Plan]:
@@ -289,21 +291,6 @@ class Restore:
         for one, name in zip(chosen, names, strict=True):
             self._check_free(name, names)
             yield _Plan(one, self._definition(one.table, name), found.shards[one.table.uuid])
-
-    def _tables(self, catalog: Catalog, backup: str) -> Sequence[CatalogTable]:
-        if self.wish.tables is None:
-            return catalog.tables
-        found = []
-        for name in dict.fromkeys(self.wish.tables):
-            table = catalog.named(name)
-            if table is None:
-                known = ", ".join(t.table.name for t in catalog.tables) or "none"
-                raise NotFound(
-                    f"Backup {backup} has no table {name[:200]!r}; it has: {known}.",
-                    code="undefined_table",
-                )
-            found.append(table)
-        return found
 
     def _new_name(self, name: str) -> str:
         wanted = {old.lower(): new for old, new in self.wish.rename.items()}

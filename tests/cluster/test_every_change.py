@@ -12,19 +12,15 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import yaml
 
-from nearql.cluster.metadata.codec import decode_command
-from nearql.cluster.metadata.raft.journal import RaftJournal
-from nearql.cluster.metadata.raft.member import BARRIER
-from nearql.cluster.metadata.raft.messages import REGULAR
-from nearql.engine.storage.files import LocalFileSystem
 from support.backups import repository
 from support.cluster_processes import PATIENCE_S, Process, Processes
 from support.metadata_changes import HARMLESS_ROUTES, ROUTES, STATEMENTS, wanted
+from support.raft_journals import operations
 from support.waiting import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
@@ -284,15 +280,3 @@ def settled(nodes: Processes) -> None:
     for node in voters_that_run(nodes):
         knows = lambda node=node: node.sql("SELECT one FROM last")[0] == 200  # noqa: E731
         wait_for(knows, f"{node.name} knows the last view", PATIENCE_S)
-
-
-def operations(path: Path) -> list[str]:
-    """The commands in a log, by name and in order."""
-    journal = RaftJournal(path, LocalFileSystem(), _fail)
-    commands = [entry.command for entry in journal.entries if entry.command[0] == REGULAR]
-    journal.close()
-    return [type(decode_command(c[1:])).__name__ for c in commands if c[1:] != BARRIER]
-
-
-def _fail(reason: str) -> NoReturn:
-    pytest.fail(reason)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nearql.engine import tuning
 from nearql.engine.costs import Rung
 from nearql.engine.distance import canonical_distances
+from nearql.engine.index.base import Unlisted
 from nearql.engine.tuning import Profile, derived, measure, recalls
 from nearql.engine.types import VECTOR_METRICS, Metric
 
@@ -84,7 +85,7 @@ def test_recall(nearest: list[float], found: list[float], expected: float) -> No
 
 
 @dataclass
-class Rough:
+class Rough(Unlisted):
     """An index that names the true nearest rows, each with a chance that grows with the effort."""
 
     vectors: NDArray[np.float32]
@@ -93,15 +94,6 @@ class Rough:
     kind = "rough"
     nbytes = 0
     covered = None
-    listed = False
-
-    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        raise AssertionError("not listed")
-
-    def shares(
-        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        raise AssertionError("not listed")
 
     @property
     def rows(self) -> int:

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-from nearql.cluster.metadata.codec import decode_command
-from nearql.cluster.metadata.raft.journal import RaftJournal
-from nearql.cluster.metadata.raft.member import BARRIER
-from nearql.cluster.metadata.raft.messages import REGULAR
-from nearql.engine.storage.files import LocalFileSystem
 from nearql.server.config import Config, NodeSection
 from nearql.server.node import Node
+from support.raft_journals import operations
 from support.raft_processes import Cluster, running
 
 pytestmark = pytest.mark.slow
@@ -76,15 +71,3 @@ def catalog_commands() -> set[str]:
     kinds = [*vars(commands).values(), *vars(views).values()]
     found = {k for k in kinds if isinstance(k, type) and issubclass(k, commands.Command)}
     return {kind.__name__ for kind in found} - {"Command", "Initialise", "RegisterNode"}
-
-
-def operations(path: Path) -> list[str]:
-    """The commands in a log, by name and in order."""
-    journal = RaftJournal(path, LocalFileSystem(), _fail)
-    commands = [entry.command for entry in journal.entries if entry.command[0] == REGULAR]
-    journal.close()
-    return [type(decode_command(c[1:])).__name__ for c in commands if c[1:] != BARRIER]
-
-
-def _fail(reason: str) -> NoReturn:
-    pytest.fail(reason)

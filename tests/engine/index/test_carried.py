@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nearql.engine.index.base import Unlisted
 from nearql.engine.index.carried import CarriedIndex, Part
 from nearql.engine.types import Metric
 
 
 @dataclass(eq=False)
-class Everything:
+class Everything(Unlisted):
     """Names all that it may, in order; remembers what it was given."""
 
     rows: int
@@ -21,15 +22,6 @@ class Everything:
     metric: Metric = Metric.L2
     nbytes: int = 7
     masks: list[NDArray[np.bool_] | None] = field(default_factory=list)
-    listed: bool = False
-
-    def tally(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        raise AssertionError("not listed")
-
-    def shares(
-        self, queries: NDArray[np.float32], nearest: int, tally: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        raise AssertionError("not listed")
 
     def search(
         self, queries: NDArray[np.float32], count: int, *, effort: int,
