@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -262,7 +263,7 @@ def test_a_connection_that_is_not_kept_is_closed_after_the_answer(
     assert orjson.loads(told.partition(b"\r\n\r\n")[2])["rows"] == [[7], [6], [8]]
 
 
-def test_a_client_that_has_gone_is_not_answered(
+def test_a_client_that_goes_during_its_search_leaves_nothing(
     known: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop is held inside the search until the client's end of the connection is closed."""
@@ -281,6 +282,20 @@ def test_a_client_that_has_gone_is_not_answered(
     monkeypatch.undo()
     gone.set()
     assert rows(ask(known)) == [[7], [6], [8]]
+    state = known.server.server_state
+    wait_for(lambda: len(state.connections) == 1, "its connection is forgotten")
+    assert not state.tasks
+
+
+def test_who_is_known_to_have_gone_is_not_answered(known: Served) -> None:
+    found, before = shortcut_of(known), answered(known)
+    cycle: Any = SimpleNamespace(
+        disconnected=True, body=bytearray(BODY), scope={"nearql.tried": None}, on_response=None
+    )
+    found._tell(cycle, pytest.fail, None, None, ValueError())  # type: ignore[arg-type]
+    assert not cycle.body
+    assert not cycle.scope
+    assert answered(known) == before
 
 
 def test_a_large_answer_is_counted_while_it_is_sent(
