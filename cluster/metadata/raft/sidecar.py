@@ -171,12 +171,20 @@ class Sidecar:
         """What the data process shows of Raft."""
         rules = self.member.library
         return {
-            "leader": rules.leader, "leading": rules.leading, "term": rules.term,
+            "leader": self._leader(), "leading": rules.leading, "term": rules.term,
             "committed": rules.committed, "applied": rules.applied, "ticks": self._ticks,
             "learning": self.member.learning, "links_up": self.mesh.links_up(),
             "log_bytes": self.member.journal.size_bytes, "syncs": self.member.journal.syncs,
             "refused": dict(self.mesh.refused), "guarded": dict(self.member.guard.counts),
         }  # fmt: skip
+
+    def _leader(self) -> str | None:
+        """The leader's name, if it can be reached. The library stands for election only while it is
+        connected to somebody, so that alone it goes on naming the leader that it had.
+        """
+        name = self.member.library.leader
+        reached = name == self._config.name or name in self.mesh.links_up()
+        return name if reached else None
 
     def fatal(self, reason: str) -> NoReturn:
         """Tell the parent, and end at once: nothing may leave this member any more."""
@@ -218,8 +226,13 @@ class Sidecar:
         return self.machine.state
 
     def submit(self, command: bytes, done: Callable[[Outcome, Any], None]) -> None:
-        """See `guests.Voter`."""
-        self.member.post_submit(command, done)
+        """See `guests.Voter`. What would go to a leader that can't be reached is refused at once:
+        the library would send it nowhere, and never answer.
+        """
+        if self._leader() is None:
+            done(Outcome.REFUSED, None)
+        else:
+            self.member.post_submit(command, done)
 
     def begin(self, start: Callable[[int, bytes], None]) -> None:
         """See `guests.Voter`."""
@@ -231,7 +244,7 @@ class Sidecar:
 
     def brief(self) -> dict[str, Any]:
         """See `guests.Voter`."""
-        return {"leader": self.member.library.leader, "term": self.member.library.term}
+        return {"leader": self._leader(), "term": self.member.library.term}
 
     # ---- the parent's socket ----------------------------------------------------------------
 
@@ -255,7 +268,7 @@ class Sidecar:
                 self.member.post_hand_over()
                 continue
             command = arguments[0] if request == "submit" else BARRIER
-            self.member.post_submit(command, self._answer(number))
+            self.submit(command, self._answer(number))
 
     def _answer(self, number: int) -> Callable[[Outcome, Any], None]:
         return lambda outcome, result: self._tell("done", number, outcome.value, result)

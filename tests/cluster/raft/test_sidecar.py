@@ -116,6 +116,25 @@ def test_without_a_majority_nothing_is_agreed_and_the_error_says_so(tmp_path: Pa
         assert metadata.propose(change("c"), timeout_ms=PATIENCE_MS).ok
 
 
+@pytest.mark.slow
+def test_who_hears_nobody_names_no_leader(tmp_path: Path) -> None:
+    """All links down before the next election: the library, which stands only while somebody is
+    connected, goes on naming the leader that it had, and never answers what is sent there.
+    """
+    with running(tmp_path, election_min_s=4.0, election_max_s=5.0) as cluster:
+        leader = cluster.leader()
+        left = next(name for name in cluster.names if name != leader)
+        metadata = cluster.metadata[left]
+        assert metadata.propose(change("a"), timeout_ms=PATIENCE_MS).ok
+        lost = [name for name in cluster.names if name != left]
+        for name in lost:
+            cluster.metadata[name]._closed.set()  # nobody starts its sidecar again
+        cluster.kill(*lost)
+        wait_for(lambda: metadata.status["links_up"] == [], "the links down", 60)
+        wait_for(lambda: metadata.status["leader"] is None, "no leader", 60)
+        assert refused(metadata).code == "no_leader"
+
+
 def refused(metadata: ReplicatedMetadata) -> Unavailable:
     """How a proposal is refused, once its sidecar is quick enough to say so in time."""
     while True:
