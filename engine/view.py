@@ -42,6 +42,7 @@ from nearql.engine.types import (
     SearchRequest,
     ShardPosition,
 )
+from nearql.engine.values import FEW_ROWS, Readers, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +166,23 @@ class TableView:
         return pa.Table.from_arrays(
             [self._gather(column, parts, order) for column in wanted], names=list(columns)
         )
+
+    def values(self, columns: Sequence[str], rows: NDArray[np.int64]) -> list[list[Any]] | None:
+        """As `take`, in Python's own objects, column by column; None where there are many rows, or
+        a column whose values are no integers, doubles, texts or booleans.
+
+        Raises:
+            NotFound, InternalError: as `take`.
+        """
+        if len(rows) > FEW_ROWS:
+            return None
+        numbers = [self._schema.column(name).number for name in columns]
+        places = self._places(rows)
+        return self._readers.values(numbers, places, rows - self._chunk_starts[places])
+
+    @cached_property
+    def _readers(self) -> Readers:
+        return Readers([(part.segment.data.columns, chunk) for part, chunk in self._chunks])
 
     # ---- Filters and searches --------------------------------------------------------------
 
@@ -492,7 +510,7 @@ class TableView:
         pieces = [self._taken(column, place, offsets) for place, offsets in parts]
         if not pieces:
             return pa.array([], _shown_type(column))
-        return pieces[0] if order is None else _take(pa.concat_arrays(pieces), order)
+        return pieces[0] if order is None else take(pa.concat_arrays(pieces), order)
 
     def _taken(self, column: Column, place: int, offsets: NDArray[np.int64]) -> pa.Array:
         """The column of rows of one chunk."""
@@ -503,19 +521,7 @@ class TableView:
         if column.type.is_vector:
             first = int(self._chunk_starts[place]) - part.first_row
             return _vectors(data.vectors[column.number].take(offsets + first))
-        return _take(chunk.column(data.columns[column.number]), offsets)
-
-
-def _take(array: pa.Array, offsets: NDArray[np.int64]) -> pa.Array:
-    """These elements. Plain numbers by NumPy: Arrow's kernels take 100 us to find when cold."""
-    if array.type.id in _PLAIN and array.null_count == 0:
-        return pa.array(array.to_numpy()[offsets], array.type)
-    return array.take(pa.array(offsets))
-
-
-_PLAIN = frozenset(
-    kind.id for kind in (pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64())
-)
+        return take(chunk.column(data.columns[column.number]), offsets)
 
 
 def _copied_bytes(columns: Sequence[Column], picks: Sequence[_Pick]) -> int:

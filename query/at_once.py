@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nearql.query.plan import Nearest, Output, Plan, Relation
+from nearql.query.ports import TableView
 from nearql.query.result import Result, ResultColumn
 from nearql.query.weight import Deferred
 
@@ -33,11 +34,11 @@ _SCALARS = (str, int, float, bool, type(None))
 
 def run_direct(run: Execution, plan: Plan) -> Result:
     """The answer of a plan whose `direct` says that it is one search for plain columns."""
-    step, access = _search_of(plan)
+    step, access = search_of(plan)
     hits = run.timed("search", lambda: run.hits(step, access))
     run.trace.add_search(step.name, hits.stats)
     skipped = run.count(access.offset, None) if access.offset else 0
-    return _answers(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])[0]
+    return _shown(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])[0]
 
 
 def run_together(run: Execution, plan: Plan, given: Sequence[Parameters]) -> list[Result]:
@@ -47,7 +48,7 @@ def run_together(run: Execution, plan: Plan, given: Sequence[Parameters]) -> lis
         Deferred: one of them has no vector, so that each is a matter of its own.
         NearQLError: one of them has a wrong one.
     """
-    step, access = _search_of(plan)
+    step, access = search_of(plan)
     queries = np.stack([_query(access, one) for one in given])
     count = run.count(access.limit, access.offset)
     skipped = run.count(access.offset, None) if access.offset else 0
@@ -56,20 +57,17 @@ def run_together(run: Execution, plan: Plan, given: Sequence[Parameters]) -> lis
     view = run.view(step.table)
     hits = run.timed("search", lambda: run.search(step.name, view, request))
     run.trace.add_search(step.name, hits.stats)
-    return _answers(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])
+    return _shown(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])
 
 
 def shared_key(prepared: Prepared, params: Any) -> Hashable | None:
-    """Equal for requests of a known search that one call can answer; None where none should.
-
-    Their query vectors alone differ, no filter asks for these, and an index answers: it takes
-    several queries for less than one after the other, however few they are, and exact search does
-    not.
+    """Equal for requests of a known search whose query vectors alone differ, and no filter asks for
+    these; None where that can't be said.
     """
     kept = prepared.plans.get((0, "select"))
-    if kept is None or prepared.strategy.startswith("exact"):
+    if kept is None:
         return None
-    access = _search_of(kept[1])[1]
+    access = search_of(kept[1])[1]
     if access.distance.query.bits is not None:
         return None  # a bit string isn't read as a vector
     name = access.distance.query.parameter
@@ -92,7 +90,8 @@ def has_constant_size(plan: Plan) -> bool:
     return access.distance.query.query is None and all(size.literal is not None for size in sizes)
 
 
-def _search_of(plan: Plan) -> tuple[Relation, Nearest]:
+def search_of(plan: Plan) -> tuple[Relation, Nearest]:
+    """The search of a direct plan, and the relation that it makes."""
     step = plan.query.steps[0]
     assert isinstance(step, Relation)
     assert isinstance(step.access, Nearest)
@@ -109,27 +108,33 @@ def _query(access: Nearest, given: Parameters) -> Vector:
     return found
 
 
-def _answers(
-    run: Execution, plan: Plan, rows: NDArray[np.int64], distances: Vector
+def _shown(run: Execution, plan: Plan, rows: NDArray[np.int64], distances: Vector) -> list[Result]:
+    step = search_of(plan)[0]
+    outputs = plan.direct or ()
+    run.trace.rows[step.name] = int(np.count_nonzero(rows >= 0))
+    return shown(run.view(step.table), outputs, columns_of(step, outputs), rows, distances)
+
+
+def shown(
+    view: TableView,
+    outputs: Sequence[Output],
+    columns: tuple[ResultColumn, ...],
+    rows: NDArray[np.int64],
+    distances: Vector,
 ) -> list[Result]:
-    """One answer for each row of `rows`, (nq, k), without its empty places."""
-    step, outputs = plan.query.steps[0], plan.direct
-    assert isinstance(step, Relation)
-    assert outputs is not None
+    """One answer for each row of `rows`, (nq, k), without its empty places.
+
+    columns: from `columns_of`. distances: float32, (nq, k).
+    """
     found = rows >= 0
     ends = [0, *np.cumsum(found.sum(axis=1)).tolist()]
     rows, distances = rows[found], distances[found]
-    run.trace.rows[step.name] = len(rows)
     names = [output.column for output in outputs if output.column is not None]
-    taken = iter(run.view(step.table).take(names, rows).columns)
+    taken = iter(view.take(names, rows).columns)
     arrays = [
-        pa.array(_shown_distances(distances, o)) if o.column is None else next(taken)
+        pa.array(shown_distances(distances, o)) if o.column is None else next(taken)
         for o in outputs
     ]
-    columns = tuple(
-        ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column))
-        for o in outputs
-    )
     table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
     return [
         Result(columns, table.slice(start, end - start), end - start, "select")
@@ -137,7 +142,15 @@ def _answers(
     ]
 
 
-def _shown_distances(distances: Vector, output: Output) -> Vector:
+def columns_of(step: Relation, outputs: Sequence[Output]) -> tuple[ResultColumn, ...]:
+    """Names and types of the answer's columns."""
+    return tuple(
+        ResultColumn(o.name, "FLOAT" if o.column is None else _display(step, o.column))
+        for o in outputs
+    )
+
+
+def shown_distances(distances: Vector, output: Output) -> Vector:
     """The distances, or what they are subtracted from less them, in float32 as DuckDB does it."""
     return distances if output.minuend is None else np.float32(output.minuend) - distances
 

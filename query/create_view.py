@@ -160,6 +160,9 @@ class _Empty:
         fields += [pa.field(one.name, pa.float32()) for one in distances]
         return pa.schema(fields).empty_table()
 
+    def values(self, columns: Sequence[str], rows: NDArray[np.int64]) -> None:
+        """None: see `take`."""
+
     def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
         """The same without row numbers."""
         return pa.schema(self._fields(columns)).empty_table()

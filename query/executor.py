@@ -396,7 +396,7 @@ class Execution:
         """The rows that a filter leaves, from the cache where nothing it reads has changed."""
         if query is None:
             return None
-        key = self._filter_key(step, query)
+        key = self.filter_key(step, query)
         found = self.filters.get(key) if key is not None else None
         if found is None:
             if self.at_once:
@@ -411,7 +411,8 @@ class Execution:
         self.trace.filters[step.name] = found.count, True
         return found
 
-    def _filter_key(self, step: Relation, query: Query) -> Hashable | None:
+    def filter_key(self, step: Relation, query: Query) -> Hashable | None:
+        """Under which a filter's rows are kept: all that they depend on; None = they are not."""
         versions = self._versions(query)
         if query.volatile or versions is None or query.vectors:
             return None

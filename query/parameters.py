@@ -7,7 +7,6 @@ elsewhere a value goes to DuckDB as it is, and a list is a DuckDB list.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import datetime
 import decimal
@@ -239,8 +238,8 @@ def _is_number(text: str) -> bool:
 
 def _from_base64(text: str, where: str) -> NDArray[Any]:
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:  # binascii.Error is one
         raise _invalid(
             f"{where}: a vector is expected, as a list, as text in square brackets or as base64 of "
             f"little-endian float32; {text[:40]!r} is none of them"
@@ -296,8 +295,11 @@ def _checked_elements(numbers: NDArray[Any], where: str) -> Vector:
             f"{where}: {len(numbers)} dimensions; a vector has at most {MAX_DIMENSIONS}.",
             code="wrong_dimensions", expected=MAX_DIMENSIONS, got=len(numbers),
         )  # fmt: skip
-    with np.errstate(over="ignore"):
-        made = np.array(numbers, dtype=np.float32, order="C")
+    if numbers.dtype == np.float32:
+        made: Vector = np.array(numbers, dtype=np.float32, order="C")
+    else:
+        with np.errstate(over="ignore"):
+            made = np.array(numbers, dtype=np.float32, order="C")
     finite = np.isfinite(made)
     if finite.all():
         return made

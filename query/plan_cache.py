@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearql.query.nature import Nature
 from nearql.query.plan import Plan
 from nearql.query.statements import Statement
+
+if TYPE_CHECKING:
+    from nearql.query.repeats import Repeat
 
 
 class Pace:
@@ -56,7 +59,7 @@ class Prepared:
     checked: the catalog version for which the guard passed each statement.
     nature: what the statements do, with the catalog version that says so. weights: of each
     statement, whether it is light, likewise. pace: how long the last runs took; strategy: how the
-    last one was answered.
+    last one was answered. repeats: what is kept of it for requests that come again.
     """
 
     statements: tuple[Statement, ...]
@@ -67,6 +70,7 @@ class Prepared:
     weights: dict[int, tuple[int, bool]] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     strategy: str = ""
+    repeats: dict[Hashable, Repeat] = field(default_factory=dict)
 
     def plan(self, place: int, part: str, version: int, make: Callable[[], Plan]) -> Plan:
         """The plan of a part of a statement for this catalog version, made on first use."""

@@ -66,6 +66,9 @@ class TableView(Protocol):
     def without_damage(self) -> TableView:
         """The rows that are not in damaged segments; this view where none is damaged."""
 
+    def values(self, columns: Sequence[str], rows: NDArray[np.int64]) -> list[list[Any]] | None:
+        """As `take`, of few rows, in Python's objects; None where there is no such form."""
+
     def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
         """These rows' columns in the given order (repeats allowed), without ROW_COLUMN."""
 

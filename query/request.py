@@ -39,6 +39,7 @@ from nearql.query.planner import plan_query
 from nearql.query.ports import CatalogView, Database
 from nearql.query.positions import with_stats
 from nearql.query.privileges import tables_read_by
+from nearql.query.repeats import Repeat
 from nearql.query.replicas import ALONE, Confirm, Freshness, Position, Reads, Replicas
 from nearql.query.result import Result, empty
 from nearql.query.running import RunningStatement, Statements
@@ -172,6 +173,15 @@ class Request:
             answers = [with_stats(result, run, kept[1]) for result in found]
         notices = self._notices(run)
         return [replace(one, notices=notices) for one in answers] if notices else answers
+
+    def repeat(self, prepared: Prepared) -> Repeat | None:
+        """See `Session.repeat`; None where the statement was not checked for this catalog."""
+        version = self.database.catalog().version
+        kept = prepared.plans.get((0, "select"))
+        if kept is None or kept[0] != version or prepared.checked.get(0) != version:
+            return None
+        self.at_once, self._deadline = True, self._from_now()
+        return Repeat.of(self, prepared, version, kept[1])
 
     def _once(self, statement: Statement, place: int, prepared: Prepared) -> Result:
         catalog = self.database.catalog()

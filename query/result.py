@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +36,32 @@ class Result:
     kind: Kind
     stats: dict[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> None:
+        """See `Found`."""
+
+
+class Found:
+    """The answer to a search as Python's objects; a `Result` for who takes it as a table.
+
+    values: column by column. make: the table, when it is asked for.
+    """
+
+    __slots__ = ("_make", "columns", "kind", "notices", "row_count", "stats", "values")
+
+    def __init__(
+        self, columns: tuple[ResultColumn, ...], values: list[list[Any]], row_count: int,
+        stats: dict[str, Any], make: Callable[[], pa.Table],
+    ) -> None:  # fmt: skip
+        self.columns, self.values, self.row_count = columns, values, row_count
+        self.stats, self.kind, self.notices = stats, "select", ()
+        self._make = make
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows, one Arrow column per column."""
+        return self._make()
 
 
 def empty(kind: Kind, *, row_count: int = 0, **stats: Any) -> Result:

@@ -132,6 +132,22 @@ class Statements:
         finally:
             self._end(statement)
 
+    def is_slow(self, elapsed_s: float) -> bool:
+        """Whether a statement that took so long is kept."""
+        return elapsed_s >= self._slow_s
+
+    def noted(self, text: str, user: str | None, elapsed_s: float, trace: Trace) -> None:
+        """One has ended that was not listed meanwhile, and that `is_slow`."""
+        statement = RunningStatement(
+            next(self._ids), text, user, time.time() - elapsed_s, traces=[trace], state="done",
+            elapsed_s=elapsed_s, rows=sum(trace.rows.values()),
+        )  # fmt: skip
+        with self._lock:
+            self.slow += 1
+            self._slow.append(statement)
+        if self.on_slow is not None:
+            self.on_slow(statement)
+
     def _end(self, statement: RunningStatement) -> None:
         with self._lock:
             del self._running[statement.id]

@@ -8,7 +8,7 @@ request (its parameters, its variables, its deadline) lives in a `Request`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,7 @@ from nearql.query.parameters import Parameters
 from nearql.query.plan_cache import PlanCache, Prepared
 from nearql.query.ports import Database
 from nearql.query.positions import furthest
+from nearql.query.repeats import Repeated, keep
 from nearql.query.replicas import ALONE, Position, Reads, Replicas
 from nearql.query.request import Authorise, Request
 from nearql.query.result import Result, empty
@@ -181,6 +182,38 @@ class Session:
             return None
         self._plans.kept(text)  # what is none of these is looked up again, and counted there
         return prepared
+
+    def repeat(
+        self,
+        prepared: Prepared,
+        key: Hashable,
+        params: Sequence[Mapping[str, Any] | Sequence[Any] | None],
+        settings: Mapping[str, Any] | None,
+    ) -> Repeated | None:
+        """The answers of one known search for one or several requests, without what they share with
+        those before them; None where something has changed since, or nothing is kept.
+
+        Args:
+            prepared: from `known_search`. key: `shared_key` with the settings. params: of each
+                request; they differ in the query vector alone.
+
+        Raises:
+            Deferred, NearQLError: not so; perhaps one of them alone is to blame.
+        """
+        given = [Parameters.of(one) for one in params]
+        kept = prepared.repeats.get(key)
+        view = None if kept is None else kept.view()
+        if kept is None or view is None:
+            kept = self._request(params[0], settings, None).repeat(prepared)
+            view = None if kept is None else kept.view()
+            if kept is None or view is None:
+                return None
+            keep(prepared, key, kept)
+        there, rows = kept.rows()
+        found = kept.answers(view, rows, given) if there else None
+        if found is not None:
+            prepared.strategy = found.answers[0].stats["strategy"]
+        return found
 
     def search_together(
         self,

@@ -324,6 +324,9 @@ class RowsView:
             arrays[spec.name] = pa.array(values, mask=None if valid is None else ~valid)
         return pa.table(arrays)
 
+    def values(self, columns: Sequence[str], rows: NDArray[np.int64]) -> None:
+        """None: see `take`."""
+
     def take(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
         """See `TableView.take`."""
         kept = self.rows.select(list(dict.fromkeys(columns))).take(pa.array(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from nearql.engine.types import OnConflict, ShardPosition
 from nearql.query.nature import Nature
 from nearql.query.plan_cache import Prepared
 from nearql.query.ports import CatalogView, TableHandle
+from nearql.query.repeats import Repeated
 from nearql.query.replicas import Reads, Replicas
 from nearql.query.running import Statements
 from nearql.query.watchdog import Stop
@@ -41,6 +42,10 @@ class ResultPort(Protocol):
     @property
     def table(self) -> pa.Table:
         """The rows, one Arrow column per column."""
+
+    @property
+    def values(self) -> Sequence[Sequence[Any]] | None:
+        """The same as Python's objects, column by column, where they are at hand."""
 
     @property
     def row_count(self) -> int:
@@ -124,6 +129,15 @@ class SessionPort(Stores, Protocol):
         """What `execute` takes as `prepared`, where a text is one search that was planned before
         and no parameter changes its size.
         """
+
+    def repeat(
+        self,
+        prepared: Prepared,
+        key: Hashable,
+        params: Sequence[Mapping[str, Any] | Sequence[Any] | None],
+        settings: Mapping[str, Any] | None,
+    ) -> Repeated | None:
+        """The answers for requests like those before them; see `query.session.Session`."""
 
     def search_together(
         self,

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -50,6 +50,7 @@ _UNUSUAL = frozenset({
     b"origin", b"sec-fetch-site", b"cookie", b"content-encoding", b"transfer-encoding", b"expect",
 })  # fmt: skip
 Begin = Callable[[], None]
+T = TypeVar("T")
 
 
 class Shortcut:
@@ -103,12 +104,11 @@ class Shortcut:
         if known.prepared is None or not inline.takes(known.prepared, known.asked.settings or {}):
             return False
         scope["request_id"] = request_id(scope)
-        context = copy_context()
-        context.run(bind_contextvars, request_id=scope["request_id"])
+        key, again = group_of(question, known)
         inline.join(
-            group_of(question, known),
+            key,
             known.prepared,
-            (question, known, context),
+            (question, known, _Context(scope["request_id"]), again),
             partial(answers_of, self._edge),
             partial(self._tell, cycle, begin, question, known),
         )
@@ -193,6 +193,19 @@ class Shortcut:
             cycle.transport.close()
         cycle.on_response()
         _let_go(cycle)
+
+
+class _Context:
+    """A context with the request's id, made when somebody runs in it: few do."""
+
+    def __init__(self, request_id: str) -> None:
+        self._id = request_id
+
+    def run(self, work: Callable[..., T], /, *given: Any) -> T:
+        """As `contextvars.Context.run`."""
+        context = copy_context()
+        context.run(bind_contextvars, request_id=self._id)
+        return context.run(work, *given)
 
 
 def _let_go(cycle: RequestResponseCycle) -> None:

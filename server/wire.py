@@ -12,7 +12,7 @@ under `nearql`, and each field's SQL type under `nearql.type`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -58,7 +58,8 @@ def json_answer(result: ResultPort, stats: Mapping[str, Any], limit_bytes: int) 
     columns = [{"name": column.name, "type": column.type} for column in result.columns]
     pieces = [b'{"columns":', orjson.dumps(columns), b',"rows":[']
     size = 0
-    for rows in row_pieces(result.table):
+    values = result.values
+    for rows in row_pieces(result.table) if values is None else _few_rows(values):
         separator = b"," if size else b""
         pieces.append(separator + rows)
         size += len(rows)
@@ -78,6 +79,13 @@ def row_pieces(table: pa.Table) -> Iterator[bytes]:
         if batch.num_rows:
             rows = list(zip(*map(json_values, batch.columns), strict=True))
             yield orjson.dumps(rows, default=str, option=_OPTIONS)[1:-1]
+
+
+def _few_rows(values: Sequence[Sequence[Any]]) -> Iterator[bytes]:
+    """As `row_pieces`, of columns whose elements are what JSON is written from."""
+    rows = list(zip(*values, strict=True))
+    if rows:
+        yield orjson.dumps(rows, option=_OPTIONS)[1:-1]
 
 
 def values_per_row(schema: pa.Schema) -> int:

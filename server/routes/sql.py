@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,6 +35,7 @@ from nearql.server.session_token import (
     session_token,
 )
 
+T = TypeVar("T")
 Answer = tuple[list[Any], str, int]  # pieces, media type, rows
 _NO_TIMEOUT_MS = 24 * 3_600_000
 GLANCE_BYTES = 64 << 10  # bodies up to here are parsed by the event loop
@@ -136,12 +137,11 @@ async def _first_tried(request: Request, edge: Edge, question: Question) -> Made
     if known is None or known.prepared is None:
         work = partial(answer, edge, question, known, light_only=not bulk)
         return await edge.run(work, request, question.stop.stop, bulk=bulk)
-    again = tried is not None and tried.outcome is not None  # it was more than the loop takes
-    if not again and edge.inline.takes(known.prepared, known.asked.settings or {}):
-        one = question, known, copy_context()
-        made = await edge.inline.ask(
-            group_of(question, known), known.prepared, one, partial(answers_of, edge)
-        )
+    more = tried is not None and tried.outcome is not None  # it was more than the loop takes
+    if not more and edge.inline.takes(known.prepared, known.asked.settings or {}):
+        key, again = group_of(question, known)
+        one = question, known, copy_context(), again
+        made = await edge.inline.ask(key, known.prepared, one, partial(answers_of, edge))
         if isinstance(made, Made):
             return made
     work = partial(_paced, edge, question, known, time.thread_time)
@@ -162,34 +162,74 @@ def known_of(edge: Edge, question: Question, tried: Tried | None = None) -> Late
     return Later(asked, question.node.session().known_search(asked.sql))
 
 
-_Joined = tuple[Question, Later, Context]
+_Joined = tuple[Question, Later, "Runs", Hashable]  # the last: see `group_of`
 
 
-def group_of(question: Question, known: Later) -> Hashable:
-    """Equal for requests that may be answered by one call."""
+class Runs(Protocol):
+    """A context: what is called in it has the request's id in what it logs."""
+
+    def run(self, work: Callable[..., T], /, *given: Any) -> T:
+        """`work(*given)` in it."""
+
+
+def group_of(question: Question, known: Later) -> tuple[Hashable, Hashable]:
+    """Equal for requests that may be answered by one call; and what is equal for those that come
+    again, of whoever may ask the same: None where each is a matter of its own.
+    """
     shared = shared_key(known.prepared, known.asked.params)
     if shared is None or spans.tracer is not None:  # each has spans of its own
-        return object()
+        return object(), None
     settings = tuple((name, repr(value)) for name, value in (known.asked.settings or {}).items())
-    return id(known.prepared), id(question.node), question.principal.user, settings, shared
+    again = settings, shared
+    return (id(known.prepared), id(question.node), question.principal.user, again), again
 
 
 def answers_of(edge: Edge, members: Sequence[_Joined]) -> Sequence[Made | Later | Exception]:
     """The answers of a group: from one call, or one by one where one of them is wrong."""
-    # Each in its own context, or in the first one's: its id is in what is logged.
-    if len(members) > 1 and (made := members[0][2].run(_together, edge, members)) is not None:
+    if members[0][3] is not None and (made := _repeated(edge, members)) is not None:
         return made
-    return [context.run(_alone, edge, one, known) for one, known, context in members]
+    # Each in its own context, or in the first one's: its id is in what is logged.
+    if len(members) > 1 and not members[0][1].prepared.strategy.startswith("exact"):
+        made = members[0][2].run(_together, edge, members)
+        if made is not None:
+            return made
+    return [context.run(_alone, edge, one, known) for one, known, context, _ in members]
 
 
-def _together(edge: Edge, members: Sequence[_Joined]) -> list[Made] | None:
-    question, known, _ = members[0]
+def _repeated(edge: Edge, members: Sequence[_Joined]) -> list[Made] | None:
+    """The answers to requests like those before them; None where that is not all there is to it."""
+    question, known, context, key = members[0]
     asked, before = known.asked, time.perf_counter()
     try:
         for one, *_ in members:
             _check_awaited(edge, one)
         since = [check_token(edge.node, one.session) for one, *_ in members]
-        params = [each.asked.params for _, each, _ in members]
+        params = [each.asked.params for _, each, *_ in members]
+        session = question.node.session()
+        found = session.repeat(known.prepared, key, params, asked.settings)
+        if found is None:
+            return None
+        made = [
+            _encoded(edge, one, seen, result)
+            for (one, *_), seen, result in zip(members, since, found.answers, strict=True)
+        ]
+    except (Deferred, NearQLError):
+        return None
+    known.prepared.pace.told(asked.settings or {}, (time.perf_counter() - before) / len(made))
+    if session.statements.is_slow(found.elapsed_s):
+        text, user = asked.sql, question.principal.user
+        context.run(session.statements.noted, text, user, found.elapsed_s, found.trace)
+    return made
+
+
+def _together(edge: Edge, members: Sequence[_Joined]) -> list[Made] | None:
+    question, known, *_ = members[0]
+    asked, before = known.asked, time.perf_counter()
+    try:
+        for one, *_ in members:
+            _check_awaited(edge, one)
+        since = [check_token(edge.node, one.session) for one, *_ in members]
+        params = [each.asked.params for _, each, *_ in members]
         with acting_as(question.principal):
             results = question.node.session().search_together(
                 asked.sql, known.prepared, params, asked.settings, question.principal.user
@@ -339,7 +379,8 @@ def _encoded(edge: Edge, question: Question, since: Positions, result: ResultPor
     elapsed_ms = (time.perf_counter() - question.started) * 1000
     token = session_token(edge.node, since, result.stats.get("shards") or ())
     stats = wire.statistics(edge.config.node.name, elapsed_ms, result.stats, {"session": token})
-    rows, wrote = result.table.num_rows, "write" in result.stats
+    rows = result.row_count if result.values is not None else result.table.num_rows
+    wrote = "write" in result.stats
     if question.arrow:
         pieces = wire.arrow_answer(result, stats, edge.result_bytes)
         return Made(pieces, wire.ARROW_STREAM, rows, wrote)

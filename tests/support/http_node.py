@@ -65,6 +65,7 @@ class FakeResult:
     row_count: int = 0
     stats: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    values: None = None
 
 
 def rows_result(table: pa.Table, *types: str, **stats: Any) -> FakeResult:
@@ -136,6 +137,9 @@ class FakeSession:
 
     def known_search(self, text: str) -> None:
         return None
+
+    def repeat(self, *_: Any) -> None:
+        """Nothing is kept."""
 
     def search_together(self, *_: Any) -> Any:
         raise AssertionError("nothing is known here")
