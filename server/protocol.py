@@ -1,6 +1,7 @@
 """HTTP/1.1 on one connection: uvicorn's protocol on httptools, bounding what a client may hold.
 
     a head (request line and headers)   max_head bytes, head_timeout_ms           431, 408
+    chunk lines and trailers            max_head bytes without one of the body    431
     a body                              receive_timeout_ms without a byte, and
                                         receive_rate bytes/s on average after it  408
     an answer that nobody reads         send_timeout_ms without a byte            closed
@@ -9,6 +10,11 @@
 Time during which the server itself did not read does not count. Requests that are not HTTP get a
 problem document, as every other error does. What comes after an answer that did not wait for the
 whole body is thrown away for DISCARD_S, so that the client gets to read the answer.
+
+One request is one request, whatever stands before this server: exactly one Host; fields that come
+behind a body count for nothing; and who asks for another protocol (`Upgrade: h2c`, as Java's and
+curl's clients do with their first request) is answered in this one. httptools would take the rest
+of such a request for the next one's beginning, so its head is parsed again without that wish.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -84,6 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._body_bytes = 0
+        self._between_bytes = 0  # since the last byte of the body: chunk lines, trailers
         self._answered = 0.0
         self._since = self._last = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -116,14 +124,42 @@ class BoundedProtocol(HttpToolsProtocol):
         self._last = self.loop.time()
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > self.bounds.max_head:
-            limit = self.bounds.max_head
-            self.cut(HeadTooLarge(f"The headers have more than {limit} bytes (http.max_head)."))
+        before = self._body_bytes if self._in_body else -1
+        self._parse(data)
+        self._between_bytes = self._between_bytes + len(data) if before == self._body_bytes else 0
+        limit = self.bounds.max_head
+        if self._in_head and self._head_bytes > limit:
+            self.cut(_head_too_large("headers have", limit))
+        elif self._in_body and self._between_bytes > limit:
+            self.cut(_head_too_large("chunk lines and trailers have", limit))
         elif not (self._in_head or self._in_body):
             self._stop_timer()
         elif self._timer is None:
             self._begin()
+
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn's `data_received`, but an upgrade is declined by going on without it."""
+        self._unset_keepalive_if_required()
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except httptools.HttpParserUpgrade as asked:
+                    data = data[asked.args[0] :]
+                    head = self._head_without_upgrade()
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.feed_data(head)
+        except httptools.HttpParserError:
+            if not self.transport.is_closing():  # not cut by one of our own bounds
+                self.send_400_response("Invalid HTTP request received.")
+
+    def _head_without_upgrade(self) -> bytes:
+        kept = (b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade")
+        line = b"%b %b HTTP/%b\r\n" % (
+            self.parser.get_method(), self.url, self.parser.get_http_version().encode()
+        )  # fmt: skip
+        return b"".join([line, *kept, b"\r\n"])
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -131,11 +167,31 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """The head is whole. Raises what ends the parsing, where it is refused."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _Refused
+            return  # it comes again without that wish
+        self._check_head()
         super().on_headers_complete()
+        self.headers = []  # the request keeps its own; fields behind the body go into this one
         self._in_head, self._in_body = False, True
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._body_bytes = self._between_bytes = 0
         self._since = self.loop.time()
+
+    def _check_head(self) -> None:
+        hosts = len([1 for name, _ in self.headers if name == b"host"])
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            self.cut(InvalidRequest(
+                f"A request has one header Host; this one has {hosts or 'none'}.",
+                code="invalid_http",
+            ))  # fmt: skip
+            raise _Refused
+        if self._head_bytes > self.bounds.max_head:  # or only what came with its last byte
+            size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size + len(self.url) > self.bounds.max_head:
+                self.cut(_head_too_large("headers have", self.bounds.max_head))
+                raise _Refused
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -146,6 +202,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        if self._in_head:  # of a head that comes again
+            return
         self._in_body = False
         super().on_message_complete()
         if self._held is not None and self.shortcut is not None:
@@ -269,6 +327,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is None or not self.cycle.response_started:
             return True
         return bool(self.cycle.response_complete and self._in_head)
+
+
+class _Refused(Exception):
+    """Ends the parsing."""
+
+
+def _head_too_large(what: str, limit: int) -> HeadTooLarge:
+    return HeadTooLarge(f"The {what} more than {limit} bytes (http.max_head).")
 
 
 def _raw(error: NearQLError) -> bytes:

@@ -17,6 +17,7 @@ from nearql.engine.backends.blas import use_one_blas_thread
 from nearql.server.access.layer import AccessLayer
 from nearql.server.app import Server, create_app, uvicorn_config
 from nearql.server.config import LOOPBACK, Config
+from nearql.server.descriptors import with_room_for_files
 from nearql.server.logs import configure_logs
 from nearql.server.node import Node
 from nearql.server.tracing import begin as begin_tracing
@@ -42,6 +43,7 @@ def serve(config: Config, listener: socket.socket) -> int:
             text="Keys and rows travel unencrypted to this address: set http.tls_cert_file and "
             "http.tls_key_file, or let only a proxy with TLS reach it.",
         )
+    config = with_room_for_files(config)
     keep_pandas_out()
     sys.setswitchinterval(SWITCH_S)
     use_one_blas_thread()  # this process is ours: batches are cut over the search team instead

@@ -264,10 +264,19 @@ def _watched(path: str, parse: Any) -> WatchedFile[Any] | None:
 def _headers(
     headers: Iterable[tuple[bytes, bytes]],
 ) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """(authorization, cookie, origin); of several, the last."""
-    found: Mapping[bytes, bytes] = {
-        name: value for name, value in headers if name in (b"authorization", b"cookie", b"origin")
-    }
+    """(authorization, cookie, origin).
+
+    Raises:
+        Unauthenticated: one of them twice. What stands before this node may have looked at the
+            other one.
+    """
+    pairs = [pair for pair in headers if pair[0] in (b"authorization", b"cookie", b"origin")]
+    found: Mapping[bytes, bytes] = dict(pairs)
+    if len(found) != len(pairs):
+        raise Unauthenticated(
+            "A request may have one header Authorization, one Cookie and one Origin.",
+            code="invalid_token",
+        )
     return found.get(b"authorization"), found.get(b"cookie"), found.get(b"origin")
 
 

@@ -33,9 +33,17 @@ def check_origin(headers: Headers) -> None:
     """Raises Forbidden (code `cross_origin`) where a browser says that another site is asking."""
     origin = headers.get("origin")
     foreign = headers.get("sec-fetch-site") == "cross-site"
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _host_of(origin) != headers.get("host", "").lower():
         foreign = True
     if foreign:
         raise Forbidden(
             f"A page from {origin or 'another site'} may not use this node.", code="cross_origin"
         )
+
+
+def _host_of(origin: str) -> str | None:
+    """Host and port; None of what is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None

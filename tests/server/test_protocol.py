@@ -98,6 +98,75 @@ def test_one_connection_too_many_is_told_so(tmp_path: Path) -> None:
         held.pop().close()
 
 
+ONE = b'{"sql": "SELECT 1"}'
+
+
+def posted(*lines: bytes, body: bytes = ONE) -> bytes:
+    """A request of `/v1/sql` that closes its connection."""
+    fixed = [b"POST /v1/sql HTTP/1.1", b"Host: x", b"Content-Type: application/json"]
+    return b"\r\n".join([*fixed, b"Connection: close", *lines, b"", body])
+
+
+def test_a_head_beyond_the_limit_is_refused_also_in_one_piece(tmp_path: Path) -> None:
+    with node(tmp_path, max_head=4096) as served:
+        sent = b"GET /livez HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 4096 + b"\r\n\r\n"
+        assert problem(read_all(talk(served, sent))) == (431, "head_too_large")
+        long_body = posted(b"Content-Length: 9000", body=ONE + b" " * (9000 - len(ONE)))
+        assert read_all(talk(served, long_body)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"])
+def test_a_request_has_one_host(tmp_path: Path, hosts: bytes) -> None:
+    with node(tmp_path) as served:
+        sent = b"GET /livez HTTP/1.1\r\n" + hosts + b"\r\n"
+        assert problem(read_all(talk(served, sent))) == (400, "invalid_http")
+        assert read_all(talk(served, b"GET /livez HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+def test_fields_behind_a_body_count_for_nothing(tmp_path: Path) -> None:
+    with node(tmp_path) as served:
+        chunked = b"%x\r\n%b\r\n0\r\nOrigin: http://evil.example\r\n\r\n" % (len(ONE), ONE)
+        answer = read_all(talk(served, posted(b"Transfer-Encoding: chunked", body=chunked)))
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+
+
+@pytest.mark.parametrize("pieces", ["one", "two", "bytes"])
+@pytest.mark.parametrize("wish", [b"h2c", b"websocket"])
+def test_who_asks_for_another_protocol_is_answered_in_this_one(
+    tmp_path: Path, wish: bytes, pieces: str
+) -> None:
+    """And nothing of its body becomes a request of its own."""
+    hidden = b"GET /nosuch HTTP/1.1\r\nHost: x\r\n\r\n"
+    body = json.dumps({"sql": "SELECT 1", "settings": {}}).encode() + b" " * 20
+    wishes = b"Upgrade: %b\r\nConnection: Upgrade, HTTP2-Settings, close" % wish
+    head = posted(wishes, b"Content-Length: %d" % len(body), body=b"")
+    head = head.replace(b"Connection: close\r\n", b"", 1)
+    with node(tmp_path) as served:
+        if pieces == "bytes":
+            connection = talk(served, b"")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in head + body:
+                connection.sendall(bytes([byte]))
+        else:
+            connection = talk(served, head + body if pieces == "one" else head)
+            if pieces == "two":
+                connection.sendall(body)
+        answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        length = b"Content-Length: %d" % len(hidden)
+        smuggled = posted(b"Upgrade: h2c\r\nConnection: Upgrade", length, body=b"")
+        connection = talk(served, smuggled.replace(b"Connection: close\r\n", b"", 1))
+        connection.sendall(hidden + b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = read_all(connection)
+        assert (answer.count(b"HTTP/1.1 400"), answer.count(b"HTTP/1.1 200")) == (1, 1), answer
+
+
+def test_connect_is_refused(tmp_path: Path) -> None:
+    with node(tmp_path) as served:
+        sent = b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert problem(read_all(talk(served, sent))) == (400, "invalid_http")
+
+
 # ---- time, by a clock of the test's own ---------------------------------------------------------
 
 
@@ -239,6 +308,22 @@ def test_a_body_that_drips_is_cut(connection: Connection) -> None:
         connection.receive(b"x" * 10)
         connection.clock.move(1)
     assert problem(connection.wire.sent) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX-A: ", b"5;"])
+def test_endless_trailers_and_chunk_lines_are_cut(connection: Connection, endless: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.receive(head + b"3\r\nabc\r\n" + endless)
+    for _ in range(BOUNDS.max_head // 4096 + 1):
+        connection.receive(b"a" * 4096)
+    assert problem(connection.wire.sent) == (431, "head_too_large")
+
+
+def test_many_small_chunks_are_no_reason_to_cut(connection: Connection) -> None:
+    connection.receive(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(BOUNDS.max_head):
+        connection.receive(b"1\r\na\r\n")
+    assert not connection.wire.ended
 
 
 def test_a_slow_body_above_the_rate_is_awaited(connection: Connection) -> None:

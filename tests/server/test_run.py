@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,32 @@ def is_ready(port: str) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_connections_leave_files_to_the_data(tmp_path: Path) -> None:
+    """As many connections as the system lets a process have files: tables are made all the same."""
+    few = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200));"
+    code = f"{few} from nearql.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    port = free_port()
+    serve = ["serve", "--port", str(port), "--data-dir", str(tmp_path / "data")]
+    log, held = tmp_path / "log", list[socket.socket]()
+    with log.open("wb") as written:
+        process = subprocess.Popen([sys.executable, "-c", code, *serve], stderr=written)
+    try:
+        wait_for(lambda: is_ready(str(port)), "ready", 60)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            assert client.get("/livez").status_code == 200  # its connection stays open
+            while len(held) < 200:
+                held.append(socket.create_connection(("127.0.0.1", port), 60))
+                held[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+                if held[-1].recv(4096).startswith(b"HTTP/1.1 503"):
+                    break
+            assert 100 < len(held) < 200
+            made = client.post("/v1/sql", json={"sql": "CREATE TABLE docs (id BIGINT)"})
+            assert made.status_code == 200, made.text
+    finally:
+        for one in held:
+            one.close()
+        process.terminate()
+        process.wait(60)
+    assert "it holds 150 instead" in log.read_text()

@@ -56,6 +56,15 @@ def test_a_wrong_key_is_refused(node: Secured, key: str) -> None:
     assert refusal(node.sql("SELECT 1", key)) == (401, "invalid_token")
 
 
+@pytest.mark.parametrize("header", ["Authorization", "Cookie", "Origin"])
+def test_what_says_who_asks_comes_once(node: Secured, header: str) -> None:
+    """What stands before the node may have looked at the other one."""
+    said = bearer(ROOT_KEY)["Authorization"] if header == "Authorization" else "x"
+    twice = [(header, said), (header, said), *bearer(ROOT_KEY).items()][: 2 + (said == "x")]
+    answer = node.served.client.get("/v1/whoami", headers=twice)
+    assert refusal(answer) == (401, "invalid_token")
+
+
 def test_another_scheme_is_refused(node: Secured) -> None:
     answer = node.request("GET", "/v1/whoami", None, headers={"Authorization": "Basic eA=="})
     assert refusal(answer) == (401, "invalid_token")
@@ -363,6 +372,9 @@ def test_a_cookie_changes_nothing_without_the_word_of_the_browser(node: Secured)
         assert refusal(client.post("/v1/sql", json=body)) == (403, "cross_origin")
         foreign = client.post("/v1/sql", json=body, headers={"Origin": "http://evil.example"})
         assert refusal(foreign) == (403, "cross_origin")
+        for origin in ("null", "http://[::1", "x"):
+            strange = client.post("/v1/sql", json=body, headers={"Origin": origin})
+            assert refusal(strange) == (403, "cross_origin")
         own = client.post("/v1/sql", json=body, headers={"Origin": node.served.url})
         assert own.status_code == 200
         assert client.delete("/v1/login", headers={"Origin": node.served.url}).status_code == 200
