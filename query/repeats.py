@@ -151,12 +151,13 @@ class Repeat:
         few they are, and exact search more.
         """
         queries = vectors[0][np.newaxis] if len(vectors) == 1 else np.stack(vectors)
-        if len(vectors) > 1 and not self._shares:
-            return [view.search(self._request(queries[at : at + 1], rows))
-                    for at in range(len(vectors))]  # fmt: skip
-        found = view.search(self._request(queries, rows))
-        self._shares = not found.stats.strategy.startswith("exact")
-        return [found]
+        step = len(vectors) if self._shares else 1
+        found = [
+            view.search(self._request(queries[at : at + step], rows))
+            for at in range(0, len(vectors), step)
+        ]
+        self._shares = not found[-1].stats.strategy.startswith("exact")
+        return found
 
     def _request(self, queries: Vector, rows: RowSet | None) -> SearchRequest:
         asked = self._asked
