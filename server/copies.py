@@ -45,6 +45,7 @@ class Copies:
         self._tables: dict[str, Table] = {}
         self._failed: dict[str, Corruption] = {}
         self.on_leaving: Callable[[str], None] = _nobody  # with the uuid, before data is put away
+        self.on_entering: Callable[[], None] = _nothing  # after a table was made or opened
 
     @property
     def tables(self) -> Mapping[str, Table]:
@@ -74,6 +75,7 @@ class Copies:
         """Durably make empty shards and open them; what a crash broke off is completed."""
         table = Table.create(self._directory(definition.uuid), definition, self._context)
         self._tables[definition.uuid] = table
+        self.on_entering()
         return table
 
     def open(self, row: TableRow) -> None:
@@ -89,6 +91,7 @@ class Copies:
             for damage in table.damages():
                 report_damage(table, damage)
             self._tables[row.table.uuid] = table
+            self.on_entering()
         except Corruption as error:
             log.error("table_not_opened", table=row.table.name, reason=error.detail)
             self._failed[row.table.uuid] = error
@@ -163,6 +166,10 @@ class Copies:
 
 
 def _nobody(table_uuid: str) -> None:
+    """Nobody wants to know."""
+
+
+def _nothing() -> None:
     """Nobody wants to know."""
 
 

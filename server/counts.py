@@ -64,7 +64,7 @@ def _archive_counts(found: ArchiveStatus) -> Iterator[Count]:
     yield Count("nearql_archive_lag_seconds", text, found.behind_s, total=False)
     yield Count("nearql_archived_records", "Records shipped to the archive.", found.records)
     yield Count("nearql_archived_bytes", "Bytes shipped to the archive.", found.bytes)
-    text = "Times that the log was trimmed before it was shipped."
+    text = "Times that a log, or changes of metadata, were lost before they were shipped."
     yield Count("nearql_archive_gaps", text, found.gaps)
     text = "Rounds that the archive's repository, or a log, did not let end."
     yield Count("nearql_archive_failures", text, found.failures)
@@ -72,3 +72,5 @@ def _archive_counts(found: ArchiveStatus) -> Iterator[Count]:
     yield Count("nearql_archive_missing_nodes", text, found.elsewhere, total=False)
     text = "Shards whose archive is of another history, so that nothing more is shipped."
     yield Count("nearql_archive_stopped_shards", text, found.stopped, total=False)
+    text = "Shards whose log is not kept for the archive any more: too large, or the disk is full."
+    yield Count("nearql_archive_unkept_shards", text, found.unkept, total=False)

@@ -4,7 +4,8 @@
                                             a piece: records `first` to `last` of a shard's log
     archive/<cluster>/catalogs/<at>-<index>.json
                                             tables, views and users from this moment on
-    archive/<cluster>/nodes/<node>.json     how far a node has shipped, and until when that is all
+    archive/<cluster>/nodes/<node>.json     how far a node has shipped, and until when that is all;
+                                            of which moments it vouches that metadata is there
 
 Numbers in names are hexadecimal; times are milliseconds since 1970 by the clocks of primaries. A
 piece's name tells its last record, by epoch and `mark` (a hash of its header), and the newest time
@@ -15,15 +16,17 @@ The invariant is that nothing is in it that was not committed. Where histories p
 operator made a copy the primary that lacked something), those of the higher epoch count: `path`.
 
 `reach_of` says how far a shard's archive goes: to the time of its last record, or further, where a
-node has noted that until then there was none behind it.
+node has noted that until then there was none behind it. Metadata is known of the moments that
+somebody vouches for (`Known`), and of no others.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -71,6 +74,26 @@ class Reached:
     epoch: int
     mark: str
     until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Every change of metadata from since_ms to until_ms is here. since_version, version: those of
+    metadata at both ends, or a moment later: equal ones tell that nothing came between.
+    """
+
+    since_ms: int
+    until_ms: int
+    since_version: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What a node's file says: of shards, each named by `shard_key`, and of metadata."""
+
+    shards: Mapping[str, Reached] = field(default_factory=dict)
+    known: tuple[Known, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +159,16 @@ class Archive:
         head = hashlib.sha256(data).hexdigest().encode() + b"\n"
         self.repository.store.put(name, [head, data])
 
-    def put_reached(self, node: str, at_ms: int, shards: Mapping[str, Reached]) -> None:
+    def put_reached(
+        self, node: str, at_ms: int, shards: Mapping[str, Reached], known: Sequence[Known] = ()
+    ) -> None:
         """What a node notes of its shards, each named by `shard_key`; before a gap, with `@<LSN>`
-        behind that.
+        behind that. known: all that it vouches for.
         """
         plain = {
             "format": FORMAT, "at": at_ms,
             "shards": {key: [r.lsn, r.epoch, r.mark, r.until_ms] for key, r in shards.items()},
+            "known": [[k.since_ms, k.until_ms, k.since_version, k.version] for k in known],
         }  # fmt: skip
         self.repository.store.put(f"{self._root}/nodes/{node}.json", [sealed(plain)])
 
@@ -186,11 +212,17 @@ class Archive:
             raise damaged(f"{where} does not fit its checksum")
         return unpack_catalog(body, where)
 
-    def reached(self) -> dict[str, list[Reached]]:
-        """What nodes have noted of shards, each named by `shard_key`."""
+    def notes(self) -> list[Noted]:
+        """What every node has noted."""
+        return [self.noted(one.name) for one in self.repository.store.list(f"{self._root}/nodes")]
+
+    def reached(self, notes: Sequence[Noted] | None = None) -> dict[str, list[Reached]]:
+        """What nodes have noted of shards, each named by `shard_key`. notes: where they are read
+        already.
+        """
         found: dict[str, list[Reached]] = {}
-        for stored in self.repository.store.list(f"{self._root}/nodes"):
-            for key, reached in self.noted(stored.name).items():
+        for noted in self.notes() if notes is None else notes:
+            for key, reached in noted.shards.items():
                 found.setdefault(key.partition("@")[0], []).append(reached)
         return found
 
@@ -199,12 +231,12 @@ class Archive:
         found = self.repository.store.list(f"{self._root}/nodes")
         return {stored.name.rpartition("/")[2].removesuffix(".json") for stored in found}
 
-    def noted_by(self, node: str) -> dict[str, Reached]:
+    def noted_by(self, node: str) -> Noted:
         """What this node noted; nothing where it never did."""
         name = f"{self._root}/nodes/{node}.json"
-        return self.noted(name) if self.repository.store.size(name) is not None else {}
+        return self.noted(name) if self.repository.store.size(name) is not None else Noted()
 
-    def noted(self, name: str) -> dict[str, Reached]:
+    def noted(self, name: str) -> Noted:
         """What one of the files of nodes says.
 
         Raises:
@@ -213,7 +245,8 @@ class Archive:
         plain = unsealed(read_all(self.repository.store, name, _SMALL), name)
         if int(plain["format"]) > FORMAT:
             raise newer_format(name, int(plain["format"]), FORMAT)
-        return {key: Reached(*values) for key, values in plain["shards"].items()}
+        shards = {key: Reached(*values) for key, values in plain["shards"].items()}
+        return Noted(shards, tuple(Known(*values) for values in plain.get("known", ())))
 
     # ---- Reading ---------------------------------------------------------------------------
 
@@ -284,31 +317,38 @@ def shard_key(table: str, shard: int) -> str:
     return f"{table}/{shard}"
 
 
-def path(pieces: Sequence[Piece], after: int) -> list[Part]:
+def path(pieces: Sequence[Piece], after: int, epoch: int = 0) -> list[Part]:
     """What to read behind this LSN, each record once, up to the end or to a gap. pieces: by their
-    first record.
+    first record. epoch: of the record at `after`.
 
-    Of pieces that overlap, a higher epoch counts from where it begins: it survived.
+    Of pieces that overlap, a higher epoch counts from where it begins: it survived. Behind it a
+    lower one is never gone on with: that is what was lost when histories parted.
     """
     parts: list[Part] = []
-    wanted, at, open_ones = after + 1, 0, list[Piece]()
+    begun: list[tuple[int, int, int]] = []  # a heap: the highest epoch first, then the longest
+    wanted, at = after + 1, 0
     while True:
         while at < len(pieces) and pieces[at].first <= wanted:
-            open_ones.append(pieces[at])
+            heapq.heappush(begun, _order(pieces, at))
             at += 1
-        open_ones = [piece for piece in open_ones if piece.last >= wanted]
-        if not open_ones:
+        while begun and -begun[0][1] < wanted:
+            heapq.heappop(begun)
+        if not begun or -begun[0][0] < epoch:
             return parts
-        best = max(open_ones, key=lambda piece: (piece.epoch, piece.last))
-        last = best.last
-        for other in pieces[at:]:
-            if other.first > best.last:
+        best = pieces[begun[0][2]]
+        last, epoch = best.last, best.epoch
+        while at < len(pieces) and pieces[at].first <= best.last:
+            if pieces[at].epoch > epoch:
+                last = pieces[at].first - 1
                 break
-            if other.epoch > best.epoch:
-                last = other.first - 1
-                break
+            heapq.heappush(begun, _order(pieces, at))
+            at += 1
         parts.append(Part(best, wanted, last))
         wanted = last + 1
+
+
+def _order(pieces: Sequence[Piece], at: int) -> tuple[int, int, int]:
+    return -pieces[at].epoch, -pieces[at].last, at
 
 
 def reach_of(parts: Sequence[Part], base: Reached | None, noted: Sequence[Reached]) -> int | None:
@@ -323,7 +363,7 @@ def reach_of(parts: Sequence[Part], base: Reached | None, noted: Sequence[Reache
         times += [n.until_ms for n in noted if (n.lsn, n.mark) == (tip.last, tip.mark)]
     elif base is not None:
         times.append(base.until_ms)
-        times += [n.until_ms for n in noted if n.lsn == base.lsn]
+        times += [n.until_ms for n in noted if (n.lsn, n.epoch) == (base.lsn, base.epoch)]
     else:
         times += [n.until_ms for n in noted if n.lsn == 0]
     return max(times, default=None)

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,8 +22,8 @@ from nearql.cluster.metadata.state import Metadata, TableRow
 from nearql.cluster.replication.transfer.pace import Pace
 from nearql.engine.errors import NearQLError, NotFound
 from nearql.engine.table import Table
-from nearql.server.backup.archive import Archive, Reached, shard_key
-from nearql.server.backup.catalog import Catalog, catalog_of
+from nearql.server.backup.archive import Archive, Reached
+from nearql.server.backup.catalogs import CatalogShipper
 from nearql.server.backup.places import repository_for
 from nearql.server.backup.repository import Repository, not_a_repository
 from nearql.server.backup.shipping import GivenUp, Shipper, is_of_the_repository, now_ms
@@ -35,10 +34,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("nearql.backup")
 
-FINISH_S = 5.0  # for what is left of a table that is dropped
+_HUNG = "The repository does not answer; what was not shipped is left behind."
 ABSENT_MS = 60_000  # that a node which lives may have nothing in the archive
-CLOSE_S = 10.0  # for what is left when the node ends
-_CHANGES = 256  # of metadata that are remembered until somebody ships them
+SHRINK_S = 3600.0  # between two looks for notes that nobody needs any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +52,7 @@ class ArchiveStatus:
     failures: int = 0
     stopped: int = 0
     elsewhere: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    at_ms: int
-    state: Metadata
+    unkept: int = 0
 
 
 class Archiver:
@@ -73,10 +66,11 @@ class Archiver:
         self._shippers: dict[int, tuple[Table, list[Shipper]]] = {}  # by identity of the table
         self._working = threading.Lock()  # one round at a time
         self._closed, self._wake = threading.Event(), threading.Event()
+        self._until = 0.0  # of the last round
         self._thread = threading.Thread(target=self._run, name="archiver", daemon=True)
-        self._changes: deque[_Change] = deque(maxlen=_CHANGES)
+        self._catalogs = CatalogShipper(node)
+        self._known_until = self._shrunk_at = 0.0
         self._seen: Metadata | None = None
-        self._catalog: Catalog | None = None  # the newest that is in the archive
         self._archive: Archive | None = None
         self._noted: dict[str, Reached] = {}
         self._gaps: dict[int, int] = {}  # by identity of the shipper: as many are noted
@@ -86,37 +80,59 @@ class Archiver:
         self._told = ""  # the last reason for waiting that was logged
         self._failures = 0
         self._gone = [0, 0, 0]  # records, bytes, gaps of shards that are closed
+        self._looking = threading.Lock()  # around `_shippers`
+        self._unkept: set[int] = set()  # by identity: shippers whose log is not kept any more
 
     # ---- Life ------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin, where the configuration says so."""
         if self._on:
-            self._saw(self._node.metadata.state)
             self._node.metadata.watch(self._saw)
+            self._saw(self._node.metadata.state)
             self._node.copies.on_leaving = self.finish
+            self._look_for_tables()  # their logs are kept from now on
+            self._node.copies.on_entering = self._look_for_tables
             self._thread.start()
 
     def close(self) -> None:
-        """Ship what is left, for some seconds at most, and end."""
+        """Ship what is left, for `backup.archive_wait_ms` at most, and end. A repository that never
+        answers keeps the thread: it is left alone, and ends with the process.
+        """
+        self._until = time.monotonic() + self._wait_s
         self._closed.set()
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(self._wait_s)
+            if self._thread.is_alive():
+                log.error("archive_left", reason=_HUNG, behind=self.status().behind)
+
+    @property
+    def _wait_s(self) -> float:
+        return self._node.config.backup.archive_wait_ms / 1000
 
     def round_soon(self) -> None:
         """Don't wait for the next round's time."""
         self._wake.set()
 
     def finish_round(self) -> None:
-        """Do a round now, in this thread, with its failure told as ever."""
+        """Do a round now, with its failure told as ever; wait for it as long as one may."""
         if self._on:
-            self._try(self._closed.is_set)
+            until = time.monotonic() + self._wait_s
+            self._within(lambda: self._try(lambda: time.monotonic() > until))
+
+    def _within(self, work: Callable[[], None]) -> bool:
+        """Do it in a thread of its own, for `backup.archive_wait_ms` at most; whether it ended."""
+        thread = threading.Thread(target=work, name="archiver-once", daemon=True)
+        thread.start()
+        thread.join(self._wait_s)
+        return not thread.is_alive()
 
     @property
     def patience_s(self) -> float:
         """How long it takes at most until what is written now is shipped, if nothing fails."""
-        return 5.0 + 2 * self._node.config.backup.archive_interval_ms / 1000 if self._on else 0.0
+        interval_s = self._node.config.backup.archive_interval_ms / 1000
+        return min(5.0, self._wait_s) + 2 * interval_s if self._on else 0.0
 
     def _run(self) -> None:
         interval_s = self._node.config.backup.archive_interval_ms / 1000
@@ -124,20 +140,22 @@ class Archiver:
             self._try(self._closed.is_set)
             self._wake.wait(interval_s)
             self._wake.clear()
-        until = time.monotonic() + CLOSE_S
-        self._try(lambda: time.monotonic() > until)
+        self._try(lambda: time.monotonic() > self._until)
 
     def _try(self, given_up: GivenUp) -> None:
-        """A round whose failure is told."""
+        """A round whose failure is told; none where another one takes too long."""
+        if not self._working.acquire(timeout=self._wait_s):
+            return
         try:
-            with self._working:
-                self._round(given_up)
+            self._round(given_up)
             self._told = ""
         except NearQLError as error:
             self._failed(error)
         except Exception:  # a fault of ours must not end archiving for good
             self._failures += 1
             log.exception("archive_broke")
+        finally:
+            self._working.release()
 
     def _failed(self, error: NearQLError) -> None:
         self._failures += 1
@@ -147,26 +165,34 @@ class Archiver:
 
     def finish(self, table_uuid: str) -> None:
         """A table's data here is about to be closed for good: ship what is left of it, if that can
-        be done soon.
+        be done soon; else what is lost is counted, and told.
         """
         mine = self._ordered(table_uuid)
         if not mine:
             return
-        if not self._working.acquire(timeout=FINISH_S):
-            reason = "A round took too long: the end of a dropped table's log was not shipped."
-            log.warning("archive_waits", reason=reason, table=table_uuid)
+        self._look_for_tables()
+        ending = [one for one in self._of(table_uuid) if one.number in mine]
+        if not self._within(lambda: self._finish(ending)):
+            log.warning("archive_waits", reason=_HUNG, table=table_uuid)
+        for shipper in ending:
+            shipper.lose()
+
+    def _finish(self, ending: list[Shipper]) -> None:
+        until = time.monotonic() + self._wait_s
+        if not self._working.acquire(timeout=self._wait_s):
             return
         try:
-            until, archive = time.monotonic() + FINISH_S, self._opened()
-            self._look_for_tables()
-            for shipper in self._of(table_uuid):
-                if shipper.number in mine:
-                    shipper.finish(archive, lambda: time.monotonic() > until)
-                    if (reached := shipper.reached) is not None:
-                        self._noted[shipper.key] = reached
+            archive = self._opened()
+            for shipper in ending:
+                shipper.finish(archive, lambda: time.monotonic() > until)
+                if (reached := shipper.reached) is not None:
+                    self._noted[shipper.key] = reached
             self._put_noted(archive)
         except NearQLError as error:
             self._failed(error)
+        except Exception:  # as in a round
+            self._failures += 1
+            log.exception("archive_broke")
         finally:
             self._working.release()
 
@@ -179,7 +205,7 @@ class Archiver:
             and table_uuid not in self._node.metadata.state.tables
         ):
             row = seen.tables.get(table_uuid)
-            return self._mine(row) if row is not None else set()
+            return self._mine(row) if row is not None and not row.restoring else set()
         return found or set()
 
     def _mine(self, row: TableRow) -> set[int]:
@@ -189,6 +215,8 @@ class Archiver:
     # ---- A round ---------------------------------------------------------------------------
 
     def _round(self, given_up: GivenUp) -> None:
+        self._look_for_tables()  # before anything can fail: their logs are kept from now on
+        self._catalogs.confirm()
         archive = self._opened()
         try:
             self._ship_all(archive, given_up)
@@ -196,8 +224,7 @@ class Archiver:
             self._check_place(archive)
 
     def _ship_all(self, archive: Archive, given_up: GivenUp) -> None:
-        self._ship_catalogs(archive)
-        self._look_for_tables()
+        self._catalogs.ship(archive)
         failed: NearQLError | None = None
         for shipper in self._all():
             if given_up():
@@ -209,6 +236,8 @@ class Archiver:
                     raise
                 failed = error  # of this shard; the others go on
             self._note(shipper)
+            if shipper.leads and not shipper.behind:
+                self._unkept.discard(id(shipper))
         self._put_noted(archive)
         self._learn(archive)
         if failed is not None:
@@ -220,13 +249,9 @@ class Archiver:
             repository = repository_for("", self._node.config.backup)
             archive = Archive(repository, self._node.metadata.state.cluster_id)
             noted = archive.noted_by(self._node.node_id)
-            kept = {shard_key(*one) for one in archive.all_pieces()} if noted else set[str]()
-            self._noted = {
-                key: reached for key, reached in noted.items() if key.partition("@")[0] in kept
-            }
-            newest = archive.catalogs()[-1:]
-            self._catalog = archive.catalog(newest[0]) if newest else None
-            self._archive = archive
+            self._noted = {**noted.shards, **self._noted}
+            self._catalogs.begin(noted.known)
+            self._archive, self._shrunk_at = archive, -SHRINK_S
         self._check_place(self._archive)
         return self._archive
 
@@ -242,26 +267,28 @@ class Archiver:
             if Repository.open(repository.store).id != repository.id:
                 raise not_a_repository(repository.location)
         except NotFound:
-            self._catalog = None
+            self._catalogs.look_again()
             for shipper in self._all():
                 shipper.forget()
             raise
 
     def _look_for_tables(self) -> None:
         """Shippers for every table that is open here; those of others go."""
-        tables = list(self._node.copies.tables.values())
-        self._pins.keep(tables)
-        living = {id(table) for table in tables}
-        for key in [key for key in self._shippers if key not in living]:
-            _, shippers = self._shippers.pop(key)
-            for shipper in shippers:
-                self._gaps.pop(id(shipper), None)
-                self._gone[0] += shipper.records
-                self._gone[1] += shipper.bytes
-                self._gone[2] += shipper.gaps
-        for table in tables:
-            if id(table) not in self._shippers:
-                self._shippers[id(table)] = table, list(self._made(table))
+        with self._looking:
+            tables = list(self._node.copies.tables.values())
+            self._pins.keep(tables)
+            living = {id(table) for table in tables}
+            for key in [key for key in self._shippers if key not in living]:
+                _, shippers = self._shippers.pop(key)
+                for shipper in shippers:
+                    self._gaps.pop(id(shipper), None)
+                    self._unkept.discard(id(shipper))
+                    self._gone[0] += shipper.records
+                    self._gone[1] += shipper.bytes
+                    self._gone[2] += shipper.gaps
+            for table in tables:
+                if id(table) not in self._shippers:
+                    self._shippers[id(table)] = table, list(self._made(table))
 
     def _made(self, table: Table) -> Iterator[Shipper]:
         limit = self._node.config.backup.archive_keep
@@ -278,9 +305,24 @@ class Archiver:
     def _keeps(self, shipper: Shipper, limit: int) -> int | None:
         """Writes come first: a full disk keeps no log for the archive."""
         context, directory = self._node.context, self._node.config.node.data_dir.absolute()
+        reason = ""
         if context.fs.free_bytes(directory) < 2 * context.settings.disk_reserve_bytes:
-            return None
-        return shipper.keeps(limit)
+            reason = "the disk is nearly full"
+        elif shipper.log_bytes > limit:
+            reason = f"the log has more than backup.archive_keep, {limit} bytes"
+        wanted = shipper.keeps()
+        if reason and wanted is not None and wanted <= shipper.written:
+            self._give_up(shipper, reason)
+        return None if reason else wanted
+
+    def _give_up(self, shipper: Shipper, reason: str) -> None:
+        """A gap is made now, and is counted when shipping goes on; it is told at once."""
+        if id(shipper) not in self._unkept:
+            self._unkept.add(id(shipper))
+            log.error(
+                "archive_gives_up", table=shipper.table, shard=shipper.number, reason=reason,
+                after_lsn=max(0, shipper.lsn),
+            )  # fmt: skip
 
     def _all(self) -> list[Shipper]:
         return [shipper for _, shippers in list(self._shippers.values()) for shipper in shippers]
@@ -301,8 +343,24 @@ class Archiver:
             self._noted[shipper.key] = reached
 
     def _put_noted(self, archive: Archive) -> None:
-        if self._noted or self._node.member is not None:
-            archive.put_reached(self._node.node_id, now_ms(), self._noted)
+        self._shrink(archive)
+        known = self._catalogs.known
+        if self._noted or known or self._node.member is not None:
+            archive.put_reached(self._node.node_id, now_ms(), self._noted, known)
+            self._known_until = max((one.until_ms for one in known), default=0)
+
+    def _shrink(self, archive: Archive) -> None:
+        """Now and then, forget notes that are older than what the archive still reaches."""
+        if time.monotonic() - self._shrunk_at < SHRINK_S:
+            return
+        living, oldest = self._node.metadata.state.tables, archive.catalogs()[:1]
+        since_ms = oldest[0].at_ms if oldest else 0
+        self._noted = {
+            key: reached for key, reached in self._noted.items()
+            if key.partition("/")[0] in living or reached.until_ms >= since_ms
+        }  # fmt: skip
+        self._catalogs.shrink(since_ms)
+        self._shrunk_at = time.monotonic()
 
     def _look_for_nodes(self, archive: Archive) -> None:
         """Every node that lives must write its notes here, too: else it archives elsewhere, or not
@@ -338,30 +396,10 @@ class Archiver:
         seen, self._seen = self._seen, state
         if seen is not None:
             for uuid, row in seen.tables.items():
-                if uuid not in state.tables and (mine := self._mine(row)):
+                if uuid not in state.tables and not row.restoring and (mine := self._mine(row)):
                     self._dropped[uuid] = mine
-            if seen.version == state.version and seen.access.users == state.access.users:
-                return
-        self._changes.append(_Change(now_ms(), state))
-        self._wake.set()
-
-    def _ship_catalogs(self, archive: Archive) -> None:
-        """Every state that differs from the one before it, in what a backup keeps of it."""
-        member = self._node.member
-        if member is not None and not member.cluster.leading:
-            self._catalog = None  # whoever leads ships; look again before shipping here
-            return
-        shipped = -1
-        if self._catalog is None and (newest := archive.catalogs()[-1:]):
-            self._catalog, shipped = archive.catalog(newest[0]), newest[0].index
-        while self._changes:
-            change = self._changes[0]
-            found = catalog_of(change.state)
-            is_news = self._catalog is None or _plain(found) != _plain(self._catalog)
-            if is_news and change.state.applied_index > shipped:
-                archive.put_catalog(change.at_ms, change.state.applied_index, found)
-                self._catalog = found
-            self._changes.popleft()
+        if self._catalogs.saw(state):
+            self._wake.set()
 
     # ---- What it tells ---------------------------------------------------------------------
 
@@ -371,7 +409,8 @@ class Archiver:
         led = [shipper for shipper in self._all() if shipper.leads]
         shards = sum(len(table.shards) for table in tables)
         complete = self._node.member is not None or len(led) == shards
-        return complete and all((s.until_ms or 0) >= at_ms for s in led) and not self._changes
+        known = not self._catalogs.leads or self._known_until >= at_ms
+        return complete and known and all((s.until_ms or 0) >= at_ms for s in led)
 
     def status(self) -> ArchiveStatus:
         """Now."""
@@ -385,14 +424,9 @@ class Archiver:
             bytes=self._gone[1] + sum(shipper.bytes for shipper in found),
             behind=sum(shipper.behind for shipper in led),
             behind_s=max((shipper.behind_ms for shipper in led), default=0) / 1000,
-            gaps=self._gone[2] + sum(shipper.gaps for shipper in found),
+            gaps=self._gone[2] + sum(shipper.gaps for shipper in found) + self._catalogs.gaps,
             failures=self._failures,
             stopped=sum(bool(shipper.stopped) for shipper in led),
             elsewhere=len(self._elsewhere),
+            unkept=len(self._unkept),
         )
-
-
-def _plain(catalog: Catalog) -> Catalog:
-    """Without the numbers that writes take."""
-    tables = tuple(replace(table, next_number=0) for table in catalog.tables)
-    return replace(catalog, tables=tables)

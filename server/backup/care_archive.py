@@ -57,13 +57,12 @@ def _until(repository: Repository, cluster_id: str) -> int | None:
 
 def _gaps(pieces: Sequence[Piece]) -> int:
     """Places between two pieces at which records are missing."""
-    found, at = 0, pieces[0].first - 1
-    while (parts := path(pieces, at)) or any(piece.first > at + 1 for piece in pieces):
-        if parts:
-            at = parts[-1].last
-        else:
-            found += 1
-            at = min(piece.first for piece in pieces if piece.first > at + 1) - 1
+    found, at, epoch = 0, pieces[0].first - 1, 0
+    while parts := path(pieces, at, epoch):
+        at, epoch = parts[-1].last, parts[-1].piece.epoch
+        pieces = [piece for piece in pieces if piece.first > at and piece.epoch >= epoch]
+        if pieces and pieces[0].first > at + 1:
+            found, at = found + 1, pieces[0].first - 1
     return found
 
 
@@ -106,13 +105,27 @@ def superfluous(
         first = max(0, sum(one.at_ms <= oldest.cut_ms for one in catalogs) - 1)
         yield from ((one.name, 0) for one in catalogs[:first])
         known = {t.table.uuid for one in catalogs[first:] for t in archive.catalog(one).tables}
-        backed = {t.uuid: t.shards for t in oldest.tables}
+        backed = {t.uuid for t in oldest.tables}
         for (table, number), pieces in archive.all_pieces().items():
-            shards = {shard.number: shard.lsn for shard in backed.get(table, ())}
             if table in known or table in backed:
-                lsn, newest = shards.get(number, 0), max(piece.last for piece in pieces)
+                lsn = _needed_from(table, number, mine) if table in backed else 0
+                newest = max(piece.last for piece in pieces)
                 doomed = [p for p in pieces if p.last <= lsn and p.last < newest]
             else:
                 young = any(p.newest_ms > oldest.cut_ms - _MARGIN_MS for p in pieces)
                 doomed = [] if young else pieces
             yield from ((piece.name, piece.size) for piece in doomed)
+
+
+def _needed_from(table: str, number: int, backups: Sequence[BackupManifest]) -> int:
+    """The lowest LSN at which one of these has the shard: where histories parted between them, a
+    later backup may have a lower one.
+    """
+    return min(
+        shard.lsn
+        for backup in backups
+        for one in backup.tables
+        if one.uuid == table
+        for shard in one.shards
+        if shard.number == number
+    )

@@ -3,9 +3,8 @@
     newest backup of the cluster before it -> the archive behind it, up to the moment, by shard
     metadata as it was then                -> which tables there were, under which names
 
-A table that was made after the backup begins with its first record. One that was made while nobody
-archived metadata is found by its records. Which columns rows had is told by the log itself: the
-change of a schema is a record among the rows.
+A table that was made after the backup begins with its first record. Which columns rows had is told
+by the log itself: the change of a schema is a record among the rows.
 
 Everything is looked up, by names of objects alone, before anything is read or made: an archive that
 has a gap, or ends before, is refused by name.
@@ -22,6 +21,7 @@ from nearql.engine.schema import IndexDef, TableDef
 from nearql.server.backup.archive import (
     Archive,
     CatalogAt,
+    Known,
     Part,
     Reached,
     clusters,
@@ -33,6 +33,8 @@ from nearql.server.backup.catalog import Catalog, CatalogTable, unpack_catalog
 from nearql.server.backup.manifest import BackupManifest, ShardBackup
 from nearql.server.backup.rebuild import Stop
 from nearql.server.backup.repository import Repository
+
+_LAST_MS = 253_370_764_800_000  # the year 9999: in any zone it can be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,9 @@ class Finder:
         wanted = self._named.cluster_id if self._named else self._cluster(own_cluster, cluster)
         self._archive = Archive(repository, wanted)
         self._pieces = self._archive.all_pieces()
-        self._noted = self._archive.reached()
+        notes = self._archive.notes()
+        self._noted = self._archive.reached(notes)
+        self._known = _joined([one for noted in notes for one in noted.known])
         self._catalogs = self._archive.catalogs()
 
     def _cluster(self, own: str, wanted: str) -> str:
@@ -165,6 +169,8 @@ class Finder:
         base = self._base(at_ms)
         history = self._history(base)
         catalog = self._catalog_at(history, at_ms)
+        if base is None or base.cut_ms != at_ms:
+            self._check_known(at_ms)
         chosen = catalog.chosen(
             tables, f"At {moment_text(at_ms)} there was no table {{name}}; there were: {{known}}."
         )
@@ -176,7 +182,7 @@ class Finder:
         if not self._catalogs:
             raise _no_metadata(self._repository)
         newest = self._archive.catalog(self._catalogs[-1])
-        now = self._catalogs[-1].at_ms
+        now = max((until for _, until in self._known), default=self._catalogs[-1].at_ms)
         base = self._base(None)
         reaches = []
         for table in newest.chosen(
@@ -185,7 +191,7 @@ class Finder:
             for number in range(table.table.shards):
                 source = self._source(table.table, number, base, None)
                 reaches.append(self._reach(table.table, source, base) or now)
-        return min(reaches, default=now)
+        return min([now, *reaches])
 
     def _base(self, at_ms: int | None) -> BackupManifest | None:
         """The newest backup of this cluster up to a moment; the one that was named."""
@@ -223,39 +229,37 @@ class Finder:
         return self._catalogs[max(0, before - 1) :]
 
     def _catalog_at(self, history: History, at_ms: int) -> Catalog:
-        """As it was; with tables that only later states know, but whose records say that they were
-        there.
-        """
+        """As it was."""
         past = [catalog for since, catalog in history.catalogs if since <= at_ms]
-        later = [catalog for since, catalog in history.catalogs if since > at_ms]
         if not past:
             raise NotFound(
                 f"The archive begins at {moment_text(history.catalogs[0][0])}; nothing is known of "
                 f"{moment_text(at_ms)}. Choose a later moment.",
                 code="archive_gap", sqlstate="58P01",
             )  # fmt: skip
-        found = {table.table.uuid: table for table in past[-1].tables}
-        gone = {t.table.uuid for catalog in past for t in catalog.tables} - found.keys()
-        names = {table.table.name.lower() for table in found.values()}
-        for catalog in later:
-            for table in catalog.tables:
-                uuid, name = table.table.uuid, table.table.name.lower()
-                is_new = uuid not in found and uuid not in gone and name not in names
-                if is_new and self._was_there(table.table, at_ms):
-                    found[uuid] = table
-                    names.add(name)
-        return replace(past[-1], tables=tuple(found.values()))
+        return past[-1]
 
-    def _was_there(self, table: TableDef, at_ms: int) -> bool:
-        """Whether something was written into it before, as far as names tell."""
-        for number in range(table.shards):
-            for piece in self._pieces.get((table.uuid, number), [])[:1]:
-                if piece.newest_ms <= at_ms:
-                    return True
-                _, records = self._archive.read(piece)
-                if records[0].header.timestamp_ms <= at_ms:
-                    return True
-        return False
+    def _check_known(self, at_ms: int) -> None:
+        """Refuse a moment that nobody vouches for: which tables there were is not known."""
+        if any(since <= at_ms <= until for since, until in self._known):
+            return
+        before = max((until for _, until in self._known if until < at_ms), default=None)
+        after = min((since for since, _ in self._known if since > at_ms), default=None)
+        if after is None:
+            until = f" at {moment_text(before)}" if before is not None else " before that"
+            raise NotFound(
+                f"The archive of metadata ends{until}: tables that were made since are not known. "
+                "Restore to a moment up to that, or to `latest`; nodes that run may ship more "
+                "soon.",
+                code="archive_ends", sqlstate="58P01",
+            )  # fmt: skip
+        told = f"between {moment_text(before)} and" if before is not None else "before"
+        raise NotFound(
+            f"The archive lacks what became of metadata {told} {moment_text(after)}: no node that "
+            "led it could ship it. Which tables there were then is not known. Restore to another "
+            "moment, to the instant of a backup, or one table to an LSN.",
+            code="archive_gap", sqlstate="58P01",
+        )  # fmt: skip
 
     # ---- By LSN ----------------------------------------------------------------------------
 
@@ -321,7 +325,7 @@ class Finder:
             shards = next((t.shards for t in base.tables if t.uuid == table.uuid), ())
             backed = next((shard for shard in shards if shard.number == number), None)
         pieces = self._pieces.get((table.uuid, number), [])
-        parts = path(pieces, backed.lsn if backed else 0)
+        parts = path(pieces, backed.lsn if backed else 0, backed.epoch if backed else 0)
         return ShardSource(number, backed, tuple(_up_to(parts, stop)))
 
     def _reach(
@@ -369,6 +373,17 @@ class Finder:
         )  # fmt: skip
 
 
+def _joined(known: Sequence[Known]) -> list[tuple[int, int]]:
+    """Stretches of time, none of which touches another, the oldest first."""
+    found: list[tuple[int, int]] = []
+    for one in sorted(known, key=lambda one: one.since_ms):
+        if found and one.since_ms <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], one.until_ms)
+        else:
+            found.append((one.since_ms, one.until_ms))
+    return found
+
+
 def _up_to(parts: Sequence[Part], stop: Stop | None) -> Iterator[Part]:
     """What must be read to see that the stop is there."""
     for part in parts:
@@ -412,7 +427,7 @@ def _time_of(backup_id: str) -> int:
 
 def moment_text(at_ms: int) -> str:
     """For people, and for --to-time."""
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -424,10 +439,13 @@ def milliseconds(text: str) -> int:
     """
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise InvalidValue(f"{text[:80]!r} is no time such as 2026-11-23T10:30:00Z.") from None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    found = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    if not 0 <= found < _LAST_MS:
+        raise InvalidValue(f"{text[:80]!r} is no time between the years 1970 and 9998.")
+    return found
 
 
 def lsns(text: str) -> tuple[int, ...]:

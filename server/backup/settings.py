@@ -45,3 +45,9 @@ class BackupSection:
     archive_rate: int = _key(
         0, "Bytes a second that a node ships to the archive at most; 0 = no limit.", size=True
     )
+    archive_wait_ms: int = _key(
+        10_000,
+        "How long a DROP, or a node that ends, waits for what is not in the archive yet; beyond "
+        "that it goes on, and what is lost is counted.",
+        low=0,
+    )

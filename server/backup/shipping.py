@@ -90,13 +90,21 @@ class Shipper:
         """How old the newest moment is that the archive reaches."""
         return max(0, now_ms() - (self.until_ms or self._since_ms))
 
-    def keeps(self, limit_bytes: int) -> int | None:
-        """The first LSN that the log is needed from; None where it may go: nothing is known, or the
-        log is larger than `limit_bytes`, since whatever is archived elsewhere is away for long.
+    @property
+    def log_bytes(self) -> int:
+        """Of the log here."""
+        return self._shard.wal.size_bytes
+
+    @property
+    def written(self) -> int:
+        """The last LSN of the log here."""
+        return self._shard.wal.last_lsn
+
+    def keeps(self) -> int | None:
+        """The first LSN that the log is needed from: all of it as long as nobody knows what the
+        archive holds; None where nothing more is shipped.
         """
-        if self.lsn < 0 or self.stopped or self._shard.wal.size_bytes > limit_bytes:
-            return None
-        return self.lsn + 1
+        return None if self.stopped else max(0, self.lsn) + 1
 
     def learn(self, reached: Reached) -> None:
         """Another node has shipped so much: this one may need to go on from there."""
@@ -141,6 +149,15 @@ class Shipper:
         self._ship(archive, given_up)
         if self.lsn >= self.committed:
             self._reach(at_ms)
+
+    def lose(self) -> None:
+        """The log goes now, for good: what is not shipped of it is a gap."""
+        if self.behind and not self.stopped:
+            self.gaps += 1
+            log.error(
+                "archive_gap", table=self.table, shard=self.number, after_lsn=max(0, self.lsn),
+                next_lsn=None,
+            )  # fmt: skip
 
     def _reach(self, at_ms: int) -> None:
         self.until_ms = max(self.until_ms or 0, at_ms)
@@ -213,7 +230,19 @@ class Shipper:
         self._begin_at(first)
 
     def _begin_at(self, first: int) -> None:
-        self.lsn, self._epoch, self._mark, self.until_ms = first - 1, 0, "", None
+        self.lsn, self._epoch, self._mark, self.until_ms = (
+            first - 1,
+            self._epoch_at(first),
+            "",
+            None,
+        )
+
+    def _epoch_at(self, first: int) -> int:
+        """Of the record before this one; 0 where that is not known."""
+        if self._copy is not None:
+            end = self._copy.end_at(first - 1)
+            return end.epoch if end is not None else 0
+        return self._shard.view_now().epoch if self._shard.wal.last_lsn == first - 1 else 0
 
     def _first_lsn(self) -> int:
         return self._shard.wal.first_lsn if self._copy is None else self._copy.first_lsn

@@ -36,7 +36,7 @@ def test_of_two_that_overlap_each_record_is_read_once() -> None:
 def test_a_later_epoch_counts_from_where_it_begins() -> None:
     lost = [piece(1, 5, 1), piece(6, 9, 1), piece(8, 8, 2), piece(9, 20, 2)]
     assert spans(lost) == [(1, 1, 5), (1, 6, 7), (2, 8, 8), (2, 9, 20)]
-    assert spans([piece(1, 9, 1), piece(1, 4, 3)]) == [(3, 1, 4), (1, 5, 9)]
+    assert spans([piece(1, 9, 1), piece(1, 4, 3)]) == [(3, 1, 4)]
 
 
 @given(
@@ -49,14 +49,16 @@ def test_what_is_read_is_dense_and_ends_where_nothing_goes_on(
     pieces = [piece(first, first + more, epoch) for first, more, epoch in given_pieces]
     pieces.sort(key=lambda one: (one.first, one.last))
     parts = path(pieces, after)
-    wanted = after + 1
+    wanted, epoch = after + 1, 0
     for part in parts:
         assert part.first == wanted
+        assert part.piece.epoch >= epoch
+        epoch = part.piece.epoch
         assert part.piece.first <= part.first <= part.last <= part.piece.last
         better = [p for p in pieces if p.first <= wanted <= p.last and p.epoch > part.piece.epoch]
         assert not better
         wanted = part.last + 1
-    assert not any(one.first <= wanted <= one.last for one in pieces)
+    assert not any(one.first <= wanted <= one.last and one.epoch >= epoch for one in pieces)
 
 
 def test_a_note_counts_at_the_end_that_it_names_alone() -> None:
@@ -66,6 +68,7 @@ def test_a_note_counts_at_the_end_that_it_names_alone() -> None:
     assert reach_of(parts, None, [there, Reached(3, 1, "x", 99_000)]) == 8_999
     assert reach_of(parts, None, [there, here]) == 50_000
     base = Reached(7, 1, "", 7_000)
+    assert reach_of([], base, [Reached(7, 2, "m", 8_000)]) == 7_000  # of another history
     assert reach_of([], base, [Reached(7, 1, "m", 8_000), Reached(8, 1, "m", 9_000)]) == 8_000
     assert reach_of([], base, []) == 7_000
     assert reach_of([], None, []) is None

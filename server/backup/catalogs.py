@@ -1,0 +1,230 @@
+"""Metadata on its way into the archive: what it is, and of which moments that is known.
+
+Every node watches metadata change; whoever leads it ships the changes, and vouches: of all moments
+from `since_ms` to `until_ms` the archive has every change (`archive.Known`). A restore goes to no
+moment that nobody vouches for: it would lack tables, and not know.
+
+    confirm   the clock, then a barrier: all that was committed before that clock is here
+    ship      what is here and not in the archive
+    vouch     up to that clock
+
+The times of changes are right only where they were applied as they were committed: by the leader,
+in a reign whose beginning a barrier has confirmed. A follower may hear of them late. So what nobody
+vouches for is the time between two reigns, unless metadata has one version at the end of the first
+and at the beginning of the second: then nothing came between. A leader that the repository is away
+for keeps its changes, and ships them with their times when it can, also when it leads no more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from nearql.cluster.metadata.state import Metadata
+from nearql.engine.errors import NearQLError
+from nearql.server.backup.archive import Archive, Known
+from nearql.server.backup.catalog import Catalog, catalog_of
+from nearql.server.backup.shipping import now_ms
+
+if TYPE_CHECKING:
+    from nearql.server.node import Node
+
+log = structlog.get_logger("nearql.backup")
+
+CHANGES = 1024  # that are remembered until somebody ships them
+_BARRIER_MS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """reign: in which this node led when it applied it; None = it may have been late."""
+
+    at_ms: int
+    state: Metadata
+    reign: int | None
+
+
+class CatalogShipper:
+    """Of one node. `saw` is called by whoever applies metadata, all else by one thread.
+
+    known: what this node has noted in the archive. gaps: how often a time was lost.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._changes: deque[_Change] = deque()
+        self._seen: Metadata | None = None
+        self._newest: Catalog | None = None  # that is in the archive, as far as known
+        self._reign: int | None = None
+        self._reigns: list[Known] = []  # not all noted yet; the last one may go on
+        self.known: list[Known] = []
+        self.gaps = 0
+        self._index = -1  # of `_newest`
+        self._joined: dict[int, int] = {}  # beginning of a reign -> since when it is known
+        self._lock = threading.Lock()  # around the queue of changes
+
+    # ---- Watching --------------------------------------------------------------------------
+
+    def saw(self, state: Metadata) -> bool:
+        """A new state; whether it has anything new for the archive. It must be quick."""
+        seen = self._seen
+        if seen is not None and state.applied_index <= seen.applied_index:
+            return False
+        self._seen = state
+        if seen is not None and _same(seen, state):
+            return False
+        with self._lock:
+            self._changes.append(_Change(now_ms(), state, self._leads()))
+            if len(self._changes) > CHANGES:
+                self._forget(self._changes.popleft())
+        return True
+
+    def _forget(self, change: _Change) -> None:
+        """There are too many: nobody can vouch any more for what a leader has not shipped."""
+        if change.reign is not None:
+            self._reign = None
+            self._reigns = []
+
+    def _leads(self) -> int | None:
+        """The reign, where this node leads in the one that is known to have begun."""
+        return self._reign if self._reign is not None and self._reign == self._term() else None
+
+    def _term(self) -> int | None:
+        """In which this node leads, None where it does not."""
+        member = self._node.member
+        if member is None:
+            return 0
+        return member.cluster.term if member.cluster.leading else None
+
+    @property
+    def leads(self) -> bool:
+        """Whether shipping metadata is this node's work now."""
+        return self._term() is not None
+
+    # ---- Confirming ------------------------------------------------------------------------
+
+    def confirm(self) -> None:
+        """See how far metadata is known here now. Needs no repository."""
+        term = self._term()
+        if term is None:
+            self._reign = None
+            return
+        begins = self._reign != term or not self._reigns
+        self._reign, at_ms = term, now_ms()
+        try:
+            self._node.metadata.barrier(timeout_ms=_BARRIER_MS)
+        except NearQLError:  # it leads no more, or has lost the others: tried again next time
+            self._reign = None if begins else self._reign
+            return
+        seen = self._seen
+        if seen is None or seen.applied_index < self._node.metadata.state.applied_index:
+            self._reign = None if begins else self._reign
+            return
+        if self._reign != self._term():
+            return
+        if begins:
+            since = now_ms()  # nothing is known to end before that: see the next time
+            self._reigns.append(Known(since, since - 1, seen.version, seen.version))
+        else:
+            self._reigns[-1] = replace(
+                self._reigns[-1],
+                until_ms=max(at_ms - 1, self._reigns[-1].until_ms), version=seen.version,
+            )  # fmt: skip
+
+    # ---- Shipping --------------------------------------------------------------------------
+
+    def begin(self, known: Sequence[Known]) -> None:
+        """The archive is looked into for the first time. known: what this node noted."""
+        self.known = list(known)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """What the archive holds may be another than was thought."""
+        self._newest = None
+
+    def shrink(self, oldest_ms: int) -> None:
+        """Forget what ended before this: no restore goes there any more."""
+        self.known = [one for one in self.known if one.until_ms >= oldest_ms]
+
+    def ship(self, archive: Archive) -> None:
+        """Every state that differs from the one before it, in what a backup keeps of it; then
+        vouch, which is to be noted.
+        """
+        leads = self._leads() is not None
+        if not leads and not self._reigns:
+            self.look_again()  # whoever leads ships; look again before shipping here
+            return
+        reigns = [*self._reigns]
+        if self._newest is None:
+            newest = archive.catalogs()[-1:]
+            self._index = newest[0].index if newest else -1
+            self._newest = archive.catalog(newest[0]) if newest else None
+        while (change := self._next(leads)) is not None:
+            self._ship(archive, change)
+            with self._lock:
+                if self._changes and self._changes[0] is change:
+                    self._changes.popleft()
+        for reign in reigns:
+            self._vouch(archive, reign)
+        self._reigns = [one for one in self._reigns if one.since_ms == reigns[-1].since_ms]
+        if not leads:
+            self._reigns = []
+
+    def _next(self, leads: bool) -> _Change | None:
+        """To be shipped: who leads ships all, who did what it knows of its reigns."""
+        with self._lock:
+            wanted = leads or any(change.reign is not None for change in self._changes)
+            return self._changes[0] if wanted and self._changes else None
+
+    def _ship(self, archive: Archive, change: _Change) -> None:
+        index, found = change.state.applied_index, catalog_of(change.state)
+        is_news = self._newest is None or _plain(found) != _plain(self._newest)
+        if index > self._index:
+            if is_news:
+                archive.put_catalog(change.at_ms, index, found)
+            self._newest, self._index = found, index
+        elif change.reign is not None:  # others know it from later on only
+            archive.put_catalog(change.at_ms, index, found)
+
+    # ---- Vouching --------------------------------------------------------------------------
+
+    def _vouch(self, archive: Archive, reign: Known) -> None:
+        if reign.until_ms < reign.since_ms:
+            return
+        if reign.since_ms not in self._joined:
+            self._joined[reign.since_ms] = self._join(archive, reign)
+        since_ms = self._joined[reign.since_ms]
+        self.known = [one for one in self.known if one.since_ms != since_ms]
+        self.known.append(replace(reign, since_ms=since_ms))
+
+    def _join(self, archive: Archive, reign: Known) -> int:
+        """From when on it is known: from the end of what was known before, if nothing came between;
+        else there is a gap.
+        """
+        before = [one for noted in archive.notes() for one in noted.known]
+        last = max(
+            (one for one in [*before, *self.known] if one.since_ms < reign.since_ms),
+            key=lambda one: one.until_ms, default=None,
+        )  # fmt: skip
+        if last is None or last.until_ms >= reign.since_ms:
+            return reign.since_ms
+        if last.version == reign.since_version:
+            return last.since_ms if last in self.known else last.until_ms
+        self.gaps += 1
+        log.error("archive_catalog_gap", after_ms=last.until_ms, next_ms=reign.since_ms)
+        return reign.since_ms
+
+
+def _same(one: Metadata, other: Metadata) -> bool:
+    return one.version == other.version and one.access.users == other.access.users
+
+
+def _plain(catalog: Catalog) -> Catalog:
+    """Without the numbers that writes take."""
+    tables = tuple(replace(table, next_number=0) for table in catalog.tables)
+    return replace(catalog, tables=tables)
