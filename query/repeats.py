@@ -33,6 +33,7 @@ from nearql.query.parameters import Parameters, Vector
 from nearql.query.plan import Plan, Relation
 from nearql.query.ports import Database, TableView
 from nearql.query.positions import shards_of
+from nearql.query.replicas import Reads
 from nearql.query.result import Found, Result
 from nearql.query.trace import Trace
 
@@ -76,6 +77,8 @@ class Repeat:
         view = run.view(step.table)
         self._view = weakref.ref(view)
         self._shards = shards_of(plan, {step.table.uuid: view})
+        self.level: str | None = run.variables.values.get("read_level")
+        self.tables = frozenset(plan.tables)  # uuids
         self._timeout_ms = run.variables.get("statement_timeout_ms")
         self._until = 0.0
         self._patience = Patience(0, self._check_time)
@@ -102,6 +105,10 @@ class Repeat:
             return None
         run.filter(step, access.filter)
         return Repeat(run, plan, version) if run.count(access.limit, access.offset) else None
+
+    def may_begin(self, reads: Sequence[Reads]) -> bool:
+        """Whether the table here is as recent as each request wants it; asked before `view`."""
+        return all(one.at_once(self.tables, self.level) for one in reads)
 
     def view(self) -> TableView | None:
         """The table's view now, if it is the one that all of this was made for.

@@ -80,6 +80,9 @@ class Reads(Protocol):
             Unavailable: not here, or not in time. Conflict: what the session saw is gone.
         """
 
+    def at_once(self, tables: Collection[str], level: str | None) -> bool:
+        """Whether `enter` would neither wait nor refuse, and rows need no confirmation."""
+
 
 class Alone:
     """One copy of everything, on this node. Implements `Replicas`."""

@@ -189,23 +189,27 @@ class Session:
         key: Hashable,
         params: Sequence[Mapping[str, Any] | Sequence[Any] | None],
         settings: Mapping[str, Any] | None,
+        reads: Sequence[Reads] = (),
     ) -> Repeated | None:
         """The answers of one known search for one or several requests, without what they share with
         those before them; None where something has changed since, or nothing is kept.
 
         Args:
             prepared: from `known_search`. key: `shared_key` with the settings. params: of each
-                request; they differ in the query vector alone.
+                request; they differ in the query vector alone. reads: in a cluster, of each
+                request: none is waited for.
 
         Raises:
             Deferred, NearQLError: not so; perhaps one of them alone is to blame.
         """
         given = [Parameters.of(one) for one in params]
         kept = prepared.repeats.get(key)
+        if kept is not None and not kept.may_begin(reads):
+            return None
         view = None if kept is None else kept.view()
         if kept is None or view is None:
             kept = self._request(params[0], settings, None).repeat(prepared)
-            view = None if kept is None else kept.view()
+            view = None if kept is None or not kept.may_begin(reads) else kept.view()
             if kept is None or view is None:
                 return None
             keep(prepared, key, kept)

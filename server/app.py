@@ -119,8 +119,8 @@ def create_app(
 
 
 def _shortcut(edge: Edge, access: AccessLayer | None) -> Shortcut | None:
-    """None where reads wait for other nodes, or each request is logged by the layers."""
-    if edge.gateway is not None or edge.config.log.requests == "all":
+    """None where each request is logged by the layers."""
+    if edge.config.log.requests == "all":
         return None
     endpoint = next(one for one in ROUTES if one.kind is Kind.SQL)
     return Shortcut(edge, endpoint, everybody if access is None else access.authenticate)

@@ -44,6 +44,11 @@ class Metrics:
         self.rows_returned = Counter(
             "nearql_rows_returned", "Rows in answers of /v1/sql.", registry=self.registry
         )
+        self.short_searches = Counter(
+            "nearql_short_searches",
+            "Searches answered from the connection, by the event loop.",
+            registry=self.registry,
+        )
         self.pending = Gauge(
             "nearql_statements_pending", "Statements running or waiting.", registry=self.registry
         )

@@ -136,6 +136,7 @@ class SessionPort(Stores, Protocol):
         key: Hashable,
         params: Sequence[Mapping[str, Any] | Sequence[Any] | None],
         settings: Mapping[str, Any] | None,
+        reads: Sequence[Reads] = (),
     ) -> Repeated | None:
         """The answers for requests like those before them; see `query.session.Session`."""
 

@@ -30,6 +30,7 @@ from nearql.query.watchdog import Stop
 from nearql.server import wire
 from nearql.server.access.principal import Principal
 from nearql.server.edge import Edge
+from nearql.server.gateway.gateway import NODES_HEADER
 from nearql.server.middleware.auth import Authenticate
 from nearql.server.middleware.context import answer_headers, request_id
 from nearql.server.request import bare_media_type, is_request_id
@@ -49,12 +50,13 @@ from nearql.server.routes.sql import (
 _UNUSUAL = frozenset({
     b"origin", b"sec-fetch-site", b"cookie", b"content-encoding", b"transfer-encoding", b"expect",
 })  # fmt: skip
+NODES_LINE = NODES_HEADER.lower().encode() + b": %b\r\n"
 Begin = Callable[[], None]
 T = TypeVar("T")
 
 
 class Shortcut:
-    """Of one application on a node alone; used by its event loop."""
+    """Of one application; used by its event loop."""
 
     def __init__(self, edge: Edge, endpoint: Endpoint, authenticate: Authenticate) -> None:
         """endpoint: that of `POST /v1/sql`, whose path and rule hold here too."""
@@ -169,8 +171,14 @@ class Shortcut:
         self.answered += 1
         metrics = self._edge.metrics
         metrics.rows_returned.inc(outcome.rows)
+        metrics.short_searches.inc()
         scope["nearql.route"] = self._endpoint.path
         metrics.observe(scope, 200, time.perf_counter() - question.started)
+
+    def _nodes(self) -> bytes:
+        """Where a client finds the other nodes of a cluster."""
+        gateway = self._edge.gateway
+        return b"" if gateway is None else NODES_LINE % gateway.node_urls().encode("latin-1")
 
     def _write(self, cycle: RequestResponseCycle, body: bytes, media_type: str) -> None:
         """The answer, and what uvicorn keeps about it."""
@@ -180,7 +188,7 @@ class Shortcut:
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
             % (
                 self._head,
-                b"".join(_lines(cycle.default_headers)),
+                b"".join(_lines(cycle.default_headers)) + self._nodes(),
                 media_type.encode(),
                 len(body),
                 scope["request_id"].encode(),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from nearql.cluster.metadata.state import TableRow
 from nearql.engine import spans
 from nearql.engine.deadline import Deadline
-from nearql.engine.errors import Conflict, InvalidValue
+from nearql.engine.errors import Conflict, InvalidValue, NearQLError
 from nearql.query.replicas import Confirm, Freshness, Position
 from nearql.server.cluster_ports import GrantPort, ShardPort
 from nearql.server.gateway.deadlines import until
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nearql.server.session_token import Positions
 
 
+NOW = Deadline(0)  # wait for nothing
 COMES_UP_S = 2.0  # a copy learns within that it is complete
 
 
@@ -68,6 +69,27 @@ class RequestReads:
                 grant.confirm()
 
         return confirm
+
+    def at_once(self, tables: Collection[str], level: str | None) -> bool:
+        """Whether these tables may be read here now, at a level that asks no other node."""
+        if level not in (None, "any", "session"):
+            return False
+        known = self.gateway.metadata.state.tables
+        return all(uuid in known and self._open(known[uuid], level) for uuid in tables)
+
+    def _open(self, row: TableRow, level: str | None) -> bool:
+        copies = self.gateway.replication.shards()
+        for number, shard in enumerate(row.shards):
+            copy = copies.get(shard.uuid)
+            if copy is None or not copy.readable:
+                return False
+            seen = None if level == "any" else self.token.get((row.table.uuid, number))
+            if seen is not None:
+                try:
+                    copy.read_gate("session", token=seen, max_staleness_ms=None, deadline=NOW)
+                except NearQLError:  # `enter` waits for it, or says what is wrong
+                    return False
+        return True
 
     def _enter_table(
         self, row: TableRow, level: str, freshness: Freshness, deadline: Deadline

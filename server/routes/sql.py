@@ -90,6 +90,7 @@ class Later:
     asked: SqlRequest
     prepared: Any
     there: There | None = None  # where it belongs, if not here
+    placed: bool = True  # whether that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +151,16 @@ async def _first_tried(request: Request, edge: Edge, question: Question) -> Made
 
 def known_of(edge: Edge, question: Question, tried: Tried | None = None) -> Later | None:
     """The request parsed, and prepared where it is a search that was planned before. None in a
-    cluster, where a read may have to wait for what others wrote.
+    cluster where it is not: where it belongs is found out first.
 
     tried: what this said before.
     """
     if tried is not None:
         return tried.known
-    if edge.gateway is not None:
-        return None
     asked = parse_sql_request(question.body, question.content_type)
-    return Later(asked, question.node.session().known_search(asked.sql))
+    prepared = question.node.session().known_search(asked.sql)
+    alone = edge.gateway is None
+    return Later(asked, prepared, placed=alone) if alone or prepared is not None else None
 
 
 _Joined = tuple[Question, Later, "Runs", Hashable]  # the last: see `group_of`
@@ -188,6 +189,8 @@ def answers_of(edge: Edge, members: Sequence[_Joined]) -> Sequence[Made | Later 
     """The answers of a group: from one call, or one by one where one of them is wrong."""
     if members[0][3] is not None and (made := _repeated(edge, members)) is not None:
         return made
+    if edge.gateway is not None:  # it may have to wait for other nodes
+        return [known for _, known, *_ in members]
     # Each in its own context, or in the first one's: its id is in what is logged.
     if len(members) > 1 and not members[0][1].prepared.strategy.startswith("exact"):
         made = members[0][2].run(_together, edge, members)
@@ -203,10 +206,11 @@ def _repeated(edge: Edge, members: Sequence[_Joined]) -> list[Made] | None:
     try:
         for one, *_ in members:
             _check_awaited(edge, one)
-        since = [check_token(edge.node, one.session) for one, *_ in members]
+        since = [_seen(edge, one) for one, *_ in members]
+        reads = [] if edge.gateway is None else [edge.gateway.reads(seen) for seen in since]
         params = [each.asked.params for _, each, *_ in members]
         session = question.node.session()
-        found = session.repeat(known.prepared, key, params, asked.settings)
+        found = session.repeat(known.prepared, key, params, asked.settings, reads)
         if found is None:
             return None
         made = [
@@ -298,7 +302,7 @@ def answer(
     _check_awaited(edge, question)
     asked = later.asked if later else parse_sql_request(question.body, question.content_type)
     prepared, there = (later.prepared, later.there) if later else (None, None)
-    if edge.gateway is not None and later is None:
+    if edge.gateway is not None and (later is None or not later.placed):
         nature, prepared = question.node.session().nature(asked.sql)
         node = edge.gateway.place(nature)
         there = None if node is None else There(node, nature.writes)
@@ -354,12 +358,8 @@ def _timeout_ms(edge: Edge, asked: SqlRequest) -> int:
 
 
 def _executed(edge: Edge, question: Question, asked: SqlRequest, how: Mapping[str, Any]) -> Made:
-    gateway = edge.gateway
-    if gateway is None:
-        since, reads = check_token(edge.node, question.session), None
-    else:
-        since = positions_of(edge.node, question.session)
-        reads = gateway.reads(since)
+    since = _seen(edge, question)
+    reads = None if edge.gateway is None else edge.gateway.reads(since)
     with acting_as(question.principal):
         result = question.node.session().execute(
             asked.sql,
@@ -373,6 +373,13 @@ def _executed(edge: Edge, question: Question, asked: SqlRequest, how: Mapping[st
             **how,
         )
     return _encoded(edge, question, since, result)
+
+
+def _seen(edge: Edge, question: Question) -> Positions:
+    """What the client's token says; on a node alone, checked against what the node has."""
+    if edge.gateway is None:
+        return check_token(edge.node, question.session)
+    return positions_of(edge.node, question.session)
 
 
 def _encoded(edge: Edge, question: Question, since: Positions, result: ResultPort) -> Made:

@@ -414,6 +414,9 @@ class _Reads:
         self.entered.append(set(tables))
         return lambda: None
 
+    def at_once(self, tables: Collection[str], level: str | None) -> bool:
+        raise AssertionError("nothing comes again here")
+
 
 @pytest.mark.parametrize(
     "text",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nearql.engine.errors import Conflict, InvalidValue, Unavailable
+from nearql.engine.errors import Conflict, InvalidValue, StatementTimeout, Unavailable
 from nearql.query.replicas import Freshness
 from nearql.server.gateway import reads
 from nearql.server.session_token import SESSION_HEADER, session_token
@@ -44,6 +44,43 @@ def test_the_level_that_a_copy_is_asked_for(
     with make_pair(2) as pair:
         entered(pair, token, level)
         assert pair.here.copy.asked == [asked]
+
+
+def open_now(pair: Pair, token: dict[Any, Any], level: str | None) -> bool:
+    return bool(pair.here.gateway.reads(token).at_once([DOCS.uuid], level))
+
+
+@pytest.mark.parametrize(
+    ("token", "level", "is_open", "asked"),
+    [
+        ({}, None, True, []),
+        ({}, "any", True, []),
+        ({}, "session", True, []),
+        ({("another", 0): (4, 17)}, None, True, []),
+        (TOKEN, None, True, [("read", "session", (4, 17), None)]),
+        (TOKEN, "session", True, [("read", "session", (4, 17), None)]),
+        (TOKEN, "any", True, []),
+        ({}, "bounded", False, []),
+        ({}, "linearizable", False, []),
+    ],
+)
+def test_what_may_be_read_without_waiting(
+    make_pair: MakePair, token: dict[Any, Any], level: str | None, is_open: bool, asked: list[Any]
+) -> None:
+    with make_pair(2) as pair:
+        assert open_now(pair, token, level) is is_open
+        assert pair.here.copy.asked == asked
+
+
+def test_a_copy_that_is_not_so_far_is_not_read_without_waiting(make_pair: MakePair) -> None:
+    with make_pair(2) as pair:
+        for error in (StatementTimeout("not yet"), Conflict("lost", code="rolled_back")):
+            pair.here.copy.gate = error
+            assert not open_now(pair, TOKEN, None)
+        assert open_now(pair, {}, None)
+        pair.here.copy.readable = False
+        assert not open_now(pair, {}, None)
+        assert not pair.here.gateway.reads({}).at_once(["a table that is gone"], None)
 
 
 def test_bounded_needs_a_bound(make_pair: MakePair) -> None:
