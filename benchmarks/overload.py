@@ -165,7 +165,7 @@ def garbage_requests(rng: np.random.Generator, joins: bool) -> list[bytes]:
         *([heavy] if joins else []),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(rng.bytes(200)),
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /" + b"a" * 100_000,
+        b"GET /" + b"a" * 200_000,
         http("/v1/sql", b'{"sql": "SELECT'),
         http("/v1/sql", b'{"sql": "SELEC 1"}'),
         http("/v1/sql", b"\xff" * 1000),

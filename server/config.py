@@ -99,7 +99,7 @@ class HttpSection:
         1 << 20, "A /v1/sql body above it runs among the bulk rows, not before searches.", size=True
     )
     max_connections: int = _key(4096, "Open connections before 503 is answered.", low=1)
-    max_head: int = _key(64 << 10, "Bytes of a request line with its headers (431).", size=True)
+    max_head: int = _key(128 << 10, "Bytes of a request line with its headers (431).", size=True)
     head_timeout_ms: int = _key(10_000, "How long headers may take to come (408).", low=1000)
     receive_timeout_ms: int = _key(30_000, "How long a body may pause (408).", low=1000)
     receive_rate: int = _key(

@@ -118,7 +118,8 @@ function usersPanel(users) {
   if (!users.length) return panel("Users", nothing("None yet: a new key makes its user."));
   const rows = users.map((user) => [user.name, element("span", { className: "badge" }, user.role),
     user.tables === null ? "all tables" : user.tables.join(", ") || "no table",
-    element("div", {}, ...user.grants.map((grant) => element("div", {}, `${grant.table}: ${grant.actions.join(", ")}`)))]);
+    user.grants.length ? element("div", {}, ...user.grants.map((grant) => element("div", {}, `${grant.table}: ${grant.actions.join(", ")}`)))
+      : element("span", { className: "quiet" }, "nothing")]);
   return panel("Users and grants", grid(["User", "Role", "The role holds for", "Granted beside it"], rows, "Users"),
     element("a", { href: "#/sql", className: "small" }, "GRANT and REVOKE in SQL"));
 }

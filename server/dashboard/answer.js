@@ -1,5 +1,5 @@
 // The answer of a statement: facts, notices, rows; vectors are collapsed; export as CSV and JSON.
-import { button, count, duration, element } from "./page.js";
+import { button, count, duration, element, nothing } from "./page.js";
 
 const ROWS_SHOWN = 200;
 const TEXT_SHOWN = 160;
@@ -49,7 +49,7 @@ export function rowsOf(body) {
     button(`Show ${count(Math.min(left, 1000))} more`, () => show(lines.children.length + 1000), { className: "tiny" }));
   };
   show(ROWS_SHOWN);
-  return [box, more];
+  return body.rows.length ? [box, more] : [box, nothing("No rows.")];
 }
 
 function cell(value, numeric) {

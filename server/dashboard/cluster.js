@@ -59,7 +59,7 @@ class ClusterPage {
     const actions = body.nodes.length > 1 && ["failover", "move"].some((one) => this.actions.has(one));
     const alive = new Set(body.nodes.filter((node) => node.alive).map((node) => node.name));
     const rows = body.shards.flatMap((shard) => (shard.copies.length ? shard.copies : [null]).map((copy, i) => {
-      const own = i === 0 ? [shard.table, [count(shard.shard), "number"], [count(shard.epoch), "number"], shard.primary ?? "none"] : ["", "", "", ""];
+      const own = i === 0 ? [[shard.table, "name"], [count(shard.shard), "number"], [count(shard.epoch), "number"], shard.primary ?? "none"] : ["", "", "", ""];
       const rest = copy === null ? ["no copy known", "", "", "", ""] : copyCells(shard, copy, alive);
       return [...own, ...rest, ...(actions ? [i === 0 && shard.shard === 0 ? this.#tableActions(shard) : ""] : [])];
     }));

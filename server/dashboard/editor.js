@@ -103,7 +103,8 @@ class Editor {
 
   #extensions() {
     const cm = this.cm;
-    const key = (name, call) => ({ key: name, run: () => { call(); return true; } });
+    const close = cm.completionKeymap.find((one) => one.key === "Escape").run;
+    const key = (name, call) => ({ key: name, run: (view) => { close(view); call(); return true; } });
     return [
       cm.Prec.highest(cm.keymap.of([key("Mod-Enter", this.options.run), key("Mod-Shift-Enter", this.options.analyze)])),
       cm.history(), cm.drawSelection(), cm.dropCursor(), cm.indentOnInput(), cm.bracketMatching(), cm.closeBrackets(),

@@ -42,7 +42,11 @@ async function elsewhere() {
 
 /** Asks for a key, once, where the node wants one; a cookie that no script can read remembers it. */
 function signIn() {
-  if (document.getElementById("sign-in")) return;
+  const asked = document.getElementById("sign-in");
+  if (asked) { // Escape may have closed it
+    if (!asked.open) asked.showModal();
+    return;
+  }
   const key = element("input", {
     type: "password", id: "key", required: true, autocomplete: "current-password", spellcheck: false,
   });
@@ -138,6 +142,7 @@ export function moment(text) {
 
 /** What a problem document says, as one box. */
 export function problemBox(problem, ...more) {
+  if (problem.code === "unauthenticated") return nothing("Sign in with a key to see this.");
   const facts = [problem.code, problem.sqlstate, problem.request_id && `request ${problem.request_id}`];
   const there = /^https?:\/\//.test(problem.at ?? "") ? element("a", { href: problem.at }, problem.at) : null;
   return element("div", { className: "problem", role: "alert" },

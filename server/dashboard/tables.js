@@ -108,7 +108,7 @@ function indexPanel(table) {
 function segmentsPanel(table) {
   if (!table.segments.length) return panel("Segments", nothing("None."));
   const rows = table.segments.map((segment) => [[count(segment.shard), "number"], [count(segment.first_row), "number"],
-    element("span", { className: `badge ${{ sealed: "good", damaged: "wrong" }[segment.state] ?? "warn"}` }, segment.state),
+    element("span", { className: `badge ${{ sealed: "good", damaged: "wrong" }[segment.state] ?? ""}` }, segment.state),
     [count(segment.rows), "number"], [count(segment.dead_rows), "number"], [size(segment.bytes), "number"]]);
   return panel("Segments", grid([["Shard", "number"], ["First row", "number"], "State", ["Rows", "number"], ["Dead rows", "number"], ["Size", "number"]], rows, "Segments"));
 }

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from support.browser import ROWS, fill, opened, visit
 from support.http_node import Served
 from support.secured import ROOT_KEY, secured
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.browser
 ENDLESS = "SELECT count(*) FROM docs a, docs b, docs c, docs d WHERE a.id + b.id + c.id + d.id < 0"
@@ -48,7 +49,7 @@ def test_a_table_and_its_map(page: Page) -> None:
     expect(page.locator(".legend")).to_contain_text("more")
     page.get_by_label("Colour by").select_option("id")
     expect(page.locator(".ramp")).to_be_visible()
-    assert drawn_colours(page) > 20
+    wait_for(lambda: drawn_colours(page) > 20, "the points, which follow their legend")
 
 
 def drawn_colours(page: Page) -> int:
