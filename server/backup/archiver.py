@@ -67,9 +67,11 @@ class Archiver:
         self._working = threading.Lock()  # one round at a time
         self._closed, self._wake = threading.Event(), threading.Event()
         self._until = 0.0  # of the last round
+        self._late = False  # somebody waited in vain, and no work has ended since
         self._thread = threading.Thread(target=self._run, name="archiver", daemon=True)
         self._catalogs = CatalogShipper(node)
         self._known_until = self._shrunk_at = 0.0
+        self._until_by_key: dict[str, int] = {}  # as noted in the archive
         self._seen: Metadata | None = None
         self._archive: Archive | None = None
         self._noted: dict[str, Reached] = {}
@@ -122,10 +124,15 @@ class Archiver:
             self._within(lambda: self._try(lambda: time.monotonic() > until))
 
     def _within(self, work: Callable[[], None]) -> bool:
-        """Do it in a thread of its own, for `backup.archive_wait_ms` at most; whether it ended."""
+        """Do it in a thread of its own, for `backup.archive_wait_ms` at most; whether it ended. Who
+        comes after somebody who waited in vain does not wait: many tables may be dropped.
+        """
+        if self._late:
+            return False
         thread = threading.Thread(target=work, name="archiver-once", daemon=True)
         thread.start()
         thread.join(self._wait_s)
+        self._late = self._late or thread.is_alive()
         return not thread.is_alive()
 
     @property
@@ -145,6 +152,7 @@ class Archiver:
     def _try(self, given_up: GivenUp) -> None:
         """A round whose failure is told; none where another one takes too long."""
         if not self._working.acquire(timeout=self._wait_s):
+            self._late = True
             return
         try:
             self._round(given_up)
@@ -155,6 +163,7 @@ class Archiver:
             self._failures += 1
             log.exception("archive_broke")
         finally:
+            self._late = False
             self._working.release()
 
     def _failed(self, error: NearQLError) -> None:
@@ -180,6 +189,7 @@ class Archiver:
     def _finish(self, ending: list[Shipper]) -> None:
         until = time.monotonic() + self._wait_s
         if not self._working.acquire(timeout=self._wait_s):
+            self._late = True
             return
         try:
             archive = self._opened()
@@ -194,6 +204,7 @@ class Archiver:
             self._failures += 1
             log.exception("archive_broke")
         finally:
+            self._late = False
             self._working.release()
 
     def _ordered(self, table_uuid: str) -> set[int]:
@@ -224,7 +235,10 @@ class Archiver:
             self._check_place(archive)
 
     def _ship_all(self, archive: Archive, given_up: GivenUp) -> None:
+        known = self._catalogs.version
         self._catalogs.ship(archive)
+        if self._catalogs.version != known:
+            self._put_noted(archive)  # at once: who is killed now lets no time be lost
         failed: NearQLError | None = None
         for shipper in self._all():
             if given_up():
@@ -348,6 +362,7 @@ class Archiver:
         if self._noted or known or self._node.member is not None:
             archive.put_reached(self._node.node_id, now_ms(), self._noted, known)
             self._known_until = max((one.until_ms for one in known), default=0)
+            self._until_by_key = {key: one.until_ms for key, one in self._noted.items()}
 
     def _shrink(self, archive: Archive) -> None:
         """Now and then, forget notes that are older than what the archive still reaches."""
@@ -410,7 +425,7 @@ class Archiver:
         shards = sum(len(table.shards) for table in tables)
         complete = self._node.member is not None or len(led) == shards
         known = not self._catalogs.leads or self._known_until >= at_ms
-        return complete and known and all((s.until_ms or 0) >= at_ms for s in led)
+        return complete and known and all(self._until_by_key.get(s.key, 0) >= at_ms for s in led)
 
     def status(self) -> ArchiveStatus:
         """Now."""

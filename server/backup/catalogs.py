@@ -106,6 +106,11 @@ class CatalogShipper:
         """Whether shipping metadata is this node's work now."""
         return self._term() is not None
 
+    @property
+    def version(self) -> int:
+        """Of metadata at the last moment that this node vouches for; -1 where there is none."""
+        return self.known[-1].version if self.known else -1
+
     # ---- Confirming ------------------------------------------------------------------------
 
     def confirm(self) -> None:

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from nearql.cluster.metadata import commands as c
 from nearql.cluster.metadata.restores import abandoned
 from nearql.cluster.replication.link.calls import Request
 from nearql.cluster.replication.transfer.pace import Pace
-from nearql.engine.errors import Conflict, InternalError, NearQLError
+from nearql.engine.errors import Conflict, InternalError, NearQLError, Unavailable
 from nearql.engine.shard.copy import ShardCopy
 from nearql.engine.shard.shard import Shard
 from nearql.server.backup.archiver import Archiver
@@ -110,7 +109,8 @@ class Backups:
         self.pins = Pins()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(RUNNING, thread_name_prefix="nearql-backup")
+        self._turns = threading.Semaphore(RUNNING)
+        self._threads: list[threading.Thread] = []  # daemons: a repository may never answer
         self._closed = threading.Event()
         self.archiver = Archiver(node, self.pins)
         self._sweeper = threading.Thread(target=self._sweep, name="backup-sweep", daemon=True)
@@ -135,7 +135,12 @@ class Backups:
         with self._lock:
             for job in self._jobs.values():
                 job.given_up.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+            threads = [*self._threads]
+        until = time.monotonic() + self._node.config.backup.archive_wait_ms / 1000
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        if left := sum(thread.is_alive() for thread in threads):
+            log.error("backup_jobs_left", jobs=left)
         if self._sweeper.is_alive():
             self._sweeper.join()
 
@@ -178,19 +183,27 @@ class Backups:
         self, job: Job, work: Callable[[Job, Repository], Mapping[str, Any]], repository: Repository
     ) -> Job:
         with self._lock:
+            if self._closed.is_set():
+                raise Unavailable("The node is shutting down.", code="shutting_down")
             self._jobs[job.job] = job
             ended = [key for key, one in self._jobs.items() if one.ended.is_set()]
             for key in ended[:-KEPT]:
                 del self._jobs[key]
-        self._pool.submit(self._run, job, work, repository)
+            thread = threading.Thread(
+                target=self._run, args=(job, work, repository), name="nearql-backup", daemon=True
+            )
+            self._threads = [one for one in self._threads if one.is_alive()] + [thread]
+            thread.start()
         return job
 
     def _run(
         self, job: Job, work: Callable[..., Mapping[str, Any]], repository: Repository
     ) -> None:
-        job.state = "running"
         try:
-            job.result = work(job, repository)
+            with self._turns:
+                job.advance(0)  # it may have been cancelled while it waited
+                job.state = "running"
+                job.result = work(job, repository)
             job.state, job.detail = "done", ""
         except NearQLError as error:
             job.state = "cancelled" if error.code == "job_cancelled" else "failed"

@@ -47,7 +47,7 @@ class BackupSection:
     )
     archive_wait_ms: int = _key(
         10_000,
-        "How long a DROP, or a node that ends, waits for what is not in the archive yet; beyond "
-        "that it goes on, and what is lost is counted.",
+        "How long a DROP waits for what is not in the archive yet, and a node that ends for that "
+        "and for its backups; beyond that it goes on, and what is lost is counted.",
         low=0,
     )

@@ -182,6 +182,8 @@ class DirectoryStore:
     def _make(self, directory: Path) -> None:
         if directory.is_dir():
             return
+        if directory == self._directory:  # it was taken away: what is made in its place is lost
+            raise FileNotFoundError(errno.ENOENT, "the directory is gone")
         self._make(directory.parent)
         directory.mkdir(exist_ok=True)
         _sync(directory.parent)

@@ -17,6 +17,7 @@ from nearql.cluster.metadata.state import Metadata
 from nearql.engine.errors import InvalidValue, NotFound, Unavailable
 from nearql.server.backup import archiver as archiver_module
 from nearql.server.backup import catalogs as catalogs_module
+from nearql.server.backup import service as service_module
 from nearql.server.backup import shipping as shipping_module
 from nearql.server.backup.archive import Archive, Known, path
 from nearql.server.backup.care_archive import superfluous
@@ -370,6 +371,15 @@ def test_a_restore_that_is_under_way_is_at_no_moment(tmp_path: Path) -> None:
         assert hashes(other, "again") == hashes(other) == (50, hashes(other)[1])
 
 
+def test_a_repository_that_is_taken_away_is_not_made_anew(tmp_path: Path) -> None:
+    place = repository(tmp_path / "copies")
+    (tmp_path / "copies").rename(tmp_path / "away")
+    with pytest.raises(Unavailable) as caught:
+        place.store.put("archive/a", [b"x"])
+    assert caught.value.code == "repository_unavailable"
+    assert not (tmp_path / "copies").exists()
+
+
 # ---- A repository that never answers --------------------------------------------------------
 
 
@@ -413,6 +423,54 @@ def test_a_drop_and_the_end_of_a_node_wait_no_longer_than_they_may(tmp_path: Pat
     store.go.set()  # the node has ended: this is after its end
     with running(tmp_path / "a") as node:
         assert names(node) == {"other"}
+
+
+def test_many_drops_wait_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository(tmp_path / "copies")
+    with archiving(tmp_path / "a", tmp_path / "copies", backup__archive_wait_ms=200) as node:
+        for number in range(3):
+            run(node, f"CREATE TABLE t{number} (id BIGINT PRIMARY KEY)")
+        shipped(node)
+        store = hang(node)
+        begun: list[Any] = []
+        whole = node.backups.archiver._finish
+
+        def finish(ending: Any) -> None:
+            begun.append(ending)
+            whole(ending)
+
+        monkeypatch.setattr(node.backups.archiver, "_finish", finish)
+        for number in range(3):
+            run(node, f"INSERT INTO t{number} VALUES (1)", f"DROP TABLE t{number}")
+        assert len(begun) == 1
+        assert node.backups.archiver.status().gaps == 3
+        store.go.set()
+        run(node, "CREATE TABLE more (id BIGINT PRIMARY KEY)")
+        shipped(node)
+        run(node, "INSERT INTO more VALUES (1)", "DROP TABLE more")
+        assert len(begun) == 2
+        assert node.backups.archiver.status().gaps == 3
+
+
+def test_a_node_ends_though_its_backup_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_of = Told()
+    monkeypatch.setattr(service_module, "log", told_of)
+    place = repository(tmp_path / "copies")
+    store = Hung(place.store)
+    place.store = cast("Any", store)
+    with running(tmp_path / "a", backup__archive_wait_ms=200) as node:
+        run(node, DOCS)
+        monkeypatch.setattr(node.backups, "_repository", lambda *named: place)
+        job = node.backups.backup()
+        assert store.asked.wait(60)
+    assert {"event": "backup_jobs_left", "jobs": 1} in told_of.lines
+    with pytest.raises(Unavailable, match="shutting down"):
+        node.backups.backup()
+    store.go.set()
+    assert job.ended.wait(60)
+    assert job.state != "done"
 
 
 # ---- Looking after it -----------------------------------------------------------------------
