@@ -48,7 +48,7 @@ class Found:
     values: column by column. make: the table, when it is asked for.
     """
 
-    __slots__ = ("_make", "columns", "kind", "notices", "row_count", "stats", "values")
+    __slots__ = ("_make", "_table", "columns", "kind", "notices", "row_count", "stats", "values")
 
     def __init__(
         self, columns: tuple[ResultColumn, ...], values: list[list[Any]], row_count: int,
@@ -57,11 +57,14 @@ class Found:
         self.columns, self.values, self.row_count = columns, values, row_count
         self.stats, self.kind, self.notices = stats, "select", ()
         self._make = make
+        self._table: pa.Table | None = None
 
     @property
     def table(self) -> pa.Table:
-        """The rows, one Arrow column per column."""
-        return self._make()
+        """The rows, one Arrow column per column; made once."""
+        if self._table is None:
+            self._table = self._make()
+        return self._table
 
 
 def empty(kind: Kind, *, row_count: int = 0, **stats: Any) -> Result:

@@ -99,8 +99,6 @@ class Shortcut:
             known = known_of(self._edge, question)
         except NearQLError:
             return False  # the application meets it again, and answers it
-        if known is None:
-            return False
         scope["nearql.tried"] = Tried(known)
         inline = self._edge.inline
         if known.prepared is None or not inline.takes(known.prepared, known.asked.settings or {}):

@@ -149,9 +149,8 @@ async def _first_tried(request: Request, edge: Edge, question: Question) -> Made
     return await edge.run(work, request, question.stop.stop)
 
 
-def known_of(edge: Edge, question: Question, tried: Tried | None = None) -> Later | None:
-    """The request parsed, and prepared where it is a search that was planned before. None in a
-    cluster where it is not: where it belongs is found out first.
+def known_of(edge: Edge, question: Question, tried: Tried | None = None) -> Later:
+    """The request parsed, and prepared where it is a search that was planned before.
 
     tried: what this said before.
     """
@@ -159,8 +158,7 @@ def known_of(edge: Edge, question: Question, tried: Tried | None = None) -> Late
         return tried.known
     asked = parse_sql_request(question.body, question.content_type)
     prepared = question.node.session().known_search(asked.sql)
-    alone = edge.gateway is None
-    return Later(asked, prepared, placed=alone) if alone or prepared is not None else None
+    return Later(asked, prepared, placed=edge.gateway is None)
 
 
 _Joined = tuple[Question, Later, "Runs", Hashable]  # the last: see `group_of`
