@@ -37,6 +37,7 @@ class Maintenance:
         self._closed = False
         self._hurry = threading.Event()  # ends the pause before a checkpoint
         self._next_at = 0.0  # by time.monotonic
+        self._relief_bytes = inf  # as `_checkpoint`'s, asked for since one last began
 
     def after_write(self, shards: Iterable[Shard]) -> None:
         """Have a checkpoint made where one of these shards needs it; also to be asked after open,
@@ -57,11 +58,13 @@ class Maintenance:
         """Memory is short: have rows that are in memory only made into files, which are not, and
         keep no record of the log in it that the disk has.
         """
-        self._hurry.set()
         for shard in self._shards:
             shard.wal.forget_durable()
         if self._closed or not any(s.unflushed_bytes >= RELIEF_BYTES for s in self._shards):
+            self._hurry.set()
             return
+        self._relief_bytes = RELIEF_BYTES  # also for one that is queued already, or pauses
+        self._hurry.set()
         self._submit(RELIEF_BYTES)
 
     def close(self) -> None:
@@ -81,6 +84,7 @@ class Maintenance:
             if above_bytes == inf:  # nobody waits for it: let statements have the processor
                 self._hurry.wait(max(0.0, self._next_at - time.monotonic()))
             self._hurry.clear()
+            above_bytes, self._relief_bytes = min(above_bytes, self._relief_bytes), inf
             began = time.monotonic()
             for shard in self._shards:
                 due = shard.wants_checkpoint or shard.unflushed_bytes >= above_bytes
@@ -102,3 +106,5 @@ class Maintenance:
             self._busy.release()
         if again:  # what came due meanwhile was told that a checkpoint is under way
             self.after_write(self._shards)
+            if self._relief_bytes < inf and not self._closed:
+                self._submit(self._relief_bytes)

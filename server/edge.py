@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from nearql.engine.errors import Overloaded
+from nearql.engine.errors import Overloaded, Unavailable
 from nearql.server.access.layer import AccessLayer
 from nearql.server.access.principal import Principal
 from nearql.server.access.quota import Quotas
@@ -27,6 +28,7 @@ from nearql.server.tls import Certificates
 from nearql.server.workers import Workers
 
 T = TypeVar("T")
+CLOSED_S = 1.0  # how often a thread that waits for the loop looks whether there still is one
 LET_BY_S = 0.02  # a load or a join waits no longer for short statements
 WATCH_AFTER_S = 0.05  # shorter statements are not worth a task that listens for a client going away
 
@@ -126,8 +128,10 @@ class Edge:
 
         Raises:
             Overloaded: half do, or as `run`; nothing was done.
+            Unavailable: the server ends.
         """
-        if self.loop is None:  # nobody is served yet, so nobody is to be protected
+        loop = self.loop  # it may be gone in the next moment
+        if loop is None and not self.draining:  # nobody is served, so nobody is to be protected
             return work()
         if not self._heavy_calls.acquire(blocking=False):
             raise Overloaded(
@@ -136,10 +140,35 @@ class Edge:
                 code="queue_full",
             )
         try:
-            running = self.heavy_workers.run(work)
-            return asyncio.run_coroutine_threadsafe(running, self.loop).result()
+            return _result_of(loop, self.heavy_workers, work)
         finally:
             self._heavy_calls.release()
+
+
+def _result_of(
+    loop: asyncio.AbstractEventLoop | None, workers: Workers, work: Callable[[], T]
+) -> T:
+    """What the workers of another thread's loop make of `work`; Unavailable where it has ended."""
+    ending = Unavailable("The server is shutting down.", code="shutting_down")
+    if loop is None or loop.is_closed():
+        raise ending
+    running = workers.run(work)
+    try:
+        found = asyncio.run_coroutine_threadsafe(running, loop)
+    except RuntimeError:  # it was closed since
+        running.close()
+        raise ending from None
+    while True:
+        try:
+            return found.result(CLOSED_S)
+        except CancelledError:
+            raise ending from None
+        except TimeoutError:  # of the wait, or of the work
+            if found.done():
+                raise
+            if loop.is_closed():  # it never came to it
+                running.close()
+                raise ending from None
 
 
 def principal_of(request: Request) -> Principal:

@@ -20,16 +20,23 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from nearql.engine.errors import Overloaded
+
 SHORT = 200  # tokens that are parsed where they are
 PARSED_BYTES = 8_192  # stack for each further one
 LAYERS = 800
 
 _Made = TypeVar("_Made")
+_NO_THREAD = "There is no thread left to parse this statement; nothing was done. Retry later."
 _SETTING = threading.Lock()  # the size of new threads' stacks is the process's
 
 
 def with_room(tokens: int, work: Callable[[], _Made]) -> _Made:
-    """What `work` returns or raises, done with room for this many tokens."""
+    """What `work` returns or raises, done with room for this many tokens.
+
+    Raises:
+        Overloaded: a thread would be needed and there is none to have.
+    """
     if tokens <= SHORT:
         return work()
     done: list[_Made] = []
@@ -46,6 +53,8 @@ def with_room(tokens: int, work: Callable[[], _Made]) -> _Made:
         before = threading.stack_size((tokens + SHORT) * PARSED_BYTES)
         try:
             thread.start()
+        except RuntimeError as error:  # the system has no thread, or no memory for its stack
+            raise Overloaded(_NO_THREAD, code="queue_full") from error
         finally:
             threading.stack_size(before)
     thread.join()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import structlog
 
 from nearql.cluster.clock import ClockWatch
 from nearql.cluster.cluster import Cluster
@@ -31,6 +30,7 @@ from nearql.cluster.metadata.state import Metadata
 from nearql.cluster.tls import TlsFiles
 from nearql.engine.errors import Unavailable, WriteUnknown
 from nearql.engine.storage.files import LocalFileSystem
+from support.archives import Told as Logged
 from support.disks import WatchedFileSystem
 from support.doc_pages import ROOT, tables_below
 from support.raft_processes import Cluster as Voters
@@ -157,16 +157,17 @@ def test_a_voters_log_is_damaged_in_the_middle(tmp_path: Path) -> None:
     runbook("a voter's log is damaged", "metadata_sidecar_ended", "nearql_metadata_damaged")
 
 
-def test_the_clock_jumps() -> None:
-    now = [1000.0, 50.0]
+def test_the_clock_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = Logged()
+    monkeypatch.setattr("nearql.cluster.clock.log", logged)
+    now, told = [1000.0, 50.0], logged.lines
     watch = ClockWatch(lambda: now[0], lambda: now[1])
-    with structlog.testing.capture_logs() as told:
-        now[:] = [1010.2, 60.0]  # steered
-        watch.look()
-        now[:] = [4610.2, 60.5]  # set an hour ahead
-        watch.look()
-        now[:] = [4611.0, 61.0]
-        watch.look()
+    now[:] = [1010.2, 60.0]  # steered
+    watch.look()
+    now[:] = [4610.2, 60.5]  # set an hour ahead
+    watch.look()
+    now[:] = [4611.0, 61.0]
+    watch.look()
     assert watch.jumps == 1
     assert [(line["event"], round(line["seconds"])) for line in told] == [("clock_jumped", 3600)]
     assert "NTP" in told[0]["text"]
@@ -214,12 +215,15 @@ def test_two_voters_have_one_name(meshes: list[Mesh]) -> None:
     runbook("two nodes with one name", "refused_by_voter", "nearql_metadata_refused_names_total")
 
 
-def test_what_another_voter_refuses_is_logged_once_with_its_remedy() -> None:
+def test_what_another_voter_refuses_is_logged_once_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged = Logged()
+    monkeypatch.setattr("nearql.cluster.metadata.raft.replicated.log", logged)
     metadata = ReplicatedMetadata.__new__(ReplicatedMetadata)
-    with structlog.testing.capture_logs() as told:
-        once = dict.fromkeys(REFUSED_BY_PEER, 1)
-        metadata._tell_refusals({}, once)
-        metadata._tell_refusals(once, dict.fromkeys(REFUSED_BY_PEER, 2))
+    once, told = dict.fromkeys(REFUSED_BY_PEER, 1), logged.lines
+    metadata._tell_refusals({}, once)
+    metadata._tell_refusals(once, dict.fromkeys(REFUSED_BY_PEER, 2))
     assert [line["event"] for line in told] == ["refused_by_voter"] * len(REFUSED_BY_PEER)
     words = {line["reason"]: line["text"] for line in told}
     assert "Stop one of them" in words["duplicate_name"]

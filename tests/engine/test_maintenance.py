@@ -12,6 +12,7 @@ import pytest
 
 from nearql.engine.errors import StorageFull
 from nearql.engine.settings import EngineSettings
+from nearql.engine.shard.shard import Shard
 from nearql.engine.table import Table
 from nearql.engine.types import OnConflict
 from support.disks import PowerLoss, SimulatedDisk
@@ -152,6 +153,28 @@ def test_the_next_checkpoint_waits_unless_somebody_waits_for_it(
     table.close()
     writer.join()
     assert keys(Table.open(DIRECTORY, definition(), one_thread(SETTINGS, disk))) == set(range(60))
+
+
+def test_memory_that_gets_short_in_a_pause_is_relieved_of_what_is_not_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pause is another shard's, and the one that holds memory has no checkpoint due."""
+    monkeypatch.setattr("nearql.engine.maintenance.LONGEST_PAUSE_S", 3600.0)
+    monkeypatch.setattr("nearql.engine.maintenance.RELIEF_BYTES", 1)
+    settings = replace(SETTINGS, checkpoint_pause=10**12)
+    table = create(DIRECTORY, context=one_thread(settings, SimulatedDisk()))
+    insert(table, range(15))
+    insert(table, range(15, 30))  # one is made, and the next one pauses
+    insert(table, range(30, 45))
+    paused = threading.Thread(target=table._maintenance._submit)
+    paused.start()
+    wait_for(table._maintenance._busy.locked, "one pauses")
+    monkeypatch.setattr(Shard, "wants_checkpoint", False)  # what it was for is done meanwhile
+    assert not all(s.sealed for s in table.stats().segments)
+    table._maintenance.relieve()
+    paused.join()
+    assert all(s.sealed for s in table.stats().segments)
+    table.close()
 
 
 # ---- Dead rows ----------------------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from typing import NoReturn
 
 import pytest
 from sqlglot import exp
 
-from nearql.engine.errors import NearQLError, SqlError
+from nearql.engine.errors import NearQLError, Overloaded, SqlError
 from nearql.query.dialect import to_duckdb
 from nearql.query.dialect.stack import LAYERS, PARSED_BYTES, SHORT, with_room
 from nearql.query.trees import nodes_of, nodes_of_shallow
@@ -71,3 +72,21 @@ def test_merged_layers_are_limited(docs: Sql) -> None:
     with pytest.raises(NearQLError) as caught:
         docs.rows(text)
     assert caught.value.code == "statement_too_complex"
+
+
+def test_no_thread_left_is_told_and_the_next_statement_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where a container's limit of processes is reached."""
+    before = threading.stack_size()
+
+    def full(_: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        with pytest.raises(Overloaded, match="no thread left") as told:
+            with_room(SHORT + 1, int)
+        assert told.value.retryable
+    assert threading.stack_size() == before
+    assert with_room(SHORT + 1, lambda: 7) == 7

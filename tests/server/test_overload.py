@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import threading
@@ -16,9 +17,9 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from nearql.engine.errors import InvalidValue, Overloaded, StatementTimeout
+from nearql.engine.errors import InvalidValue, Overloaded, StatementTimeout, Unavailable
 from nearql.query.watchdog import Stop
-from nearql.server.edge import Short
+from nearql.server.edge import Edge, Short
 from nearql.server.routes import rows
 from support.http_node import (
     FakeNode,
@@ -290,3 +291,23 @@ class Held:
     """What a frame holds."""
 
     error: Exception | None = None
+
+
+def test_what_waits_for_a_server_that_ends_is_told(served: Served) -> None:
+    """Another node's heavy statement, from the thread that answers it; before, in and after."""
+    edge: Edge = served.server.config.app.state.edge  # type: ignore[union-attr]
+    loop = asyncio.new_event_loop()
+    assert edge.run_heavy(lambda: 5) == 5
+    edge.loop = loop
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(edge.run_heavy, lambda: 5)
+        wait_for(lambda: bool(loop._ready), "it waits")  # type: ignore[attr-defined]
+        loop.close()  # which never turned
+        with pytest.raises(Unavailable) as told:
+            waiting.result(60)
+    assert told.value.code == "shutting_down"
+    with pytest.raises(Unavailable):
+        edge.run_heavy(lambda: 5)
+    edge.loop, edge.draining = None, True
+    with pytest.raises(Unavailable):
+        edge.run_heavy(lambda: 5)
