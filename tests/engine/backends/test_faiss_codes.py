@@ -92,6 +92,36 @@ def test_one_tile_may_hold_more_near_rows_than_it_was_asked_for(metric: Metric) 
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("deep", "ranges"), [(1, 1), (100, 1), (300, 0)])
+def test_many_near_rows_take_one_more_look(
+    metric: Metric, masked: bool, deep: int, ranges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 copies among 2,000 rows: a deeper look finds all of them, or finds that it is not deep
+    enough, and FAISS's slow range search has to. Both ways the same rows are named.
+    """
+    random = np.random.default_rng(8)
+    vectors = make_vectors(random, "unit", 2_000, 32)
+    vectors[600:800] = vectors[600]
+    mask = np.arange(2_000) % 2 == 0 if masked else None
+    asked = []
+    within = faiss_codes._Search.within
+
+    def noted(search: Any, tile: Tile, reach: float) -> NDArray[np.int64]:
+        asked.append(tile)
+        return within(search, tile, reach)
+
+    monkeypatch.setattr(faiss_codes, "_DEEP", deep)
+    monkeypatch.setattr(faiss_codes._Search, "within", noted)
+    coded = block(vectors, metric, mask, step=2_000)
+    found = named(coded, vectors[600] * np.float32(2), metric, 10)
+    copies = range(600, 800, 2 if masked else 1)
+    assert set(copies) <= set(found.tolist()) <= set(coded.matching.tolist())
+    assert (np.diff(found) > 0).all()
+    assert len(asked) == ranges
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("share", [0.002, 0.3, 0.9])
 def test_under_a_mask(metric: Metric, share: float) -> None:
     random = np.random.default_rng(4)
