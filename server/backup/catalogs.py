@@ -65,6 +65,7 @@ class CatalogShipper:
         self.known: list[Known] = []
         self.gaps = 0
         self._index = -1  # of `_newest`
+        self._lost = 0  # changes of reigns that were forgotten
         self._joined: dict[int, int] = {}  # beginning of a reign -> since when it is known
         self._lock = threading.Lock()  # around the queue of changes
 
@@ -89,6 +90,7 @@ class CatalogShipper:
         if change.reign is not None:
             self._reign = None
             self._reigns = []
+            self._lost += 1
 
     def _leads(self) -> int | None:
         """The reign, where this node leads in the one that is known to have begun."""
@@ -119,7 +121,7 @@ class CatalogShipper:
         if term is None:
             self._reign = None
             return
-        begins = self._reign != term or not self._reigns
+        begins, lost = self._reign != term or not self._reigns, self._lost
         self._reign, at_ms = term, now_ms()
         try:
             self._node.metadata.barrier(timeout_ms=_BARRIER_MS)
@@ -130,7 +132,7 @@ class CatalogShipper:
         if seen is None or seen.applied_index < self._node.metadata.state.applied_index:
             self._reign = None if begins else self._reign
             return
-        if self._reign != self._term():
+        if self._reign != self._term() or self._lost != lost:
             return
         if begins:
             since = now_ms()  # nothing is known to end before that: see the next time
@@ -164,7 +166,7 @@ class CatalogShipper:
         if not leads and not self._reigns:
             self.look_again()  # whoever leads ships; look again before shipping here
             return
-        reigns = [*self._reigns]
+        reigns, lost = [*self._reigns], self._lost
         if self._newest is None:
             newest = archive.catalogs()[-1:]
             self._index = newest[0].index if newest else -1
@@ -174,6 +176,8 @@ class CatalogShipper:
             with self._lock:
                 if self._changes and self._changes[0] is change:
                     self._changes.popleft()
+        if self._lost != lost:
+            return  # some were forgotten meanwhile, perhaps of the time to be vouched for
         for reign in reigns:
             self._vouch(archive, reign)
         self._reigns = [one for one in self._reigns if one.since_ms == reigns[-1].since_ms]

@@ -257,6 +257,33 @@ def test_too_many_changes_are_not_vouched_for(
     assert one.gaps == 1
 
 
+def test_what_is_forgotten_while_it_is_shipped_is_not_vouched_for(
+    tmp_path: Path, clock: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogs_module, "CHANGES", 2)
+    archive, leader = archive_in(tmp_path / "copies"), Leader()
+    one = leader.shipper()
+    for _ in range(2):
+        one.confirm()
+        one.ship(archive)
+    before = noted(archive, "n1", one)
+    whole = archive.put_catalog
+
+    def more(*given: Any) -> None:
+        monkeypatch.setattr(archive, "put_catalog", whole)
+        for number in range(3):
+            leader.state = changed(leader.state, more=str(number))
+            one.saw(leader.state)
+        whole(*given)
+
+    leader.state = changed(leader.state, name="x")
+    one.saw(leader.state)
+    one.confirm()
+    monkeypatch.setattr(archive, "put_catalog", more)
+    one.ship(archive)
+    assert one.known == before
+
+
 # ---- The log --------------------------------------------------------------------------------
 
 
