@@ -60,32 +60,6 @@ def test_every_page_of_a_cluster_passes_axe_and_fits(
             assert page.evaluate("document.documentElement.scrollWidth") <= 1280, name
 
 
-def test_a_cluster_is_run_by_keyboard_alone(browser: Browser, nodes: Processes) -> None:
-    """Signing in, though Escape closed what asks for the key; a question; its refusal."""
-    follower = min(set(nodes.nodes) - {nodes.leader()})
-    with opened(browser, nodes[follower].url) as (page, _):
-        page.goto("/#/cluster")
-        expect(page.get_by_label("Key", exact=True)).to_be_focused()
-        page.keyboard.press("Escape")
-        expect(page.get_by_label("Key", exact=True)).to_be_focused()  # the next reading asks again
-        page.keyboard.insert_text(ADMIN_KEY)
-        page.keyboard.press("Enter")
-        expect(page.locator("#user")).to_contain_text("bootstrap")
-        expect(page.locator(".node-card")).to_have_count(3)
-        rebalance = page.get_by_role("button", name="Rebalance", exact=True)
-        expect(rebalance).to_be_visible()
-        for _ in range(100):
-            page.keyboard.press("Tab")
-            if rebalance.evaluate("button => button === document.activeElement"):
-                break
-        page.keyboard.press("Enter")
-        question = page.get_by_role("dialog", name="Rebalance the cluster?")
-        expect(question).to_be_visible()
-        page.keyboard.press("Escape")
-        expect(question).to_have_count(0)
-        expect(page.get_by_role("heading", name="Jobs")).to_have_count(0)
-
-
 def test_a_follower_shows_the_cluster_and_who_is_gone(browser: Browser, nodes: Processes) -> None:
     leader = nodes.leader()
     here, other = sorted(set(nodes.nodes) - {leader})
