@@ -28,8 +28,13 @@ def quiet_logs() -> None:
         structlog.configure(
             processors=[structlog.processors.add_log_level, plain],
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            logger_factory=_to_stderr,
         )
+
+
+def _to_stderr(*_: Any) -> structlog.PrintLogger:
+    """A logger for what stderr is now: an application may put another in its place and close it."""
+    return structlog.PrintLogger(sys.stderr)
 
 
 def configure_logs(section: LogSection) -> None:

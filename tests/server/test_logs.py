@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from collections.abc import Iterator
 
 import orjson
@@ -10,7 +12,7 @@ import pytest
 import structlog
 
 from nearql.server.log_settings import LogSection
-from nearql.server.logs import configure_logs
+from nearql.server.logs import configure_logs, quiet_logs
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +65,17 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
     told = capsys.readouterr().err
     assert "shown" in told
     assert "hidden" not in told
+
+
+def test_a_library_logs_to_what_stderr_is_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structlog, "is_configured", lambda: False)
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    quiet_logs()
+    structlog.get_logger("x").warning("one")
+    told = first.getvalue()
+    first.close()
+    monkeypatch.setattr(sys, "stderr", second)
+    structlog.get_logger("x").warning("two")
+    assert "one" in told
+    assert "two" in second.getvalue()
