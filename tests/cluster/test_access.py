@@ -40,8 +40,11 @@ def asked(nodes: Processes, name: str, key: str, sql: str = "SELECT id FROM docs
 
 def everywhere(nodes: Processes, key: str, status: int, sql: str = "SELECT id FROM docs") -> None:
     """Wait until all nodes answer so, each by itself."""
-    answers = lambda: {asked(nodes, name, key, sql) for name in NODES}  # noqa: E731
-    wait_for(lambda: answers() == {status}, f"each node answers {status}", PATIENCE_S)
+    wait_for(
+        lambda: all(asked(nodes, name, key, sql) == status for name in NODES),
+        f"each node answers {status}",
+        PATIENCE_S,
+    )
 
 
 def made(nodes: Processes, name: str, **members: Any) -> dict[str, Any]:
