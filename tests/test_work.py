@@ -1,4 +1,4 @@
-"""Short requests take no more function calls, memory and plans than `benchmarks/work.json` says."""
+"""Short requests take no more function calls and plans than `benchmarks/work.json` says."""
 
 from __future__ import annotations
 
