@@ -169,7 +169,7 @@ class TableView:
 
     def values(self, columns: Sequence[str], rows: NDArray[np.int64]) -> list[list[Any]] | None:
         """As `take`, in Python's own objects, column by column; None where there are many rows, or
-        a column whose values are no integers, doubles, texts or booleans.
+        a column whose values are no numbers, texts or booleans.
 
         Raises:
             NotFound, InternalError: as `take`.

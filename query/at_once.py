@@ -1,7 +1,7 @@
 """The hot path: one search for plain columns is answered from the arrays, without DuckDB.
 
-Several of them that differ in their query vectors alone are one call of the engine, one look-up of
-columns, and one answer each:
+Several of them that differ in their query vectors alone (`repeats`) are one look-up of columns, and
+one answer each:
 
     given     q1         q2         q3
     hits      (3, k) rows and distances, -1 where a query has fewer than k
@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from nearql.query.plan import Nearest, Output, Plan, Relation
 from nearql.query.ports import TableView
 from nearql.query.result import Result, ResultColumn
-from nearql.query.weight import Deferred
 
 if TYPE_CHECKING:
     from nearql.query.executor import Execution
-    from nearql.query.parameters import Parameters
     from nearql.query.plan_cache import Prepared
 
 Vector = NDArray[np.float32]
@@ -39,25 +37,6 @@ def run_direct(run: Execution, plan: Plan) -> Result:
     run.trace.add_search(step.name, hits.stats)
     skipped = run.count(access.offset, None) if access.offset else 0
     return _shown(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])[0]
-
-
-def run_together(run: Execution, plan: Plan, given: Sequence[Parameters]) -> list[Result]:
-    """The answers of a direct plan for several requests, whose query vectors alone differ.
-
-    Raises:
-        Deferred: one of them has no vector, so that each is a matter of its own.
-        NearQLError: one of them has a wrong one.
-    """
-    step, access = search_of(plan)
-    queries = np.stack([_query(access, one) for one in given])
-    count = run.count(access.limit, access.offset)
-    skipped = run.count(access.offset, None) if access.offset else 0
-    rows = run.filter(step, access.filter)
-    request = run.request(access, queries, count, rows)
-    view = run.view(step.table)
-    hits = run.timed("search", lambda: run.search(step.name, view, request))
-    run.trace.add_search(step.name, hits.stats)
-    return _shown(run, plan, hits.rows[:, skipped:], hits.distances[:, skipped:])
 
 
 def shared_key(prepared: Prepared, params: Any) -> Hashable | None:
@@ -96,16 +75,6 @@ def search_of(plan: Plan) -> tuple[Relation, Nearest]:
     assert isinstance(step, Relation)
     assert isinstance(step.access, Nearest)
     return step, step.access
-
-
-def _query(access: Nearest, given: Parameters) -> Vector:
-    value = access.distance.query
-    found = None
-    if value.parameter is not None:
-        found = given.vector(value.parameter, value.dimensions)
-    if found is None:
-        raise Deferred(None)
-    return found
 
 
 def _shown(run: Execution, plan: Plan, rows: NDArray[np.int64], distances: Vector) -> list[Result]:

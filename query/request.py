@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,6 @@ from nearql.engine.errors import (
 )
 from nearql.engine.request_id import part_of
 from nearql.query import guard, patience, utility
-from nearql.query.at_once import run_together
 from nearql.query.changes import run_delete, run_update
 from nearql.query.copying import copy_to, run_copy_from
 from nearql.query.create_as import run_create_as
@@ -155,24 +154,6 @@ class Request:
             running.rows = result.row_count
             self.waited_s = 0.0  # the next one's time begins now
             return result
-
-    def run_together(
-        self, text: str, prepared: Prepared, given: Sequence[Parameters]
-    ) -> list[Result]:
-        """See `Session.search_together`."""
-        version = self.database.catalog().version
-        kept = prepared.plans.get((0, "select"))
-        if kept is None or kept[0] != version or prepared.checked.get(0) != version:
-            raise Deferred(prepared)
-        for one in given:
-            one.check_used(prepared.parameters)
-        with self.statements.running(text, self.user) as running, self.timed(running):
-            with self.execution() as run:
-                found = run_together(run, kept[1], given)
-            running.rows = sum(result.row_count for result in found)
-            answers = [with_stats(result, run, kept[1]) for result in found]
-        notices = self._notices(run)
-        return [replace(one, notices=notices) for one in answers] if notices else answers
 
     def repeat(self, prepared: Prepared) -> Repeat | None:
         """See `Session.repeat`; None where the statement was not checked for this catalog."""

@@ -219,27 +219,6 @@ class Session:
             prepared.strategy = found.answers[0].stats["strategy"]
         return found
 
-    def search_together(
-        self,
-        text: str,
-        prepared: Prepared,
-        params: Sequence[Mapping[str, Any] | Sequence[Any] | None],
-        settings: Mapping[str, Any] | None,
-        user: str | None,
-    ) -> list[Result]:
-        """The answers of one known search for several requests, from one call of the engine.
-
-        Args:
-            prepared: from `known_search`. params: of each request; they differ in the query vector
-                alone.
-
-        Raises:
-            Deferred, NearQLError: not together; perhaps one of them alone is to blame.
-        """
-        request = self._request(params[0], settings, None)
-        request.user, request.at_once = user, True
-        return request.run_together(text, prepared, [Parameters.of(one) for one in params])
-
     def insert_rows(
         self,
         table_name: str,

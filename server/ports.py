@@ -140,18 +140,6 @@ class SessionPort(Stores, Protocol):
     ) -> Repeated | None:
         """The answers for requests like those before them; see `query.session.Session`."""
 
-    def search_together(
-        self,
-        text: str,
-        prepared: Prepared,
-        params: Sequence[Mapping[str, Any] | Sequence[Any] | None],
-        settings: Mapping[str, Any] | None,
-        user: str | None,
-    ) -> Sequence[ResultPort]:
-        """The answers of a known search for requests whose query vectors alone differ; raises where
-        they are to be asked one by one.
-        """
-
     def nature(self, text: str) -> tuple[Nature, Any]:
         """What the statements of a text would do; and the text prepared for `execute`."""
 

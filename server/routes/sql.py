@@ -184,16 +184,12 @@ def group_of(question: Question, known: Later) -> tuple[Hashable, Hashable]:
 
 
 def answers_of(edge: Edge, members: Sequence[_Joined]) -> Sequence[Made | Later | Exception]:
-    """The answers of a group: from one call, or one by one where one of them is wrong."""
+    """The answers of a group: what they share is done once, or all of it for each."""
     if members[0][3] is not None and (made := _repeated(edge, members)) is not None:
         return made
     if edge.gateway is not None:  # it may have to wait for other nodes
         return [known for _, known, *_ in members]
-    # Each in its own context, or in the first one's: its id is in what is logged.
-    if len(members) > 1 and not members[0][1].prepared.strategy.startswith("exact"):
-        made = members[0][2].run(_together, edge, members)
-        if made is not None:
-            return made
+    # Each in its own context: its id is in what is logged.
     return [context.run(_alone, edge, one, known) for one, known, context, _ in members]
 
 
@@ -221,28 +217,6 @@ def _repeated(edge: Edge, members: Sequence[_Joined]) -> list[Made] | None:
     if session.statements.is_slow(found.elapsed_s):
         text, user = asked.sql, question.principal.user
         context.run(session.statements.noted, text, user, found.elapsed_s, found.trace)
-    return made
-
-
-def _together(edge: Edge, members: Sequence[_Joined]) -> list[Made] | None:
-    question, known, *_ = members[0]
-    asked, before = known.asked, time.perf_counter()
-    try:
-        for one, *_ in members:
-            _check_awaited(edge, one)
-        since = [check_token(edge.node, one.session) for one, *_ in members]
-        params = [each.asked.params for _, each, *_ in members]
-        with acting_as(question.principal):
-            results = question.node.session().search_together(
-                asked.sql, known.prepared, params, asked.settings, question.principal.user
-            )
-        made = [
-            _encoded(edge, one, seen, result)
-            for (one, *_), seen, result in zip(members, since, results, strict=True)
-        ]
-    except (Deferred, NearQLError):
-        return None
-    known.prepared.pace.told(asked.settings or {}, (time.perf_counter() - before) / len(made))
     return made
 
 

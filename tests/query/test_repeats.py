@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -134,6 +134,49 @@ def test_a_filter_that_reads_another_table_is_never_taken_from_before(docs: Sql)
     assert again(docs, text, [1, 0]) in (None, [[(2,)]])
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["INSERT INTO docs VALUES (99, 'new', 1, 'a', '[1,1]')", "DELETE FROM docs WHERE id = 6"],
+)
+def test_a_filters_rows_are_those_of_now(docs: Sql, change: str) -> None:
+    text = "SELECT id FROM docs WHERE cat = 'a' ORDER BY vec <-> :q LIMIT 3"
+    whole(docs, text, [1, 1])
+    before = again(docs, text, [1, 1])
+    assert before is not None
+    docs.run(change)
+    with pytest.raises(Deferred):  # the filter has to be evaluated for the rows of now
+        again(docs, text, [1, 1])
+    expected = whole(docs, text, [1, 1])
+    assert expected != before[0]
+    assert again(docs, text, [1, 1]) == [expected]
+
+
+def test_a_read_that_would_wait_is_for_the_long_way(docs: Sql) -> None:
+    class Closed:
+        """A read of a copy that is not so far."""
+
+        seen = ()
+        asked: ClassVar[list[Any]] = []
+
+        def enter(self, *_: Any) -> Any:
+            raise AssertionError("nothing is waited for")
+
+        def at_once(self, tables: Collection[str], level: str | None) -> bool:
+            self.asked.append((set(tables), level))
+            return False
+
+    session, params = session_of(docs), [{"q": [1, 1]}]
+    whole(docs, SEARCH, [1, 1])
+    known = session.known_search(SEARCH)
+    assert known is not None
+    key = (), shared_key(known, params[0])
+    for _ in range(2):  # before anything is kept, and after
+        assert session.repeat(known, key, params, None, [Closed()]) is None
+        assert again(docs, SEARCH, [1, 1]) is not None
+    uuid = docs.database.catalog().tables["docs"].uuid
+    assert Closed.asked == [({uuid}, None)] * 2
+
+
 def test_a_filter_that_is_not_kept_is_for_the_long_way(docs: Sql) -> None:
     text = "SELECT id FROM docs WHERE cat = 'a' ORDER BY vec <-> :q LIMIT 2"
     whole(docs, text, [1, 1])
@@ -162,6 +205,17 @@ def test_wrong_vectors_get_their_error(docs: Sql) -> None:
     for wrong in ([1, 2, 3], "nonsense", [1, float("nan")], [1, 1e39]):
         with pytest.raises(InvalidValue):
             again(docs, SEARCH, [1, 1], wrong)
+
+
+def test_values_that_the_statement_has_no_place_for_are_refused(docs: Sql) -> None:
+    text, session = "SELECT id FROM docs ORDER BY vec <-> $1 LIMIT 2", session_of(docs)
+    session.execute(text, [[1, 1]])
+    known = session.known_search(text)
+    assert known is not None
+    for params, code in (([[1, 1]], None), ([[1, 1], 5], "surplus_parameter")):
+        key = (), shared_key(known, params)
+        found = outcome(lambda key=key, params=params: session.repeat(known, key, [params], None))
+        assert found == code if code else rows_of(found.answers[0])
 
 
 def test_a_time_limit_ends_it(docs: Sql, monkeypatch: pytest.MonkeyPatch) -> None:

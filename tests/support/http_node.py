@@ -141,9 +141,6 @@ class FakeSession:
     def repeat(self, *_: Any) -> None:
         """Nothing is kept."""
 
-    def search_together(self, *_: Any) -> Any:
-        raise AssertionError("nothing is known here")
-
     def nature(self, text: str) -> tuple[Nature, Any]:
         return nature_of(parse(text), CatalogView(1, {"docs": DOCS})), None
 
