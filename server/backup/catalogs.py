@@ -9,8 +9,8 @@ moment that nobody vouches for: it would lack tables, and not know.
     vouch     up to that clock
 
 The times of changes are right only where they were applied as they were committed: by the leader,
-in a reign whose beginning a barrier has confirmed. A follower may hear of them late. So what nobody
-vouches for is the time between two reigns, unless metadata has one version at the end of the first
+in a term whose beginning a barrier has confirmed. A follower may hear of them late. So what nobody
+vouches for is the time between two terms, unless metadata has one version at the end of the first
 and at the beginning of the second: then nothing came between. A leader that the repository is away
 for keeps its changes, and ships them with their times when it can, also when it leads no more.
 """
@@ -42,11 +42,11 @@ _BARRIER_MS = 2000
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """reign: in which this node led when it applied it; None = it may have been late."""
+    """term: in which this node led when it applied it; None = it may have been late."""
 
     at_ms: int
     state: Metadata
-    reign: int | None
+    term: int | None
 
 
 class CatalogShipper:
@@ -60,13 +60,13 @@ class CatalogShipper:
         self._changes: deque[_Change] = deque()
         self._seen: Metadata | None = None
         self._newest: Catalog | None = None  # that is in the archive, as far as known
-        self._reign: int | None = None
-        self._reigns: list[Known] = []  # not all noted yet; the last one may go on
+        self._confirmed: int | None = None  # the term that is known to have begun
+        self._led: list[Known] = []  # when it led, not all noted yet; the last one may go on
         self.known: list[Known] = []
         self.gaps = 0
         self._index = -1  # of `_newest`
-        self._lost = 0  # changes of reigns that were forgotten
-        self._joined: dict[int, int] = {}  # beginning of a reign -> since when it is known
+        self._lost = 0  # changes of its terms that were forgotten
+        self._joined: dict[int, int] = {}  # beginning of a term -> since when it is known
         self._lock = threading.Lock()  # around the queue of changes
 
     # ---- Watching --------------------------------------------------------------------------
@@ -87,14 +87,15 @@ class CatalogShipper:
 
     def _forget(self, change: _Change) -> None:
         """There are too many: nobody can vouch any more for what a leader has not shipped."""
-        if change.reign is not None:
-            self._reign = None
-            self._reigns = []
+        if change.term is not None:
+            self._confirmed = None
+            self._led = []
             self._lost += 1
 
     def _leads(self) -> int | None:
-        """The reign, where this node leads in the one that is known to have begun."""
-        return self._reign if self._reign is not None and self._reign == self._term() else None
+        """The term, where this node leads in the one that is known to have begun."""
+        confirmed = self._confirmed
+        return confirmed if confirmed is not None and confirmed == self._term() else None
 
     def _term(self) -> int | None:
         """In which this node leads, None where it does not."""
@@ -119,28 +120,28 @@ class CatalogShipper:
         """See how far metadata is known here now. Needs no repository."""
         term = self._term()
         if term is None:
-            self._reign = None
+            self._confirmed = None
             return
-        begins, lost = self._reign != term or not self._reigns, self._lost
-        self._reign, at_ms = term, now_ms()
+        begins, lost = self._confirmed != term or not self._led, self._lost
+        self._confirmed, at_ms = term, now_ms()
         try:
             self._node.metadata.barrier(timeout_ms=_BARRIER_MS)
         except NearQLError:  # it leads no more, or has lost the others: tried again next time
-            self._reign = None if begins else self._reign
+            self._confirmed = None if begins else self._confirmed
             return
         seen = self._seen
         if seen is None or seen.applied_index < self._node.metadata.state.applied_index:
-            self._reign = None if begins else self._reign
+            self._confirmed = None if begins else self._confirmed
             return
-        if self._reign != self._term() or self._lost != lost:
+        if self._confirmed != self._term() or self._lost != lost:
             return
         if begins:
             since = now_ms()  # nothing is known to end before that: see the next time
-            self._reigns.append(Known(since, since - 1, seen.version, seen.version))
+            self._led.append(Known(since, since - 1, seen.version, seen.version))
         else:
-            self._reigns[-1] = replace(
-                self._reigns[-1],
-                until_ms=max(at_ms - 1, self._reigns[-1].until_ms), version=seen.version,
+            self._led[-1] = replace(
+                self._led[-1],
+                until_ms=max(at_ms - 1, self._led[-1].until_ms), version=seen.version,
             )  # fmt: skip
 
     # ---- Shipping --------------------------------------------------------------------------
@@ -163,10 +164,10 @@ class CatalogShipper:
         vouch, which is to be noted.
         """
         leads = self._leads() is not None
-        if not leads and not self._reigns:
+        if not leads and not self._led:
             self.look_again()  # whoever leads ships; look again before shipping here
             return
-        reigns, lost = [*self._reigns], self._lost
+        led, lost = [*self._led], self._lost
         if self._newest is None:
             newest = archive.catalogs()[-1:]
             self._index = newest[0].index if newest else -1
@@ -178,16 +179,16 @@ class CatalogShipper:
                     self._changes.popleft()
         if self._lost != lost:
             return  # some were forgotten meanwhile, perhaps of the time to be vouched for
-        for reign in reigns:
-            self._vouch(archive, reign)
-        self._reigns = [one for one in self._reigns if one.since_ms == reigns[-1].since_ms]
+        for term in led:
+            self._vouch(archive, term)
+        self._led = [one for one in self._led if one.since_ms == led[-1].since_ms]
         if not leads:
-            self._reigns = []
+            self._led = []
 
     def _next(self, leads: bool) -> _Change | None:
-        """To be shipped: who leads ships all, who did what it knows of its reigns."""
+        """To be shipped: who leads ships all, who did what it knows of its terms."""
         with self._lock:
-            wanted = leads or any(change.reign is not None for change in self._changes)
+            wanted = leads or any(change.term is not None for change in self._changes)
             return self._changes[0] if wanted and self._changes else None
 
     def _ship(self, archive: Archive, change: _Change) -> None:
@@ -197,36 +198,36 @@ class CatalogShipper:
             if is_news:
                 archive.put_catalog(change.at_ms, index, found)
             self._newest, self._index = found, index
-        elif change.reign is not None:  # others know it from later on only
+        elif change.term is not None:  # others know it from later on only
             archive.put_catalog(change.at_ms, index, found)
 
     # ---- Vouching --------------------------------------------------------------------------
 
-    def _vouch(self, archive: Archive, reign: Known) -> None:
-        if reign.until_ms < reign.since_ms:
+    def _vouch(self, archive: Archive, term: Known) -> None:
+        if term.until_ms < term.since_ms:
             return
-        if reign.since_ms not in self._joined:
-            self._joined[reign.since_ms] = self._join(archive, reign)
-        since_ms = self._joined[reign.since_ms]
+        if term.since_ms not in self._joined:
+            self._joined[term.since_ms] = self._join(archive, term)
+        since_ms = self._joined[term.since_ms]
         self.known = [one for one in self.known if one.since_ms != since_ms]
-        self.known.append(replace(reign, since_ms=since_ms))
+        self.known.append(replace(term, since_ms=since_ms))
 
-    def _join(self, archive: Archive, reign: Known) -> int:
+    def _join(self, archive: Archive, term: Known) -> int:
         """From when on it is known: from the end of what was known before, if nothing came between;
         else there is a gap.
         """
         before = [one for noted in archive.notes() for one in noted.known]
         last = max(
-            (one for one in [*before, *self.known] if one.since_ms < reign.since_ms),
+            (one for one in [*before, *self.known] if one.since_ms < term.since_ms),
             key=lambda one: one.until_ms, default=None,
         )  # fmt: skip
-        if last is None or last.until_ms >= reign.since_ms:
-            return reign.since_ms
-        if last.version == reign.since_version:
+        if last is None or last.until_ms >= term.since_ms:
+            return term.since_ms
+        if last.version == term.since_version:
             return last.since_ms if last in self.known else last.until_ms
         self.gaps += 1
-        log.error("archive_catalog_gap", after_ms=last.until_ms, next_ms=reign.since_ms)
-        return reign.since_ms
+        log.error("archive_catalog_gap", after_ms=last.until_ms, next_ms=term.since_ms)
+        return term.since_ms
 
 
 def _same(one: Metadata, other: Metadata) -> bool:

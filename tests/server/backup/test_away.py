@@ -153,6 +153,13 @@ def archive_in(directory: Path) -> Archive:
     return Archive(repository(directory), "11111111-1111-1111-1111-111111111111")
 
 
+def vouch(shipper: CatalogShipper, archive: Archive) -> None:
+    """Two rounds: the first sees a term begin, the second how far it has come."""
+    for _ in range(2):
+        shipper.confirm()
+        shipper.ship(archive)
+
+
 def noted(archive: Archive, name: str, shipper: CatalogShipper) -> list[Known]:
     archive.put_reached(name, 0, {}, shipper.known)
     return shipper.known
@@ -163,9 +170,7 @@ def test_only_who_leads_vouches_and_only_for_what_it_confirmed(
 ) -> None:
     archive, leader = archive_in(tmp_path / "copies"), Leader()
     one = leader.shipper()
-    for _ in range(2):
-        one.confirm()
-        one.ship(archive)
+    vouch(one, archive)
     first = noted(archive, "n1", one)
     assert len(first) == 1
     leader.fails = True  # it may not lead any more, whatever it believes
@@ -185,9 +190,7 @@ def test_between_two_leaders_nothing_is_known_if_something_changed(
 ) -> None:
     archive, first, second = archive_in(tmp_path / "copies"), Leader(), Leader()
     one = first.shipper()
-    for _ in range(2):
-        one.confirm()
-        one.ship(archive)
+    vouch(one, archive)
     (before,) = noted(archive, "n1", one)
     clock[0] += 1000
     for number in range(changes):  # the first could not ship this
@@ -195,9 +198,7 @@ def test_between_two_leaders_nothing_is_known_if_something_changed(
     second.term = 2
     two = second.shipper()
     clock[0] += 1000
-    for _ in range(2):
-        two.confirm()
-        two.ship(archive)
+    vouch(two, archive)
     (after,) = noted(archive, "n2", two)
     assert two.gaps == changes
     assert (after.since_ms == before.until_ms) == (not changes)
@@ -210,9 +211,7 @@ def test_who_led_while_the_repository_was_away_ships_its_changes_later(
     """Others led in the meantime, and know of the change from later on only."""
     archive, leader, other = archive_in(tmp_path / "copies"), Leader(), Leader()
     one = leader.shipper()
-    for _ in range(2):
-        one.confirm()
-        one.ship(archive)
+    vouch(one, archive)
     noted(archive, "n1", one)
     leader.state = changed(leader.state, name="x")
     one.saw(leader.state)
@@ -222,9 +221,7 @@ def test_who_led_while_the_repository_was_away_ships_its_changes_later(
     clock[0] += 1000
     other.state, other.term = leader.state, 2
     two = other.shipper()
-    for _ in range(2):
-        two.confirm()
-        two.ship(archive)
+    vouch(two, archive)
     noted(archive, "n2", two)
     assert two.gaps == 1
     one.confirm()
@@ -240,17 +237,13 @@ def test_too_many_changes_are_not_vouched_for(
     monkeypatch.setattr(catalogs_module, "CHANGES", 3)
     archive, leader = archive_in(tmp_path / "copies"), Leader()
     one = leader.shipper()
-    for _ in range(2):
-        one.confirm()
-        one.ship(archive)
+    vouch(one, archive)
     (before,) = noted(archive, "n1", one)
     for number in range(4):
         leader.state = changed(leader.state, name=str(number))
         one.saw(leader.state)
     lost_until = clock[0]
-    for _ in range(2):
-        one.confirm()
-        one.ship(archive)
+    vouch(one, archive)
     first, second = noted(archive, "n1", one)
     assert first == before
     assert second.since_ms > lost_until
@@ -263,9 +256,7 @@ def test_what_is_forgotten_while_it_is_shipped_is_not_vouched_for(
     monkeypatch.setattr(catalogs_module, "CHANGES", 2)
     archive, leader = archive_in(tmp_path / "copies"), Leader()
     one = leader.shipper()
-    for _ in range(2):
-        one.confirm()
-        one.ship(archive)
+    vouch(one, archive)
     before = noted(archive, "n1", one)
     whole = archive.put_catalog
 
