@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from nearql.query.request import Request
 
 Rows = NDArray[np.int64]
-PROBE = 64  # calls after which the other way is tried once
 KEPT = 16  # of one text, with different settings and values
 
 
@@ -83,9 +82,7 @@ class Repeat:
         self._timeout_ms = run.variables.get("statement_timeout_ms")
         self._until = 0.0
         self._patience = Patience(0, self._check_time)
-        self._by_index = False  # until one query was searched alone
-        self._alone_s = self._shared_s = 0.0  # for a query, of late
-        self._turns = 0
+        self._shares = False
 
     @staticmethod
     def of(request: Request, prepared: Prepared, version: int, plan: Plan) -> Repeat | None:
@@ -157,31 +154,17 @@ class Repeat:
     def _search(
         self, view: TableView, rows: RowSet | None, vectors: Sequence[Vector]
     ) -> list[SearchHits]:
-        """In one call or one by one, whichever took less of late: an index answers several queries
-        sooner together as a rule, but not where each has to look far under a filter.
+        """In one call where an index answers: several queries take it less than one by one, however
+        few they are, and exact search more.
         """
         queries = vectors[0][np.newaxis] if len(vectors) == 1 else np.stack(vectors)
-        step = len(vectors) if self._shares() else 1
-        before = time.perf_counter()
+        step = len(vectors) if self._shares else 1
         found = [
             view.search(self._request(queries[at : at + step], rows))
             for at in range(0, len(vectors), step)
         ]
-        spent_s = (time.perf_counter() - before) / len(vectors)
-        if step > 1:
-            self._shared_s = _learned(self._shared_s, spent_s)
-        else:
-            self._alone_s = _learned(self._alone_s, spent_s)
-            self._by_index = not found[-1].stats.strategy.startswith("exact")
+        self._shares = not found[-1].stats.strategy.startswith("exact")
         return found
-
-    def _shares(self) -> bool:
-        """Exact search never shares; each PROBE-th time the other way is tried."""
-        if not self._by_index:
-            return False
-        self._turns += 1
-        better = self._shared_s <= self._alone_s
-        return better if self._turns % PROBE else not better
 
     def _request(self, queries: Vector, rows: RowSet | None) -> SearchRequest:
         asked = self._asked
@@ -243,11 +226,6 @@ class Repeat:
     def _check_time(self) -> None:
         if self._timeout_ms and time.monotonic() > self._until:
             raise patience.timed_out()
-
-
-def _learned(before_s: float, spent_s: float) -> float:
-    """Falls at once and rises slowly: one slow moment of the machine says nothing."""
-    return min(spent_s, before_s * 1.1) if before_s else spent_s
 
 
 def keep(prepared: Prepared, key: Hashable, repeat: Repeat) -> None:

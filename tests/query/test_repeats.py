@@ -16,7 +16,7 @@ from nearql.engine.types import SearchHits, SearchRequest
 from nearql.engine.view import TableView
 from nearql.query.at_once import shared_key
 from nearql.query.plan_cache import Prepared
-from nearql.query.repeats import KEPT, PROBE
+from nearql.query.repeats import KEPT
 from nearql.query.session import Session
 from nearql.query.weight import Deferred
 from support.sql import Sql
@@ -249,31 +249,15 @@ def test_of_one_text_only_so_many_are_kept(docs: Sql) -> None:
     assert 0 < len(known.repeats) <= KEPT
 
 
-@pytest.mark.parametrize(
-    ("by_index", "alone_s", "turns", "calls"),
-    [
-        (True, 2.0, 0, [3]),
-        (True, 0.5, 0, [1, 1, 1]),
-        (True, 2.0, PROBE - 1, [1, 1, 1]),
-        (True, 0.5, PROBE - 1, [3]),
-        (False, 2.0, 0, [1, 1, 1]),
-    ],
-)
-def test_queries_share_a_call_where_that_took_less(
-    docs: Sql,
-    monkeypatch: pytest.MonkeyPatch,
-    by_index: bool,
-    alone_s: float,
-    turns: int,
-    calls: list[int],
+@pytest.mark.parametrize(("by_index", "calls"), [(True, [3]), (False, [1, 1, 1])])
+def test_queries_share_a_call_where_an_index_answers(
+    docs: Sql, monkeypatch: pytest.MonkeyPatch, by_index: bool, calls: list[int]
 ) -> None:
     vectors = [[1, 1], [2, 0], [4, 4]]
     expected = [whole(docs, SEARCH, vector) for vector in vectors]
     again(docs, SEARCH, [0, 0])
     (repeat,) = session_of(docs).known_search(SEARCH).repeats.values()  # type: ignore[union-attr]
-    for name, value in (("by_index", by_index), ("shared_s", 1.0), ("alone_s", alone_s)):
-        monkeypatch.setattr(repeat, f"_{name}", value)
-    monkeypatch.setattr(repeat, "_turns", turns)
+    monkeypatch.setattr(repeat, "_shares", by_index)
     asked: list[int] = []
     search = TableView.search
 
