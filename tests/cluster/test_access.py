@@ -109,6 +109,7 @@ def test_a_signed_token_is_one_thing_at_all_nodes(nodes: Processes) -> None:
     one, other = (make_token(role="reader", jti=name, sub=name) for name in ("one", "other"))
     everywhere(nodes, one, 200)
     everywhere(nodes, other, 200)
+    everywhere(nodes, make_token(NEW_SECRET, role="admin"), 401)  # signed by somebody else
     assert nodes["n1"].request("POST", "/v1/revocations", {"jti": "one"})[0] == 200
     everywhere(nodes, one, 401)
     assert nodes["n2"].request("POST", "/v1/revocations", {"subject": "other"})[0] == 200

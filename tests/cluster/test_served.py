@@ -1,5 +1,5 @@
-"""What three real processes promise those who ask them: one set of keys, metrics that the alerts
-know, and a stop that loses nobody's request.
+"""What three real processes promise those who ask them: acts of record, metrics that alerts know, and
+a stop that loses nobody's request. Who may ask them: `test_access.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from support.cluster_processes import ADMIN_KEY, PATIENCE_S, Process, Processes, answer_of
 from support.monitoring import EXPRESSIONS, check_expression, series_of
-from support.secured import make_token, write_key_set
+from support.secured import write_key_set
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.chaos
@@ -35,49 +35,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         yield started
     finally:
         started.stop()
-
-
-def asked(node: Process, key: str, method: str = "GET", path: str = "/v1/whoami") -> int:
-    """The status of a request as somebody else."""
-    headers = {"Authorization": f"Bearer {key}"}
-    return answer_of(urllib.request.Request(node.url + path, None, headers, method=method), 40)[0]
-
-
-def statuses(nodes: Processes, key: str) -> dict[str, int]:
-    return {node.name: asked(node, key) for node in nodes.running()}
-
-
-def everywhere(nodes: Processes, key: str, status: int) -> None:
-    """Every node answers so. What changes metadata is answered when each living one knows it; one
-    that was too slow to be counted among those is waited for.
-    """
-    wait_for(lambda: set(statuses(nodes, key).values()) == {status}, str(status), PATIENCE_S)
-
-
-def test_a_key_that_is_revoked_on_one_node_is_dead_on_all(nodes: Processes) -> None:
-    status, made = nodes["n1"].request("POST", "/v1/keys", {"user": "ann", "role": "reader"})
-    assert status == 200, made
-    everywhere(nodes, made["key"], 200)
-    status, session = answer_of(
-        urllib.request.Request(
-            nodes["n2"].url + "/v1/login", b"{}",
-            {"Authorization": f"Bearer {made['key']}", "Content-Type": "application/json"},
-        ), 40,
-    )  # fmt: skip
-    assert status == 200, session
-    everywhere(nodes, session["token"], 200)
-    assert nodes["n3"].request("DELETE", f"/v1/keys/{made['id']}")[0] == 200
-    everywhere(nodes, made["key"], 401)
-    everywhere(nodes, session["token"], 401)
-
-
-def test_a_signed_token_is_good_on_all_nodes_or_on_none(nodes: Processes) -> None:
-    good = make_token(sub="report", role="reader", jti="one")
-    forged = make_token(b"of somebody else, and 32 bytes long", role="admin")
-    everywhere(nodes, good, 200)
-    everywhere(nodes, forged, 401)
-    assert nodes["n2"].request("POST", "/v1/revocations", {"jti": "one"})[0] == 200
-    everywhere(nodes, good, 401)
 
 
 def test_letting_a_disk_in_is_an_act_of_record(nodes: Processes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,7 +203,8 @@ def test_a_moment_that_is_not_reached_is_refused_by_name(tmp_path: Path) -> None
         made = backup(node, place)
         shipped(node)
         wanted: dict[str, Any] = {"tables": ("docs",), "rename": {"docs": "no"}}
-        with pytest.raises(NotFound, match="ends .*Z: .*estore to a moment") as caught:
+        ends = "The archive of metadata ends at .*Z: .*Restore to a moment"
+        with pytest.raises(NotFound, match=ends) as caught:
             restore(node, place, to_ms=now_ms() + 3_600_000, **wanted)
         assert caught.value.code == "archive_ends"
         with pytest.raises(NotFound, match="The archive begins at"):
@@ -211,6 +213,26 @@ def test_a_moment_that_is_not_reached_is_refused_by_name(tmp_path: Path) -> None
             restore(node, place, to_ms=made.cut_ms - 1, backup=made.id, **wanted)
         assert early.value.code == "backup_too_late"
         assert "no" not in node.catalog().tables
+
+
+def test_a_shard_whose_log_ends_before_metadata_is_named(tmp_path: Path) -> None:
+    """As where its primary alone could not reach the repository."""
+    place = repository(tmp_path / "copies")
+    with archiving(tmp_path / "a", tmp_path / "copies") as node:
+        run(node, DOCS)
+        fill(node, 0, 5)
+        backup(node, place)
+        shipped(node)
+        name, cluster_id = node.node_id, node.metadata.state.cluster_id
+    archive = Archive(place, cluster_id)
+    noted = archive.noted_by(name)
+    longer = replace(noted.known[-1], until_ms=noted.known[-1].until_ms + 3_600_000)
+    archive.put_reached(name, now_ms(), noted.shards, [longer])
+    with running(tmp_path / "b") as other:
+        with pytest.raises(NotFound, match="ends with LSN .*Z: restore to a moment") as caught:
+            restore(other, place, to_ms=longer.until_ms - 1)
+        assert caught.value.code == "archive_ends"
+        assert "'docs', shard" in caught.value.detail
 
 
 def test_the_log_is_kept_while_the_repository_is_away(
