@@ -1,5 +1,5 @@
-"""What three real processes promise those who ask them: acts of record, metrics that alerts know, and
-a stop that loses nobody's request. Who may ask them: `test_access.py`.
+"""What three real processes promise those who ask them: acts of record, metrics that alerts know,
+and a stop that loses nobody's request. Who may ask them: `test_access.py`.
 """
 
 from __future__ import annotations
