@@ -351,11 +351,15 @@ class Shard:
         committed = self.gate.committed_lsn
         if self.tail.oldest_lsn > committed:
             return
+        taken = []
         with self._applying():
             for pending in self.tail.take(committed):
                 self.before_apply(pending.statement.lsn)
                 self._state.apply(pending.statement)
                 self.unflushed_bytes += pending.nbytes
+                taken.append(pending)
+        for pending in taken:  # not before it is published: its writer answers as soon as it is set
+            pending.applied = True
 
     @contextmanager
     def _applying(self) -> Iterator[None]:

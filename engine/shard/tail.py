@@ -56,7 +56,10 @@ class Tail:
             self._in_flight[asker(statement.request_id)] = pending
 
     def take(self, committed_lsn: int) -> Iterator[Pending]:
-        """Those that are committed, to be applied; each leaves the tail when the next is asked."""
+        """Those that are committed, to be applied; each leaves the tail when the next is asked.
+
+        They are `applied` when the caller has published them, which it says itself.
+        """
         while self._pending and self._pending[0].statement.lsn <= committed_lsn:
             pending = self._pending[0]
             yield pending
@@ -71,7 +74,6 @@ class Tail:
                 del self._keys[key]
         self._in_flight.pop(asker(statement.request_id), None)
         self.nbytes -= pending.nbytes
-        pending.applied = True
 
     def clear(self) -> None:
         """Others decide from now on what becomes of these."""

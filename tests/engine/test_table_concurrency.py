@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nearql.engine.errors import Conflict
+from nearql.engine.shard.tail import Pending
 from nearql.engine.table import Table
 from nearql.engine.types import ROW_COLUMN, Change, Metric, OnConflict, SearchRequest
 from nearql.engine.view import TableView
@@ -162,4 +163,30 @@ def test_a_reader_never_waits_for_a_writer(tmp_path: Path) -> None:
 
     table.modify(evaluate)
     assert seen == [1]
+    table.close()
+
+
+def test_a_write_counts_as_applied_only_when_views_show_it(tmp_path: Path) -> None:
+    """Its writer answers as soon as it does; the next read on any connection must find the row."""
+    table = create(tmp_path / "t", context=context(SETTINGS))
+    (shard,) = table.shards
+    log, publish, logged = shard.log, shard.publish, []
+
+    def logging(*given: Any) -> Pending:
+        logged.append(log(*given))
+        return logged[-1]
+
+    def publishing() -> None:
+        """What another thread sees in the moment before."""
+        shown = shard.read_view().lsn
+        told = [pending.statement.lsn for pending in logged if pending.applied]
+        assert all(lsn <= shown for lsn in told)
+        publish()
+
+    shard.log = logging  # type: ignore[method-assign, assignment]
+    shard.publish = publishing  # type: ignore[method-assign]
+    for key in range(3):
+        insert(table, [key])
+    assert [pending.applied for pending in logged] == [True] * 3
+    assert shard.read_view().lsn == logged[-1].statement.lsn
     table.close()
