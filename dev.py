@@ -199,6 +199,11 @@ def job_chaos(args: list[str]) -> None:
     become("python", "tests/chaos/cluster.py", *args)
 
 
+def job_soak(args: list[str]) -> None:
+    """Work on three real processes for two hours, a fault each minute (`--seconds`, `--seed`)."""
+    become("python", "tests/chaos/soak.py", *args)
+
+
 def job_fuzz(args: list[str]) -> None:
     """Compare random statements with a naive executor (`--seed`, `--statements`, `--record`)."""
     become("python", str(ROOT / "tests" / "fuzz.py"), *args)
@@ -345,6 +350,7 @@ JOBS: dict[str, Callable[[list[str]], None]] = {
     "fuzz-text": job_fuzz_text,
     "simulate": job_simulate,
     "simulate-metadata": job_simulate_metadata,
+    "soak": job_soak,
     "vendor": job_vendor,
     "python": job_python,
     "lock": job_lock,

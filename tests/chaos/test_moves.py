@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 import yaml
 
+from support.cluster_jobs import JOB_S, copies, ended, job, started
 from support.cluster_processes import PATIENCE_S, Process, Processes
 from support.waiting import wait_for
 
 pytestmark = pytest.mark.chaos
-
-JOB_S = 3 * PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -78,49 +77,6 @@ class Writer:
                 self.errors.append(error)
                 return
             self.answered.append(number)
-
-
-def started(nodes: Processes, action: str, **members: Any) -> str:
-    """Begin a job; its id."""
-    told: list[Any] = []
-
-    def done() -> bool:
-        for node in nodes.running():
-            status, answer = node.request("POST", f"/v1/cluster/{action}", members)
-            told.append(answer)
-            if status == 200:
-                return True
-        return False
-
-    wait_for(done, f"{action}: {told[-1:]}", PATIENCE_S)
-    return str(told[-1]["job"])
-
-
-def job(nodes: Processes, name: str) -> dict[str, Any]:
-    for node in nodes.running():
-        status, found = node.get(f"/v1/jobs/{name}")
-        if status == 200:
-            return dict(found)
-    return {"state": "unknown", "detail": ""}
-
-
-def ended(nodes: Processes, name: str) -> dict[str, Any]:
-    """Wait for a job to be over."""
-    wait_for(
-        lambda: job(nodes, name)["state"] in ("done", "failed", "cancelled"),
-        f"the end of {job(nodes, name)}", JOB_S,
-    )  # fmt: skip
-    return job(nodes, name)
-
-
-def copies(nodes: Processes, table: str) -> set[str]:
-    """Where copies of a table's shards are, those that are being made included."""
-    for node in nodes.running():
-        status, told = node.get("/v1/cluster/shards")
-        if status == 200:
-            found = [s for s in told["shards"] if s["table"] == table]
-            return {copy["node"] for shard in found for copy in shard["copies"]}
-    return set()
 
 
 def create(nodes: Processes, table: str, replicas: int = 2, shards: int = 2) -> None:

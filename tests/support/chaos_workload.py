@@ -69,9 +69,10 @@ class History:
 class Workload:
     """Threads that write and read until `stop`."""
 
-    def __init__(self, nodes: Processes, seed: int) -> None:
+    def __init__(self, nodes: Processes, seed: int, pause_s: float = 0.0) -> None:
+        """pause_s: how long each writer rests between two writes."""
         self.nodes, self.history = nodes, History()
-        self._seed = seed
+        self._seed, self._pause_s = seed, pause_s
         self._stopped = threading.Event()
         work = [(self._write, number) for number in range(WRITERS)] + [(self._read, WRITERS)]
         self._threads = [threading.Thread(target=run, args=(n,)) for run, n in work]
@@ -102,7 +103,7 @@ class Workload:
     def _write(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")
         client, sent = uuid.uuid4(), 0
-        while not self._stopped.is_set():
+        while not self._stopped.wait(self._pause_s):
             sent += 1
             request_id = f"{client}:{sent}"
             what = chance.random()
@@ -178,7 +179,7 @@ class Workload:
 
     def _read(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")
-        while not self._stopped.wait(0.05):
+        while not self._stopped.wait(max(self._pause_s, 0.05)):
             self._read_accounts(chance)
             with self.history.lock:
                 known = list(self.history.acknowledged - self.history.doomed)
