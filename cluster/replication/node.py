@@ -402,7 +402,7 @@ class Replication:
         self._published_ms[uuid] = now_ms
         self._statuses[uuid] = status_of(
             core, now_ms, ages=runner.ages, alarm=runner.alarm, stopped=runner.ended,
-            was_complete=before.complete, sync=fetch.progress if fetch else None,
+            before=before, sync=fetch.progress if fetch else None,
         )  # fmt: skip
 
     def _tell_watchers(self) -> None:

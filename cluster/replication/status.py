@@ -39,8 +39,10 @@ class SyncProgress:
 class ShardStatus:
     """One copy. role: the state's name. copies: of the shard, by metadata.
 
-    complete: it once had everything that was committed then. fresh_ms: when a primary with a valid
-    lease was last heard. refusals: of writes, by concern.
+    complete: in this life it once showed everything that was committed then. awaited_lsn: how far
+    that is, once it is known: a copy that comes back has its log, and must be told how much of it
+    is committed. fresh_ms: when a primary with a valid lease was last heard. refusals: of writes,
+    by concern.
     """
 
     role: str = "empty"
@@ -56,6 +58,7 @@ class ShardStatus:
     fenced: int = 0
     alarm: str | None = None
     complete: bool = False
+    awaited_lsn: int | None = None
     fresh_ms: int | None = None
     heard_commit_lsn: int = 0
     peers: Mapping[str, PeerStatus] = field(default_factory=dict)
@@ -80,13 +83,16 @@ class ReplicationStatus:
 
 def status_of(
     core: Core, now_ms: int,
-    *, ages: Ages, alarm: str | None, stopped: bool, was_complete: bool, sync: SyncProgress | None,
+    *, ages: Ages, alarm: str | None, stopped: bool, before: ShardStatus, sync: SyncProgress | None,
 ) -> ShardStatus:  # fmt: skip
-    """What the core of a copy shows. stopped: it takes no part any more. In the loop."""
+    """What the core of a copy shows. stopped: it takes no part any more. before: what it showed
+    last. In the loop.
+    """
     copy, log, role = core.copy, core.copy.log, core.role
     primary = role if isinstance(role, Primary) else None
     replica = role if isinstance(role, Replica) else None
     recorded = copy.row.primary if copy.row is not None else None
+    awaited = before.awaited_lsn if before.awaited_lsn is not None else _awaited_lsn(core)
     following = replica.primary if replica is not None else recorded
     return ShardStatus(
         role="halted" if stopped else core.state.value,
@@ -101,13 +107,32 @@ def status_of(
         lease_valid=core.lease_valid(now_ms),
         fenced=core.fenced_messages,
         alarm=core.halted or alarm,
-        complete=was_complete or copy.in_sync,
+        complete=before.complete
+        or (copy.in_sync and awaited is not None and log.applied_lsn >= awaited),
+        awaited_lsn=awaited,
         fresh_ms=replica.fresh_ms if replica else None,
         heard_commit_lsn=replica._heard_commit if replica else log.commit_lsn,
         peers=_peers(primary, log.end_lsn, now_ms, ages) if primary and not stopped else {},
         refusals=_refusals(core, now_ms) if primary else {},
         sync=sync,
     )
+
+
+def _awaited_lsn(core: Core) -> int | None:
+    """Up to where a copy in sync must show its log to have all that was committed when this was
+    asked; None while it can't know. What the primary of an epoch says is committed counts from
+    EPOCH_START on: before, it may not know itself.
+    """
+    copy, role = core.copy, core.role
+    if not copy.in_sync:
+        return None
+    if isinstance(role, Primary):
+        return role.start_lsn if role.active else None
+    if role is None or role.fresh_ms is None or not copy.log.vector:
+        return None
+    epoch, start_lsn = copy.log.vector[-1]
+    heard = role._heard_commit
+    return heard if epoch == role.epoch and heard >= start_lsn else None
 
 
 def _refusals(core: Core, now_ms: int) -> dict[str, str | None]:

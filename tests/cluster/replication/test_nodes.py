@@ -225,6 +225,23 @@ def test_a_replica_that_restarts_is_sent_what_it_lacks(trio: Trio) -> None:
     assert trio["c"].replication.counts["snapshots_installed"] == 0
 
 
+def test_a_copy_that_restarts_is_not_read_before_it_has_what_was_committed(trio: Trio) -> None:
+    trio["a"].write_soon(range(20))
+    trio.all_show(range(20))
+    for name in "abc":
+        trio.stop(name)
+    trio.start("b")  # in sync by metadata, and nobody tells it how much of its log is committed
+    status = trio["b"].replication.status
+    wait_for(lambda: status().shards[SHARD].role == "isr", "its part is known", 60)
+    assert trio["b"].ids() == []
+    assert not trio["b"].handle.readable
+    trio.start("c")
+    trio.fail_over("c")
+    for name in "cb":
+        wait_for(lambda name=name: trio[name].handle.readable, f"{name} may be read", 60)  # type: ignore[misc]
+        assert trio[name].ids() == [*range(20)]
+
+
 @pytest.mark.slow
 def test_without_a_majority_in_sync_nothing_is_answered_and_nothing_is_lost(trio: Trio) -> None:
     trio["a"].write_soon([1])
