@@ -30,6 +30,7 @@ from nearql.engine.table import Table
 log = structlog.get_logger("nearql.node")
 
 ORPHAN_RETENTION_S = 24 * 3600
+TRASH = "trash"  # folder of the data directory
 
 
 class Copies:
@@ -40,7 +41,7 @@ class Copies:
     ) -> None:
         """retention_s: how long orphans stay in the trash."""
         self._retention_s = retention_s
-        self._home, self._trash = data_dir / "tables", data_dir / "trash"
+        self._home, self._trash = data_dir / "tables", data_dir / TRASH
         self._context = context
         self._tables: dict[str, Table] = {}
         self._failed: dict[str, Corruption] = {}

@@ -24,10 +24,12 @@ from nearql.engine.errors import NearQLError, NotFound
 from nearql.engine.table import Table
 from nearql.server.backup.archive import Archive, Reached
 from nearql.server.backup.catalogs import CatalogShipper
+from nearql.server.backup.orphans import lost_tails
 from nearql.server.backup.places import repository_for
 from nearql.server.backup.repository import Repository, not_a_repository
 from nearql.server.backup.shipping import GivenUp, Shipper, is_of_the_repository, now_ms
 from nearql.server.backup.sources import Pins
+from nearql.server.copies import TRASH
 
 if TYPE_CHECKING:
     from nearql.server.node import Node
@@ -83,6 +85,7 @@ class Archiver:
         self._failures = 0
         self._gone = [0, 0, 0]  # records, bytes, gaps of shards that are closed
         self._looking = threading.Lock()  # around `_shippers`
+        self._looked_for_orphans = False
         self._unkept: set[int] = set()  # by identity: shippers whose log is not kept any more
 
     # ---- Life ------------------------------------------------------------------------------
@@ -229,10 +232,25 @@ class Archiver:
         self._look_for_tables()  # before anything can fail: their logs are kept from now on
         self._catalogs.confirm()
         archive = self._opened()
+        self._count_lost_tails(archive)
         try:
             self._ship_all(archive, given_up)
         finally:
             self._check_place(archive)
+
+    def _count_lost_tails(self, archive: Archive) -> None:
+        """Once in a life: of tables that were dropped just before the last one was killed."""
+        if self._looked_for_orphans:
+            return
+        node = self._node
+        trash = node.config.node.data_dir.absolute() / TRASH
+        for tail in lost_tails(trash, archive, node.context.fs, node.metadata.state.tables):
+            self._gone[2] += 1
+            log.error(
+                "archive_gap", table=tail.table, shard=tail.shard, after_lsn=tail.archived_lsn,
+                next_lsn=None, last_lsn=tail.last_lsn,
+            )  # fmt: skip
+        self._looked_for_orphans = True
 
     def _ship_all(self, archive: Archive, given_up: GivenUp) -> None:
         known = self._catalogs.version

@@ -17,6 +17,7 @@ for keeps its changes, and ships them with their times when it can, also when it
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -137,11 +138,12 @@ class CatalogShipper:
             return
         if begins:
             since = now_ms()  # nothing is known to end before that: see the next time
-            self._led.append(Known(since, since - 1, seen.version, seen.version))
+            version = version_of(seen)
+            self._led.append(Known(since, since - 1, version, version))
         else:
             self._led[-1] = replace(
                 self._led[-1],
-                until_ms=max(at_ms - 1, self._led[-1].until_ms), version=seen.version,
+                until_ms=max(at_ms - 1, self._led[-1].until_ms), version=version_of(seen),
             )  # fmt: skip
 
     # ---- Shipping --------------------------------------------------------------------------
@@ -228,6 +230,14 @@ class CatalogShipper:
         self.gaps += 1
         log.error("archive_catalog_gap", after_ms=last.until_ms, next_ms=term.since_ms)
         return term.since_ms
+
+
+def version_of(state: Metadata) -> int:
+    """A number that two states share only if nothing that a backup keeps changed between them: the
+    version, which rises with all but users, and the users.
+    """
+    data = b"%d %s" % (state.version, Catalog((), users=catalog_of(state).users).pack())
+    return int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "big")
 
 
 def _same(one: Metadata, other: Metadata) -> bool:

@@ -13,28 +13,22 @@ from typing import Any, cast
 
 import pytest
 
+from nearql.cluster.metadata.access import Access, UserRow
 from nearql.cluster.metadata.state import Metadata
 from nearql.engine.errors import InvalidValue, NotFound, Unavailable
-from nearql.server.backup import archiver as archiver_module
 from nearql.server.backup import catalogs as catalogs_module
 from nearql.server.backup import service as service_module
-from nearql.server.backup import shipping as shipping_module
 from nearql.server.backup.archive import Archive, Known, path
 from nearql.server.backup.care_archive import superfluous
 from nearql.server.backup.catalogs import CatalogShipper
 from nearql.server.backup.moment import milliseconds, moment_text
 from nearql.server.node import Node
-from support.archives import Told, archiving, moment, shipped
+from support.archives import Told, archiving, killed, moment, shipped
 from support.backups import DOCS, backup, fill, hashes, repository, restore, run, running, seal
 
 
 def names(node: Node) -> set[str]:
     return set(node.catalog().tables)
-
-
-def killed(node: Node) -> None:
-    """What a node has not shipped dies with it: it ships nothing when it ends."""
-    node.backups.archiver._try = lambda given_up: None  # type: ignore[method-assign]
 
 
 # ---- Metadata -------------------------------------------------------------------------------
@@ -311,57 +305,6 @@ def test_a_log_is_kept_over_a_restart_and_for_new_tables(tmp_path: Path) -> None
         assert hashes(node, "again") == hashes(node, "fresh")
 
 
-def test_who_gives_up_keeping_a_log_says_so_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told_of = Told()
-    monkeypatch.setattr(archiver_module, "log", told_of)
-    repository(tmp_path / "copies")
-    keep = {"engine__wal_file": "64KiB", "backup__archive_keep": "64KiB"}
-    with archiving(tmp_path / "a", tmp_path / "copies", **keep) as node:
-        run(node, DOCS)
-        shipped(node)
-        (tmp_path / "copies").rename(tmp_path / "away")
-        for step in range(1, 8):
-            fill(node, 10_000 * step, 700)
-            seal(node)
-        assert node.backups.archiver.status().unkept == 2
-        given = [line for line in told_of.lines if line["event"] == "archive_gives_up"]
-        assert sorted(line["shard"] for line in given) == [0, 1]
-        (tmp_path / "away").rename(tmp_path / "copies")
-        shipped(node)
-        found = node.backups.archiver.status()
-        assert (found.unkept, found.gaps) == (0, 2)
-
-
-def test_what_a_drop_loses_is_counted_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told_of = Told()
-    monkeypatch.setattr(shipping_module, "log", told_of)
-    place, copies = repository(tmp_path / "copies"), tmp_path / "copies"
-    with archiving(tmp_path / "a", copies, backup__archive_wait_ms=300) as node:
-        run(node, DOCS)
-        fill(node, 0, 10)
-        shipped(node)
-        early, wanted = moment(), hashes(node)
-        shipped(node)
-        copies.rename(tmp_path / "away")
-        fill(node, 100, 10)
-        lost = moment()
-        run(node, "DROP TABLE docs")
-        (tmp_path / "away").rename(copies)
-        shipped(node)
-        assert node.backups.archiver.status().gaps == 2
-        gaps = [line for line in told_of.lines if line["event"] == "archive_gap"]
-        assert sorted(line["shard"] for line in gaps) == [0, 1]
-        with pytest.raises(NotFound) as caught:
-            restore(node, place, to_ms=lost, tables=("docs",))
-        assert caught.value.code == "archive_ends"
-        restore(node, place, to_ms=early, tables=("docs",))
-        assert hashes(node) == wanted
-
-
 def test_a_restore_that_is_under_way_is_at_no_moment(tmp_path: Path) -> None:
     place, copies = repository(tmp_path / "copies"), tmp_path / "copies"
     with archiving(tmp_path / "a", copies) as node:
@@ -525,3 +468,23 @@ def test_dates_that_no_clock_shows_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidValue, match="is no time"):
             milliseconds(bad)
     assert moment_text(milliseconds("9998-12-31T23:59:59.999Z")) == "9998-12-31T23:59:59.999Z"
+
+
+@pytest.mark.parametrize("changes", [0, 1])
+def test_a_change_of_users_alone_between_two_leaders_is_a_gap(
+    tmp_path: Path, clock: list[int], changes: int
+) -> None:
+    """The version stays as it is when users change: no plan depends on them."""
+    archive, first, second = archive_in(tmp_path / "copies"), Leader(), Leader()
+    one = first.shipper()
+    vouch(one, archive)
+    (before,) = noted(archive, "n1", one)
+    users = {"eve": UserRow("eve", "read")} if changes else {}
+    second.state = replace(second.state, applied_index=2, access=Access(version=7, users=users))
+    second.term = 2
+    two = second.shipper()
+    clock[0] += 1000
+    vouch(two, archive)
+    (after,) = noted(archive, "n2", two)
+    assert two.gaps == changes
+    assert (after.since_ms == before.until_ms) == (not changes)
