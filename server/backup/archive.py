@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from nearql.engine.errors import Corruption, NotFound
+from nearql.engine.errors import Conflict, Corruption, NotFound
 from nearql.engine.storage.files import newer_format
 from nearql.engine.storage.wal_format import ZERO_LINK
 from nearql.engine.storage.wal_raw import RawRecord, pack_records, unpack_records
@@ -274,15 +274,18 @@ class Archive:
         return str(plain["before"]), records
 
     def records(
-        self, parts: Sequence[Part], link: bytes, advance: Callable[[int], None] = lambda _: None
-    ) -> Iterator[RawRecord]:
+        self, parts: Sequence[Part], link: bytes, epoch: int = 0,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[RawRecord]:  # fmt: skip
         """Of a path, each following the one before it.
 
-        link: of the record that they follow; zeros where nobody knows. advance: told the bytes of
-        each piece that was read; may raise.
+        link, epoch: of the backup's last record, which they follow; zeros where nobody knows.
+        advance: told the bytes of each piece that was read; may raise.
 
         Raises:
-            Corruption: code `backup_damaged`; also where a piece is of another history.
+            Conflict: code `backup_given_up`: a later epoch begins before the backup's end, in a
+                copy that lacked what the backup has. Corruption: code `backup_damaged`; also where
+                a piece is of another history otherwise.
         """
         before = ""
         for part in parts:
@@ -295,6 +298,8 @@ class Archive:
             for record in records[skipped : part.last - part.piece.first + 1]:
                 has_links = link != ZERO_LINK and record.previous_link != ZERO_LINK
                 if has_links and record.previous_link != link:
+                    if not before and record.epoch > epoch:
+                        raise _given_up(self.repository, part, record)
                     raise _parted(self.repository, part)
                 link = record.link if record.previous_link != ZERO_LINK else ZERO_LINK
                 before = mark_of(record)
@@ -367,6 +372,17 @@ def reach_of(parts: Sequence[Part], base: Reached | None, noted: Sequence[Reache
     else:
         times += [n.until_ms for n in noted if n.lsn == 0]
     return max(times, default=None)
+
+
+def _given_up(repository: Repository, part: Part, record: RawRecord) -> Conflict:
+    return Conflict(
+        f"The backup in {repository.location} has records, up to LSN {record.lsn - 1}, that were "
+        f"given up after it was taken: an unclean failover (epoch {record.epoch}) made a copy the "
+        f"primary that lacked them, and {part.piece.name} follows that copy's log. Restore this "
+        "backup as it is, without a moment; or choose a moment with --backup and an earlier "
+        "backup, or with one that was taken after the failover.",
+        code="backup_given_up", shard_lsn=record.lsn - 1, epoch=record.epoch,
+    )  # fmt: skip
 
 
 def _parted(repository: Repository, part: Part) -> Corruption:

@@ -424,7 +424,9 @@ class Restore:
         if way.moment is not None and way.history is not None:
             self.progress.expect(sum(part.piece.size for part in source.parts))
             link = bytes.fromhex(shard.link) if shard is not None else ZERO_LINK
-            records = way.history.archive.records(source.parts, link, self._advance(between))
+            records = way.history.archive.records(
+                source.parts, link, shard.epoch if shard is not None else 0, self._advance(between)
+            )
             replay(state, store, records, way.moment.stop(source.number))
         return state
 

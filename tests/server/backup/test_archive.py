@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nearql.server.backup.archive import Part, Piece, Reached, path, reach_of
+from nearql.engine.errors import Conflict, Corruption
+from nearql.engine.storage.wal_format import PAYLOAD_SCHEMA, RecordHeader, RecordKind
+from nearql.engine.storage.wal_raw import RawRecord
+from nearql.server.backup.archive import Archive, Part, Piece, Reached, mark_of, path, reach_of
+from support.backups import repository
+
+TABLE = "22222222-2222-2222-2222-222222222222"
 
 
 def piece(first: int, last: int, epoch: int = 1) -> Piece:
@@ -73,3 +83,32 @@ def test_a_note_counts_at_the_end_that_it_names_alone() -> None:
     assert reach_of([], base, []) == 7_000
     assert reach_of([], None, []) is None
     assert reach_of([], None, [Reached(0, 0, "", 5)]) == 5
+
+
+def logged(lsn: int, epoch: int, link: bytes) -> RawRecord:
+    header = RecordHeader(
+        payload_size=1, payload_crc=crc32c(b"x"), kind=int(RecordKind.BATCH), flags=0,
+        schema=PAYLOAD_SCHEMA, epoch=epoch, lsn=lsn, link=link, request_id=bytes(16),
+        timestamp_ms=1000 * lsn, tag=bytes(8), group_back=0,
+    )  # fmt: skip
+    return RawRecord.of(header, b"x")
+
+
+def test_a_backup_that_has_what_an_unclean_failover_gave_up_says_so(tmp_path: Path) -> None:
+    archive = Archive(repository(tmp_path / "copies"), "11111111-1111-1111-1111-111111111111")
+    shared = logged(1, 1, bytes(8))
+    backed = logged(2, 1, shared.link)  # in the backup, and in no log any more
+    begun = logged(2, 2, shared.link)
+    after = logged(3, 2, begun.link)
+    archive.put(TABLE, 0, [begun, after], mark_of(shared))
+    pieces = archive.pieces(TABLE, 0)
+    with pytest.raises(Conflict) as caught:
+        [*archive.records(path(pieces, 2, 1), backed.link, 1)]
+    assert caught.value.code == "backup_given_up"
+    assert "up to LSN 2" in caught.value.detail
+    assert "epoch 2" in caught.value.detail
+    found = [*archive.records(path(pieces, 1, 1), shared.link, 1)]
+    assert [record.lsn for record in found] == [2, 3]
+    with pytest.raises(Corruption) as damaged:  # of one epoch: no failover explains that
+        [*archive.records(path(pieces, 2, 2), backed.link, 2)]
+    assert damaged.value.code == "backup_damaged"
