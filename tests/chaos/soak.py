@@ -78,6 +78,10 @@ class Soak(Chaos):
             found["upgrade"] = self.upgrade
         return found
 
+    def left_out(self) -> list[str]:
+        """Those that this machine, or its checkout, can't do."""
+        return sorted({"kill", "pause", "move", "drain", "cut", "upgrade"} - self.faults().keys())
+
     def expendable(self) -> str:
         """A node whose process may end now."""
         return self.chance.choice([name for name in NAMES if name != self.spared])
@@ -234,6 +238,7 @@ def one_soak(given: argparse.Namespace, seed: int) -> dict[str, object]:
         work = MixedLoad(nodes, seed, nodes.folder / "backups", given.pause)
         work.prepare()
         soak = Soak(nodes, net, random.Random(seed), other)
+        print(f"left out: {soak.left_out() or 'nothing'}", flush=True)
         problems = struck(soak, work, lambda: soak.soak(given.seconds, given.period, wanted))
         soak.dropped = work.dropped
         problems += soak.resurrected()
@@ -243,7 +248,7 @@ def one_soak(given: argparse.Namespace, seed: int) -> dict[str, object]:
         "commit": commit(), "older": given.older if other else None, "machine": machine(),
         "date": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[2], 1), "seed": seed,
         "seconds": given.seconds, "seconds_in_all": round(time.monotonic() - began),
-        "pause_s": given.pause, "faults": soak.log, "details": dict(soak.details),
+        "pause_s": given.pause, "faults": soak.log, "left_out": soak.left_out(), "details": dict(soak.details),
         "work": dict(sorted(work.counts.items())), **told_by(work.history),
         "limits": limits.told(), "lives": lives, "problems": problems[:SHOWN],
         "problems_in_all": len(problems),

@@ -8,8 +8,6 @@ every copy.
 from __future__ import annotations
 
 import signal
-import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.cluster_jobs import JOB_S, copies, ended, job, started
+from support.cluster_jobs import JOB_S, Writer, copies, ended, job, started
 from support.cluster_processes import PATIENCE_S, Process, Processes
 from support.waiting import wait_for
 
@@ -41,42 +39,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
         yield processes
     finally:
         processes.stop()
-
-
-class Writer:
-    """Inserts into a table until `stop`; what was answered is in `answered`."""
-
-    def __init__(self, nodes: Processes, table: str) -> None:
-        self._nodes, self._table = nodes, table
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.answered: list[int] = []
-        self.errors: list[Any] = []
-
-    def __enter__(self) -> Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def written(self, more: int) -> None:
-        """Wait for that many further answers."""
-        wanted = len(self.answered) + more
-        wait_for(lambda: len(self.answered) >= wanted, "writes go on", PATIENCE_S)
-
-    def _run(self) -> None:
-        client, number = uuid.uuid4(), 0
-        while not self._stopped.is_set():
-            number += 1
-            text = f"INSERT INTO {self._table} VALUES ({number}, 'row {number}', '[{number},1]')"
-            try:
-                self._nodes.write(text, request_id=f"{client}:{number}")
-            except AssertionError as error:
-                self.errors.append(error)
-                return
-            self.answered.append(number)
 
 
 def create(nodes: Processes, table: str, replicas: int = 2, shards: int = 2) -> None:

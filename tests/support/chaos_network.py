@@ -54,6 +54,11 @@ class Network:
         """A node's address."""
         return f"{self._subnet}.{self._numbers[name]}"
 
+    @property
+    def resolver_address(self) -> str:
+        """Of the name server, and of whoever reaches the machines from outside."""
+        return f"{self._subnet}.254"
+
     def full_name(self, name: str) -> str:
         """What the name server knows a node as."""
         return f"{name}.{DOMAIN}"
@@ -66,7 +71,7 @@ class Network:
         """Bridge, namespaces, and a way in for clients."""
         bridge = f"{self._tag}br"
         _ip("link", "add", bridge, "type", "bridge")
-        _ip("addr", "add", f"{self._subnet}.254/24", "dev", bridge)
+        _ip("addr", "add", f"{self.resolver_address}/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         for at, name in enumerate(self.names):
             space, outer = self._namespace(name), f"{self._tag}o{at}"
@@ -80,13 +85,13 @@ class Network:
             self._resolve()
 
     def _resolve(self) -> None:
-        self.resolver = NameServer(f"{self._subnet}.254")
+        self.resolver = NameServer(self.resolver_address)
         for name in self.names:
             self.resolver.addresses[self.full_name(name)] = self.host(name)
             folder = _PER_NAMESPACE / self._namespace(name)
             folder.mkdir(parents=True)
             (folder / "resolv.conf").write_text(
-                f"nameserver {self._subnet}.254\noptions timeout:5 attempts:1\n"
+                f"nameserver {self.resolver_address}\noptions timeout:5 attempts:1\n"
             )
 
     def remove(self) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "nearql"
+NAMESPACE = "search"
 HELM = shutil.which("helm") or "helm"
 
 
@@ -19,7 +20,7 @@ HELM = shutil.which("helm") or "helm"
 def template(*settings: str) -> subprocess.CompletedProcess[str]:
     """`helm template` with `--set` values."""
     options = [option for setting in settings for option in ("--set", setting)]
-    command = [HELM, "template", "demo", str(CHART), "--namespace", "search", *options]
+    command = [HELM, "template", "demo", str(CHART), "--namespace", NAMESPACE, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

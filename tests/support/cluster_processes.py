@@ -151,71 +151,11 @@ def _json(body: bytes) -> Any:
         return body.decode(errors="replace")
 
 
-class Processes:
-    """n1, n2, ...; the first three (or one) vote."""
+class Nodes:
+    """Processes of one cluster by the names of their nodes, and what is asked of all of them."""
 
-    def __init__(
-        self,
-        folder: Path,
-        size: int = 3,
-        *,
-        voters: int = 3,
-        network: Network | None = None,
-        faulty: bool = False,
-        **settings: Mapping[str, Any],
-    ) -> None:
-        """voters: how many of the first vote. network: machines of their own; else all on loopback.
-        faulty: their disks and clocks do as `disks` says. settings: sections to override.
-        """
-        self.folder, self._network, self._faulty = folder, network, faulty
-        names = [f"n{number}" for number in range(1, size + 1)]
-        make_certificates(folder / "certificates", names)
-        (folder / "key").write_text(ADMIN_KEY)
-        (folder / "key").chmod(0o600)
-        ports = free_ports(3 * size)
-        self.voters = [
-            f"{name}@{self._host(name)}:{ports[3 * at + 1]}"
-            for at, name in enumerate(names[:voters])
-        ]
-        self.nodes: dict[str, Process] = {}
-        self.disks = {
-            name: FaultyDisk(folder / f"{name}-faults", folder / f"{name}-data") for name in names
-        }
-        for at, name in enumerate(names):
-            self._write(name, ports[3 * at : 3 * at + 3], settings)
-
-    def _host(self, name: str) -> str:
-        return self._network.host(name) if self._network else "127.0.0.1"
-
-    def _write(
-        self, name: str, ports: list[int], settings: Mapping[str, Mapping[str, Any]]
-    ) -> None:
-        certificates, host = self.folder / "certificates", self._host(name)
-        config: dict[str, dict[str, Any]] = {
-            "node": {"name": name, "data_dir": str(self.folder / f"{name}-data")},
-            "http": {"host": host, "port": ports[0]},
-            "auth": {"mode": "required", "bootstrap_admin_key_file": str(self.folder / "key")},
-            "cluster": {
-                "enabled": True, "voters": self.voters, "bootstrap": True,
-                "write_routing": "proxy",
-                "ca_file": str(certificates / "ca.pem"),
-                "cert_file": str(certificates / f"{name}.pem"),
-                "key_file": str(certificates / f"{name}.key"),
-            },
-            "raft": {"host": host, "port": ports[1]},
-            "replication": {"host": host, "port": ports[2]},
-            "engine": {"memory_limit": "2GiB", "wal_file": "1MiB"},
-            "log": {"format": "json"},
-        }  # fmt: skip
-        for section, values in settings.items():
-            config.setdefault(section, {}).update(values)
-        path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        wrapper = self._network.wrapper(name) if self._network else ()
-        program = [str(FAULTY_NODE), str(self.disks[name].folder)] if self._faulty else None
-        self.nodes[name] = Process(
-            name, path, f"http://{host}:{ports[0]}", wrapper, program or ("-m", "nearql")
-        )
+    def __init__(self, nodes: dict[str, Process]) -> None:
+        self.nodes = nodes
 
     def __getitem__(self, name: str) -> Process:
         return self.nodes[name]
@@ -284,6 +224,90 @@ class Processes:
                 )
         return False
 
+    def write(self, text: str, request_id: str | None = None, timeout_s: float = PATIENCE_S) -> Any:
+        """A statement that must succeed on some node in the end; its answer."""
+        answers: list[tuple[int, Any]] = []
+
+        def done() -> bool:
+            for node in self.running():
+                answers.append(node.sql(text, request_id=request_id))
+                if answers[-1][0] == 200:
+                    return True
+            return False
+
+        try:
+            wait_for(done, text, timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {answers[-3:]}") from None
+        return answers[-1][1]
+
+
+class Processes(Nodes):
+    """n1, n2, ...; the first three (or one) vote."""
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int = 3,
+        *,
+        voters: int = 3,
+        network: Network | None = None,
+        faulty: bool = False,
+        **settings: Mapping[str, Any],
+    ) -> None:
+        """voters: how many of the first vote. network: machines of their own; else all on loopback.
+        faulty: their disks and clocks do as `disks` says. settings: sections to override.
+        """
+        self.folder, self._network, self._faulty = folder, network, faulty
+        names = [f"n{number}" for number in range(1, size + 1)]
+        make_certificates(folder / "certificates", names)
+        (folder / "key").write_text(ADMIN_KEY)
+        (folder / "key").chmod(0o600)
+        ports = free_ports(3 * size)
+        self.voters = [
+            f"{name}@{self._host(name)}:{ports[3 * at + 1]}"
+            for at, name in enumerate(names[:voters])
+        ]
+        super().__init__({})
+        self.disks = {
+            name: FaultyDisk(folder / f"{name}-faults", folder / f"{name}-data") for name in names
+        }
+        for at, name in enumerate(names):
+            self._write(name, ports[3 * at : 3 * at + 3], settings)
+
+    def _host(self, name: str) -> str:
+        return self._network.host(name) if self._network else "127.0.0.1"
+
+    def _write(
+        self, name: str, ports: list[int], settings: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        certificates, host = self.folder / "certificates", self._host(name)
+        config: dict[str, dict[str, Any]] = {
+            "node": {"name": name, "data_dir": str(self.folder / f"{name}-data")},
+            "http": {"host": host, "port": ports[0]},
+            "auth": {"mode": "required", "bootstrap_admin_key_file": str(self.folder / "key")},
+            "cluster": {
+                "enabled": True, "voters": self.voters, "bootstrap": True,
+                "write_routing": "proxy",
+                "ca_file": str(certificates / "ca.pem"),
+                "cert_file": str(certificates / f"{name}.pem"),
+                "key_file": str(certificates / f"{name}.key"),
+            },
+            "raft": {"host": host, "port": ports[1]},
+            "replication": {"host": host, "port": ports[2]},
+            "engine": {"memory_limit": "2GiB", "wal_file": "1MiB"},
+            "log": {"format": "json"},
+        }  # fmt: skip
+        for section, values in settings.items():
+            config.setdefault(section, {}).update(values)
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        wrapper = self._network.wrapper(name) if self._network else ()
+        program = [str(FAULTY_NODE), str(self.disks[name].folder)] if self._faulty else None
+        self.nodes[name] = Process(
+            name, path, f"http://{host}:{ports[0]}", wrapper, program or ("-m", "nearql")
+        )
+
     def empty_disk(self, name: str) -> None:
         """A stopped node gets an empty disk, and the token with which that is let in."""
         data, token = self.folder / f"{name}-data", self.folder / f"{name}-token"
@@ -303,23 +327,6 @@ class Processes:
         config = yaml.safe_load(self.nodes[name].config.read_text())
         config["cluster"]["join_token_file"] = str(token)
         self.nodes[name].config.write_text(yaml.safe_dump(config))
-
-    def write(self, text: str, request_id: str | None = None, timeout_s: float = PATIENCE_S) -> Any:
-        """A statement that must succeed on some node in the end; its answer."""
-        answers: list[tuple[int, Any]] = []
-
-        def done() -> bool:
-            for node in self.running():
-                answers.append(node.sql(text, request_id=request_id))
-                if answers[-1][0] == 200:
-                    return True
-            return False
-
-        try:
-            wait_for(done, text, timeout_s)
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {answers[-3:]}") from None
-        return answers[-1][1]
 
 
 @contextlib.contextmanager
