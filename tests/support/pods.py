@@ -115,9 +115,10 @@ class Pod(Process):
         (etc / "hosts").write_text(
             f"127.0.0.1 localhost\n{self._net.host(self.name)} {self.name}\n"
         )
-        server = self._net.resolver_address
-        space = self._objects["StatefulSet", self.name.rpartition("-")[0]]["metadata"]["namespace"]
-        search = f"{space}.{_SUFFIX} {_SUFFIX} cluster.local"
+        server, search = (
+            self._net.resolver_address,
+            f"{NAMESPACE}.{_SUFFIX} {_SUFFIX} cluster.local",
+        )
         (etc / "resolv.conf").write_text(
             f"nameserver {server}\nsearch {search}\noptions ndots:5 timeout:5 attempts:1\n"
         )
