@@ -159,13 +159,15 @@ class Soak(Chaos):
     def _strike(self, seconds: float, period_s: float, wanted: list[str]) -> None:
         faults = self.faults()
         names = [name for name in wanted if name in faults] or sorted(faults)
-        began, pause = time.monotonic(), threading.Event()
+        began, pause, bag = time.monotonic(), threading.Event(), list[str]()
         due = began + period_s
         while due < began + seconds:
             pause.wait(max(0.0, due - time.monotonic()))
             at = time.monotonic() - began
             self.spared = NAMES[min(int(3 * at / seconds), 2)]
-            name = self.chance.choice(names)
+            if not bag:  # each as often as any other
+                bag = self.chance.sample(names, len(names))
+            name = bag.pop()
             print(f"  {at:.0f} s: {name}, {self.spared} is spared", flush=True)
             self.done.append(name)
             before = time.monotonic()
