@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
 ROOM_BYTES = 16 << 20  # that may wait to be sent to one node before more records are read
 PUBLISH_MS = 20
 _LOOK_AFTER_S = 1.0
+_GONE = ShardStatus()  # of a copy that was detached while somebody asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ class Replication:
         runner = CopyRunner(shard_uuid, table_uuid, copy, core, self)
         handle = ShardHandle(
             runner, self.thread, self.clock,
-            status=lambda: self._statuses[shard_uuid],
+            status=lambda: self._statuses.get(shard_uuid, _GONE),
             lag_ms=lambda: self.clock() - self._turned_ms,
             lease_ms=self.config.timing.lease_ms,
         )  # fmt: skip

@@ -242,6 +242,14 @@ def test_a_copy_that_restarts_is_not_read_before_it_has_what_was_committed(trio:
         assert trio[name].ids() == [*range(20)]
 
 
+def test_a_copy_that_moves_away_while_a_reader_waits_is_not_readable(trio: Trio) -> None:
+    """The reader is sent to another node; it found an internal error (a soak, seed 20261124)."""
+    handle = trio["b"].handle
+    wait_for(lambda: handle.readable, "b may be read", 60)
+    trio["b"].replication.detach(SHARD)
+    assert not handle.readable
+
+
 @pytest.mark.slow
 def test_without_a_majority_in_sync_nothing_is_answered_and_nothing_is_lost(trio: Trio) -> None:
     trio["a"].write_soon([1])
