@@ -146,6 +146,8 @@ class ShardHandle:
                 REFUSALS["not_primary"], code="not_primary", primary=self._status().primary
             )
         reason = self._unleased(authority) or status.refusals.get(_key(wanted))
+        if reason is None and wanted.copies > max(1, status.members):
+            reason = "copy_being_made"
         if reason is not None:
             raise Unavailable(REFUSALS[reason], code="not_enough_replicas", reason=reason)
         return authority.epoch
@@ -161,7 +163,7 @@ class ShardHandle:
         Raises:
             WriteUnknown: the time was up, or this copy stopped being the primary; it may survive.
         """
-        answer = self._await(lsn, epoch, concern_of(concern), deadline)
+        answer = self._await(lsn, epoch, self._counted(concern_of(concern)), deadline)
         if answer is None or not answer.met:
             ended = answer is not None and not answer.known
             why = "another copy may be the primary now" if ended else "its time was up"
@@ -172,6 +174,15 @@ class ShardHandle:
                 shard_uuid=self._runner.shard_uuid, epoch=epoch, lsn=lsn,
             )  # fmt: skip
         return Progress(answer.committed, answer.copies)
+
+    def _counted(self, concern: Concern) -> Concern:
+        """`all` in numbers: a copy that is being made is waited for only once it is in sync, when
+        the commit itself waits for it; also by those who wait as a move begins.
+        """
+        members = self._status().members
+        if concern.copies != ev.ALL_COPIES or not members:
+            return concern
+        return Concern(concern.committed, members)
 
     def wait(self, lsn: int, epoch: int, copies: int, deadline: Deadline) -> Progress:
         """Wait until a write is durable on so many copies, or the time is up: then with fewer.

@@ -37,7 +37,8 @@ class SyncProgress:
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """One copy. role: the state's name. copies: of the shard, by metadata.
+    """One copy. role: the state's name. copies: of the shard, by metadata; members: those of them
+    that a write concern counts on, without one that is being made (for a move, or one copy more).
 
     complete: in this life it once showed everything that was committed then. awaited_lsn: how far
     that is, once it is known: a copy that comes back has its log, and must be told how much of it
@@ -50,6 +51,7 @@ class ShardStatus:
     primary: str | None = None
     isr: tuple[str, ...] = ()
     copies: int = 0
+    members: int = 0
     end_lsn: int = 0
     durable_lsn: int = 0
     commit_lsn: int = 0
@@ -100,6 +102,7 @@ def status_of(
         primary=copy.node_id if primary is not None else following,
         isr=tuple(copy.row.isr) if copy.row else (),
         copies=len(copy.row.replicas) if copy.row else 0,
+        members=len(copy.row.replicas) - (copy.row.adding is not None) if copy.row else 0,
         end_lsn=log.end_lsn,
         durable_lsn=log.durable_lsn,
         commit_lsn=log.commit_lsn,
@@ -136,8 +139,18 @@ def _awaited_lsn(core: Core) -> int | None:
 
 
 def _refusals(core: Core, now_ms: int) -> dict[str, str | None]:
-    concerns = {"one": ev.ONE, "majority": ev.MAJORITY, "all": ev.ALL}
+    concerns = {"one": ev.ONE, "majority": ev.MAJORITY, "all": _concern_of_all(core)}
     return {name: core.refusal(now_ms, concern) for name, concern in concerns.items()}
+
+
+def _concern_of_all(core: Core) -> ev.Concern:
+    """What must hold before a write of `all` is logged: every member is in sync. A copy that is
+    being made is none yet; it joins the in-sync set only with all that was committed before.
+    """
+    row = core.copy.row
+    if row is not None and set(row.replicas) - set(row.isr) == {row.adding}:
+        return ev.MAJORITY  # of which the in-sync set, and so every member, is more
+    return ev.ALL
 
 
 def _peers(primary: Primary, end_lsn: int, now_ms: int, ages: Ages) -> dict[str, PeerStatus]:

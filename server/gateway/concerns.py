@@ -58,7 +58,8 @@ class ClusterReplicas:
         """
         self._check_current()
         for number, shard in enumerate(self._shards(table)):
-            copies = len(shard.replicas)
+            # Of a move, the old copy and the new one are one of those that the table has.
+            copies = len(shard.replicas) - (shard.removing is not None)
             if concern.isdigit() and int(concern) > copies:
                 raise InvalidValue(
                     f"write_concern = {concern} needs {concern} copies, "

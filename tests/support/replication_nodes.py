@@ -244,8 +244,9 @@ class Trio:
 
     def __init__(
         self, folder: Path, certificates: Path, settings: EngineSettings = SMALL,
-        disk_slow_ms: int = 60_000, timing: Timing = TIMING,
+        disk_slow_ms: int = 60_000, timing: Timing = TIMING, copies: str = "abc",
     ) -> None:  # fmt: skip
+        """copies: the nodes that have one from the beginning."""
         self.catalog = Catalog()
         self.nodes = {
             name: DataNode(
@@ -259,11 +260,12 @@ class Trio:
             c.CreateTable,
             table=TABLE,
             shard_uuids=(SHARD,),
-            nodes=tuple(node.node_id for node in self.nodes.values()),
+            nodes=tuple(self.nodes[name].node_id for name in copies),
         )
-        names = {node.node_id: node.copy.alloc_id.hex() for node in self.nodes.values()}
+        holders = [self.nodes[name] for name in copies]
+        names = {node.node_id: node.copy.alloc_id.hex() for node in holders}
         self.catalog.do(c.TableReady, table_uuid=TABLE.uuid, alloc_ids=names)
-        for node in self.nodes.values():
+        for node in holders:
             node.attach()
             node.forget_promises()
         self.running = set(self.nodes)
@@ -283,6 +285,12 @@ class Trio:
         """A node comes back."""
         self.nodes[name].start().attach()
         self.running.add(name)
+
+    def move(self, kind: type[c.Command], **members: Any) -> None:
+        """A step of a move of the shard's copies."""
+        self.catalog.do(
+            kind, shard_uuid=SHARD, expected_version=self.catalog.row.version, **members
+        )
 
     def fail_over(self, name: str) -> int:
         """After the primary was stopped: another one, without waiting; its epoch."""

@@ -33,6 +33,18 @@ def test_a_concern_above_the_copies_is_wrong_not_unavailable(make_pair: MakePair
         assert pair.here.copy.asked == [("check", 3)]
 
 
+def test_a_copy_that_takes_anothers_place_is_not_one_more(make_pair: MakePair) -> None:
+    """While a copy is moved, metadata lists the old one and the new one."""
+    with make_pair() as pair:
+        known = pair.metadata.state.tables[DOCS.uuid].shards[0]
+        replicas = {**known.replicas, "id-4": "moved"}
+        moving = {"adding": "id-4", "removing": "id-3"}
+        pair.metadata.change_shard(DOCS, 0, replicas=replicas, **moving)
+        pair.here.session.replicas.check(DOCS, "3")
+        with pytest.raises(InvalidValue, match="has 3"):
+            pair.here.session.replicas.check(DOCS, "4")
+
+
 @pytest.mark.parametrize("concern", ["one", "majority", "all", "2"])
 def test_the_primary_refuses_before_anything_is_logged(make_pair: MakePair, concern: str) -> None:
     with make_pair() as pair:
